@@ -1,0 +1,58 @@
+//! The release binary `fulcrum`, and the demo that shows it.
+
+use std::{
+    convert::Infallible, os::unix::process::CommandExt as _, path::PathBuf, process::Command,
+};
+
+use anyhow::{Context as _, Error, Result};
+
+use crate::{privilege, run, setup, workspace};
+
+/// The variable that tells demo and tests which binary to run.
+pub(crate) const BINARY_VARIABLE: &str = "FULCRUM_BIN";
+
+/// Builds the binary as a plain `cargo build --release` does.
+pub(crate) fn build() -> Result<()> {
+    setup::toolchain()?;
+    run::succeed(&mut run::cargo(["build", "--release"]))
+}
+
+/// Where [`build`] leaves the binary.
+pub(crate) fn path() -> PathBuf {
+    release_dir().join("fulcrum")
+}
+
+/// Becomes the demo; returns only if that fails.
+pub(crate) fn demo(arguments: &[String]) -> Error {
+    match become_demo(arguments) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+fn become_demo(arguments: &[String]) -> Result<Infallible> {
+    privilege::require_root("make the demo's network namespaces")?;
+    setup::with_test_tools()?;
+    build()?;
+    let demo = [
+        "build",
+        "--release",
+        "--package",
+        "lb-tests",
+        "--bin",
+        "lb-demo",
+    ];
+    run::succeed(&mut run::cargo(demo))?;
+    let program = release_dir().join("lb-demo");
+    let failure = Command::new(&program)
+        .args(arguments)
+        .env(BINARY_VARIABLE, path())
+        .exec();
+    Err(failure).with_context(|| format!("cannot run {}", program.display()))
+}
+
+fn release_dir() -> PathBuf {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    workspace::root().join(target).join("release")
+}

@@ -1,0 +1,99 @@
+//! `cargo xtask`: everything the work on fulcrum needs beside cargo itself.
+//!
+//! Each verb is one module. What continuous integration runs is `cargo xtask ci` and nothing else.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+mod binary;
+#[cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        reason = "the build script of lb-user uses it and includes it by path"
+    )
+)]
+mod bpf_object;
+#[allow(
+    dead_code,
+    reason = "the build script of lb-user includes it too and uses the rest"
+)]
+mod bpf_toolchain;
+mod ci;
+mod deny;
+mod privilege;
+mod run;
+mod setup;
+mod suite;
+mod tally;
+mod tidy;
+mod verify;
+mod workspace;
+
+/// Build, show, test and check fulcrum.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Find the toolchain of the eBPF programs and what the tests need; install what is missing (Debian, as root).
+    Setup,
+    /// Build the release binary `fulcrum` with the programs inside.
+    Build,
+    /// Make two nodes out of network namespaces, run fulcrum on them and show what it does.
+    Demo {
+        /// Passed to the demo, e.g. `--keep` to leave the nodes up.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Run the tests of one level, or all of them.
+    Test {
+        #[arg(value_enum, default_value_t)]
+        selection: suite::Selection,
+        /// Passed to the test runner, e.g. a part of a test's name.
+        #[arg(last = true)]
+        filter: Vec<String>,
+    },
+    /// Check the conventions of this code base.
+    Tidy,
+    /// Load the programs and compare what the verifier says with the committed baseline.
+    Verify {
+        /// Passed to the check: `--update` writes the baseline, `--bench` measures time per packet.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check licences, advisories and sources of the dependencies.
+    Deny,
+    /// Everything that continuous integration checks.
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match run_verb(Arguments::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_verb(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Setup => setup::with_test_tools()?,
+        Verb::Build => binary::build()?,
+        Verb::Demo { arguments } => return Err(binary::demo(&arguments)),
+        Verb::Test { selection, filter } => return suite::run(selection, &filter),
+        Verb::Tidy => tidy::run()?,
+        Verb::Verify { arguments } => verify::run(&arguments)?,
+        Verb::Deny => deny::run()?,
+        Verb::Ci => return ci::run(),
+    }
+    Ok(ExitCode::SUCCESS)
+}
