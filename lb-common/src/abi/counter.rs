@@ -1,0 +1,125 @@
+//! Every outcome of a packet by name: one list that the datapath, the command line and the tests share.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $index:literal, $name:literal, $kind:ident;)+) => {
+        /// Why a packet went the way it went; the index into `counters`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u32)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant = $index,)+
+        }
+
+        impl Reason {
+            /// All reasons, in the order of their indices.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The name that `fulcrum counters` prints; stable between releases.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)+ }
+            }
+
+            /// Whether the packet was passed, forwarded or dropped.
+            pub fn kind(self) -> Kind {
+                match self { $(Self::$variant => Kind::$kind,)+ }
+            }
+
+            /// What it means, in a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+),)+ }
+            }
+        }
+    };
+}
+
+/// What became of the packet; `Note` is an event beside the packet's own outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Left untouched to whatever comes next.
+    Pass,
+    /// Rewritten and sent on.
+    Forward,
+    /// Dropped.
+    Drop,
+    /// Something that happened on the way; the packet is counted under another reason too.
+    Note,
+}
+
+reasons! {
+    /// Not IPv4 or IPv6: ARP, VLAN tags, other EtherTypes.
+    PassNotIp = 0, "pass_not_ip", Pass;
+    /// An IP packet whose header does not parse: wrong version, length or header length.
+    PassMalformed = 1, "pass_malformed", Pass;
+    /// A fragment: it has no ports of its own.
+    PassFragment = 2, "pass_fragment", Pass;
+    /// A protocol other than TCP and UDP, or an IPv6 extension header.
+    PassProtocol = 3, "pass_protocol", Pass;
+    /// No flow and no service: traffic that is not ours.
+    PassNoService = 4, "pass_no_service", Pass;
+    /// At XDP: a flow, but its backend is on this node or its next hop unknown; left to TC.
+    PassToTc = 5, "pass_to_tc", Pass;
+    /// First packet of a connection: flow opened, packet sent to its backend.
+    Open = 6, "open", Forward;
+    /// A packet of a known flow, client to backend.
+    HitOriginal = 7, "hit_original", Forward;
+    /// A packet of a known flow, backend to client.
+    HitReply = 8, "hit_reply", Forward;
+    /// The service has no backend for this client.
+    DropNoBackend = 9, "drop_no_backend", Drop;
+    /// TCP to a service address in the middle of a connection that is not known here.
+    DropNotSyn = 10, "drop_not_syn", Drop;
+    /// No place in the flow table: raise --flow-table-size.
+    DropFlowTableFull = 11, "drop_flow_table_full", Drop;
+    /// The same connection was being opened on another CPU; the retransmit finds the flow.
+    DropFlowBusy = 12, "drop_flow_busy", Drop;
+    /// The backend already has a live flow with the client's address and port, and no other port was free.
+    DropPortInUse = 13, "drop_port_in_use", Drop;
+    /// The service changed twice while the flow was being opened; the retransmit finds it settled.
+    DropServiceChanged = 14, "drop_service_changed", Drop;
+    /// The kernel has no route to where the packet must go.
+    DropNoRoute = 15, "drop_no_route", Drop;
+    /// Larger than the route to where the packet must go takes.
+    DropTooBig = 16, "drop_too_big", Drop;
+    /// The TTL or hop limit would reach zero here.
+    DropTtl = 17, "drop_ttl", Drop;
+    /// A packet could not be edited after the decision was made: out of memory in the kernel.
+    DropEdit = 18, "drop_edit", Drop;
+    /// A flow was opened anew: a new TCP connection on old ports, or UDP whose backend no longer serves.
+    Reopened = 19, "reopened", Note;
+    /// A half-open flow gave its place to a new one.
+    Displaced = 20, "displaced", Note;
+    /// The next hop was asked from the FIB and the packet sent through the kernel's neighbour table.
+    Resolved = 21, "resolved", Note;
+    /// A flow took another source port because the client's own was in use towards that backend.
+    PortRemapped = 22, "port_remapped", Note;
+    /// XDP forwarded the packet without the stack.
+    XdpForward = 23, "xdp_forward", Note;
+    /// A frame for another station, or with a VLAN tag: it belongs to another device.
+    PassNotForUs = 24, "pass_not_for_us", Pass;
+}
+
+impl Reason {
+    /// Number of reasons.
+    pub const COUNT: u32 = Self::ALL.len() as u32;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_index_of_a_reason_is_its_place_in_the_list() {
+        for (place, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place, "{}", reason.name());
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_say_their_kind() {
+        for reason in Reason::ALL {
+            let same = Reason::ALL.iter().filter(|other| other.name() == reason.name()).count();
+            assert_eq!(same, 1, "{}", reason.name());
+            assert_eq!(reason.kind() == Kind::Drop, reason.name().starts_with("drop_"));
+            assert_eq!(reason.kind() == Kind::Pass, reason.name().starts_with("pass_"));
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Everything that crosses the kernel boundary: the tables' names, capacities, keys and values.
+//!
+//! One file per table. Rules that hold for all of them: natural alignment, fields in an order that
+//! leaves no hole, explicit `pad` that is always zero (the kernel hashes every byte of a key), no
+//! `bool`, `enum`, `Option` or `usize`. Ports and numbers are in host byte order; addresses are words
+//! in network byte order ([`crate::net::addr`]).
+
+pub mod backend;
+pub mod counter;
+pub mod flow;
+pub mod next_hop;
+pub mod node;
+pub mod service;
+
+pub use backend::{Backend, backend_flags};
+pub use counter::Reason;
+pub use flow::FlowSlot;
+pub use next_hop::NextHop;
+pub use node::NodeConfig;
+pub use service::{Service, ServiceKey, SlotRange, service_flags};
+
+/// Version of the tables' layout; part of the directory where they are pinned.
+///
+/// Any change of a key, a value, a map type or the meaning of a field raises it.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Plain data of the tables: `repr(C)`, no padding, every bit pattern valid.
+///
+/// Each implementation stands in the type's own file beside the assertion of its size. Userspace
+/// relies on it to copy values to and from the kernel byte by byte.
+pub trait Plain: Copy + 'static {}
+
+impl Plain for u32 {}
+impl Plain for u64 {}
+
+/// Names of the maps as the kernel, `bpftool` and the pin directory show them (15 characters at most).
+pub mod map {
+    /// `ServiceKey<Addr4>` -> `Service`.
+    pub const SERVICES4: &str = "services4";
+    /// `ServiceKey<Addr6>` -> `Service`.
+    pub const SERVICES6: &str = "services6";
+    /// Slot index -> backend id (0: unused). Shared by both families; a service owns ranges of it.
+    pub const SLOTS: &str = "slots";
+    /// Backend id -> `Backend<Addr4>`.
+    pub const BACKENDS4: &str = "backends4";
+    /// Backend id -> `Backend<Addr6>`.
+    pub const BACKENDS6: &str = "backends6";
+    /// Flow position -> `FlowSlot<Addr4>`.
+    pub const FLOWS4: &str = "flows4";
+    /// Flow position -> `FlowSlot<Addr6>`.
+    pub const FLOWS6: &str = "flows6";
+    /// Next-hop index -> `NextHop`.
+    pub const NEXT_HOPS: &str = "next_hops";
+    /// Reason -> count, per CPU.
+    pub const COUNTERS: &str = "counters";
+    /// Source prefix of pods -> 1 (longest prefix match); asked only when a flow is opened.
+    pub const POD_CIDRS4: &str = "pod_cidrs4";
+    /// Source prefix of pods -> 1 (longest prefix match); asked only when a flow is opened.
+    pub const POD_CIDRS6: &str = "pod_cidrs6";
+
+    /// All of them, in the order in which `fulcrum maps` lists them.
+    pub const ALL: [&str; 11] = [
+        SERVICES4, SERVICES6, SLOTS, BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, NEXT_HOPS, COUNTERS,
+        POD_CIDRS4, POD_CIDRS6,
+    ];
+}
+
+/// Entries of each table unless a flag says otherwise.
+pub mod capacity {
+    /// Frontends per family.
+    pub const SERVICES: u32 = 65_536;
+    /// Slots, both families together.
+    pub const SLOTS: u32 = 1_048_576;
+    /// Backends per family, id 0 included, which is never used.
+    pub const BACKENDS: u32 = 262_144;
+    /// Flow positions per family; a power of two. A connection takes two.
+    pub const FLOWS: u32 = 131_072;
+    /// Next hops; a power of two, at most 1,024 (ten bits of a flow's reference).
+    pub const NEXT_HOPS: u32 = 1_024;
+    /// Prefixes of pods per family.
+    pub const POD_CIDRS: u32 = 256;
+}

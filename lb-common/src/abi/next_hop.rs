@@ -1,0 +1,86 @@
+//! `next_hops`: where a packet goes after its rewrite; few and hot, flows point into it.
+//!
+//! Written and read by the datapath. An entry is one neighbour: device and both MACs. It is believed
+//! until `valid_until`; the first packet after that asks the FIB and lets the kernel send, which
+//! confirms the neighbour, so a gateway's failover is followed without the agent.
+
+use super::Plain;
+
+/// One neighbour as the FIB named it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextHop {
+    /// `generation << 1 | being written`; the only word of the table that is compared-and-exchanged.
+    pub stamp: u32,
+    /// Last tick ([`crate::flow::clock`]) at which the entry is believed.
+    pub valid_until: u32,
+    /// Device to send by; 0: the entry was never used.
+    pub ifindex: u32,
+    /// Largest packet, L3 bytes, that the route takes.
+    pub mtu: u32,
+    /// The neighbour's MAC and the device's own, as the first twelve bytes of an Ethernet header stand in
+    /// memory. All zero where the device has none: the kernel then takes the header off again.
+    pub macs: [u32; 3],
+}
+
+impl NextHop {
+    /// Both MACs, the neighbour's and the device's own, as an entry keeps them.
+    pub fn join_macs(dst: [u8; 6], src: [u8; 6]) -> [u32; 3] {
+        let [a, b, c, d, e, f] = dst;
+        let [g, h, i, j, k, l] = src;
+        [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes)
+    }
+
+    /// The neighbour's MAC and the device's own.
+    pub fn split_macs(&self) -> ([u8; 6], [u8; 6]) {
+        let [[a, b, c, d], [e, f, g, h], [i, j, k, l]] = self.macs.map(u32::to_ne_bytes);
+        ([a, b, c, d, e, f], [g, h, i, j, k, l])
+    }
+}
+
+const _: () = assert!(size_of::<NextHop>() == 28);
+impl Plain for NextHop {}
+
+/// A flow's reference to a next hop: ten bits of index, six of generation; 0 is "none".
+///
+/// The generation keeps a flow from using an entry that was given to another neighbour.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextHopRef(u16);
+
+impl NextHopRef {
+    /// No next hop is known.
+    pub const NONE: Self = Self(0);
+    /// Largest index.
+    pub const INDEX_MASK: u32 = 0x3ff;
+
+    /// A reference to `index` at `generation` (taken modulo 64).
+    #[inline(always)]
+    pub fn new(index: u32, generation: u32) -> Self {
+        Self(((generation & 0x3f) << 10 | index & 0x3ff) as u16)
+    }
+
+    /// The reference as a flow slot keeps it.
+    #[inline(always)]
+    pub fn from_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// The 16 bits that a flow slot keeps.
+    #[inline(always)]
+    pub fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Position in the table.
+    #[inline(always)]
+    pub fn index(self) -> u32 {
+        u32::from(self.0) & 0x3ff
+    }
+
+    /// True if the entry's stamp is the one that the reference was made for, and not being written.
+    #[inline(always)]
+    pub fn matches(self, stamp: u32) -> bool {
+        stamp & 1 == 0 && (stamp >> 1) & 0x3f == u32::from(self.0) >> 10 && self.0 != 0
+    }
+}

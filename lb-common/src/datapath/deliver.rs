@@ -1,0 +1,143 @@
+//! Where a packet goes after its rewrite: the next hop that its flow knows, or what the FIB says.
+
+use super::{HopMemory, Hook, Tables, Via, Work};
+use crate::{
+    abi::{NextHop, Reason, next_hop::NextHopRef},
+    flow::clock::{NEXT_HOP_IDLE, NEXT_HOP_VALID, age},
+    hash,
+    net::addr::Addr,
+};
+
+/// Places where a neighbour's entry may be.
+const PROBES: u32 = 4;
+
+/// What the kernel's FIB says about a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A neighbour whose MAC is known.
+    Neighbour,
+    /// The way is known, the neighbour's MAC is not; `mtu` is 0.
+    Unresolved,
+    /// No route, or one that does not forward.
+    None,
+}
+
+/// The way by the next hop that a flow remembers, while it is believed.
+///
+/// # Errors
+/// The reason to drop, or at XDP to leave the packet to TC.
+#[inline(always)]
+pub(super) fn known<A: Addr, T: Tables<A>>(
+    work: &mut Work<A>,
+    tables: &T,
+    next_hop: NextHopRef,
+) -> Option<Result<Via, Reason>> {
+    tables.hop(next_hop.index())?.read(&mut work.hop);
+    if !next_hop.matches(work.hop.stamp) || age(tables.now(), work.hop.valid_until) != 0 {
+        return None;
+    }
+    Some(fits(work, tables).map(|()| Via::Neighbour))
+}
+
+/// The way by the FIB, for the first packet after a next hop's time is up, or of a new flow; notes the
+/// next hop in the flow.
+///
+/// At TC the packet goes through the kernel's neighbour table even where the MAC is known: that keeps
+/// the neighbour confirmed without anybody's help. A call of its own in the BPF object: the query takes
+/// much of a stack frame.
+///
+/// # Errors
+/// The reason to drop, or at XDP to leave the packet to TC.
+#[inline(never)]
+pub(super) fn resolve<A: Addr, T: Tables<A>>(
+    work: &mut Work<A>,
+    tables: &T,
+) -> Result<Via, Reason> {
+    work.flow.next_hop = NextHopRef::NONE;
+    let route = tables.route(&work.flow.rewrite.ends, &mut work.hop);
+    if route == Route::None {
+        return Err(leave_or(T::HOOK, Reason::DropNoRoute));
+    }
+    fits(work, tables)?;
+    match (T::HOOK, route) {
+        // Only TC prolongs: its packets are the ones that confirm the neighbour.
+        (Hook::Xdp, Route::Neighbour) => return Ok(Via::Neighbour),
+        (Hook::Xdp, _) => return Err(Reason::PassToTc),
+        (Hook::Tc, Route::Neighbour) => remember(work, tables),
+        (Hook::Tc, _) => {}
+    }
+    tables.count(Reason::Resolved);
+    Ok(Via::Kernel)
+}
+
+/// Checks what the packet must satisfy to leave by the next hop.
+#[inline(always)]
+fn fits<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T) -> Result<(), Reason> {
+    if T::HOOK == Hook::Xdp && work.hop.ifindex != tables.ingress_ifindex() {
+        return Err(Reason::PassToTc);
+    }
+    if work.ip.ttl <= 1 {
+        return Err(leave_or(T::HOOK, Reason::DropTtl));
+    }
+    if work.hop.mtu != 0 && work.segment_len > work.hop.mtu {
+        return Err(leave_or(T::HOOK, Reason::DropTooBig));
+    }
+    Ok(())
+}
+
+/// What TC drops XDP leaves to TC, untouched.
+#[inline(always)]
+fn leave_or(hook: Hook, drop: Reason) -> Reason {
+    match hook {
+        Hook::Xdp => Reason::PassToTc,
+        Hook::Tc => drop,
+    }
+}
+
+/// Notes the neighbour that the FIB has just named, and points the flow at it.
+///
+/// An entry belongs to one neighbour until nobody has asked for it for a minute; then another may
+/// have it, with a new generation, so that flows which still point at it notice.
+#[inline(always)]
+fn remember<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
+    let now = tables.now();
+    let Work { flow, hop, entry, .. } = work;
+    hop.valid_until = now.wrapping_add(NEXT_HOP_VALID);
+    let start = hash::finish(identity(hop)) as u32;
+    for probe in 0..PROBES {
+        let index = start.wrapping_add(probe) & NextHopRef::INDEX_MASK;
+        let Some(memory) = tables.hop(index) else { continue };
+        memory.read(entry);
+        if entry.stamp & 1 != 0 {
+            continue;
+        }
+        if same_neighbour(entry, hop) {
+            memory.prolong(hop.valid_until, hop.mtu);
+            flow.next_hop = NextHopRef::new(index, entry.stamp >> 1);
+            return;
+        }
+        let free = entry.ifindex == 0 || age(now, entry.valid_until) > NEXT_HOP_IDLE;
+        if !free || !memory.exchange_stamp(entry.stamp, entry.stamp | 1) {
+            continue;
+        }
+        memory.write(hop);
+        // Generation 0 of index 0 would read as "none".
+        let generation = (entry.stamp >> 1).wrapping_add(1) & 0x3f;
+        let generation = if generation == 0 { 1 } else { generation };
+        memory.exchange_stamp(entry.stamp | 1, generation << 1);
+        flow.next_hop = NextHopRef::new(index, generation);
+        return;
+    }
+}
+
+#[inline(always)]
+fn same_neighbour(a: &NextHop, b: &NextHop) -> bool {
+    let ([a0, a1, a2], [b0, b1, b2]) = (a.macs, b.macs);
+    (a.ifindex ^ b.ifindex) | (a0 ^ b0) | (a1 ^ b1) | (a2 ^ b2) == 0
+}
+
+#[inline(always)]
+fn identity(hop: &NextHop) -> u64 {
+    let [a, b, c] = hop.macs;
+    (u64::from(a) << 32 | u64::from(b)) ^ (u64::from(c) << 24 ^ u64::from(hop.ifindex))
+}

@@ -1,0 +1,156 @@
+//! A packet of a known flow: one slot, at most one backend, one rewrite, a next hop.
+
+use super::{Decision, Hook, Tables, Work, deliver};
+use crate::{
+    abi::{Reason, backend_flags},
+    flow::{
+        Direction,
+        clock::Tick,
+        slot::{BackendRef, SlotFlags, State},
+        table::{FlowTable, Found, Slots},
+        tcp,
+    },
+    net::{addr::Addr, ip::proto},
+};
+
+/// What following a flow comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Followed {
+    /// The packet's fate is known.
+    Decided(Decision),
+    /// The slot was given to another connection while it was read: a miss after all.
+    Recycled,
+    /// This packet begins a new connection in the flow's place.
+    Lost,
+}
+
+/// What to do with a packet that begins a new connection in the place of a known flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OnLoss {
+    /// Say so.
+    OpenAnew,
+    /// Follow the flow all the same: nobody else serves.
+    Stay,
+}
+
+/// Decides about a packet whose flow was found.
+#[inline(always)]
+pub(super) fn follow<A: Addr, T: Tables<A>>(
+    work: &mut Work<A>,
+    tables: &T,
+    table: &FlowTable<'_, A, T::Slots>,
+    found: &Found<A, <T::Slots as Slots<A>>::Words>,
+    on_loss: OnLoss,
+) -> Followed {
+    let flags = found.slot.flags();
+    let direction = flags.direction();
+    if T::HOOK == Hook::Xdp && flags.local() && direction == Direction::Original {
+        return Followed::Decided(Decision::Pass(Reason::PassToTc));
+    }
+    let backend = found.slot.backend();
+    if on_loss == OnLoss::OpenAnew
+        && direction == Direction::Original
+        && opens_anew(work, tables, found.word.state(), backend)
+    {
+        return Followed::Lost;
+    }
+    found.slot.rewrite(&mut work.flow.rewrite);
+    let next_hop = found.slot.next_hop();
+    if !table.is_still(found) {
+        return Followed::Recycled;
+    }
+    let way = deliver::known(work, tables, next_hop).unwrap_or_else(|| {
+        let way = deliver::resolve(work, tables);
+        found.slot.set_next_hop(work.flow.next_hop);
+        way
+    });
+    let via = match way {
+        Ok(via) => via,
+        Err(reason) => return Followed::Decided(refuse(reason)),
+    };
+    note(work, table, found, flags, tables.now());
+    count_xdp(tables);
+    let reason = match direction {
+        Direction::Original => Reason::HitOriginal,
+        Direction::Reply => Reason::HitReply,
+    };
+    Followed::Decided(Decision::Send(reason, via))
+}
+
+/// True if this packet begins a new connection in the place of the one that was found.
+///
+/// TCP: a SYN on a flow that is closing or closed. UDP: the backend no longer serves, so the client
+/// moves on with this packet.
+#[inline(always)]
+fn opens_anew<A: Addr, T: Tables<A>>(
+    work: &Work<A>,
+    tables: &T,
+    state: State,
+    chosen: BackendRef,
+) -> bool {
+    if work.key.proto == proto::TCP {
+        return work.tcp.opens() && state as u32 >= State::Closing as u32;
+    }
+    !tables.backend(chosen.id).is_some_and(|backend| {
+        backend.generation == chosen.generation && backend.flags & backend_flags::SERVING != 0
+    })
+}
+
+/// Notes the packet in the flow: time, counts, state.
+#[inline(always)]
+fn note<A: Addr, S: Slots<A>>(
+    work: &Work<A>,
+    table: &FlowTable<'_, A, S>,
+    found: &Found<A, S::Words>,
+    flags: SlotFlags,
+    now: Tick,
+) {
+    let state = found.word.state();
+    found.slot.count(work.ip.len);
+    if flags.orphan() {
+        return;
+    }
+    // A closed connection's lifetime is not prolonged: its ports come back.
+    if state != State::Closed && found.slot.last_seen() != now {
+        found.slot.set_last_seen(now);
+    }
+    let next = if work.key.proto == proto::TCP {
+        next_tcp_state(work, table, found, flags)
+    } else {
+        tcp::next_datagram(state, flags.direction())
+    };
+    if next != state {
+        table.advance(found, next);
+    }
+}
+
+#[inline(always)]
+fn next_tcp_state<A: Addr, S: Slots<A>>(
+    work: &Work<A>,
+    table: &FlowTable<'_, A, S>,
+    found: &Found<A, S::Words>,
+    flags: SlotFlags,
+) -> State {
+    let fin = work.tcp.fin();
+    if fin && !flags.fin() {
+        found.slot.set_flags(flags.with_fin());
+    }
+    let other_fin = fin && table.twin_flags(found).fin();
+    tcp::next(found.word.state(), flags.direction(), work.tcp, other_fin)
+}
+
+/// Passing and dropping are told apart by the reason.
+#[inline(always)]
+pub(super) fn refuse(reason: Reason) -> Decision {
+    match reason {
+        Reason::PassToTc => Decision::Pass(reason),
+        _ => Decision::Drop(reason),
+    }
+}
+
+#[inline(always)]
+pub(super) fn count_xdp<A: Addr, T: Tables<A>>(tables: &T) {
+    if T::HOOK == Hook::Xdp {
+        tables.count(Reason::XdpForward);
+    }
+}

@@ -1,0 +1,156 @@
+//! What happens to a packet: the whole story on one screen.
+//!
+//! Decide first, write second: [`follow`] and [`open`] compute what becomes of the packet as values,
+//! in [`Work`]; [`rewrite`] is the only code that edits one. A packet that is not understood goes on untouched and
+//! counted; none is passed on half rewritten.
+
+mod deliver;
+mod follow;
+mod open;
+mod parse;
+mod ports;
+mod rewrite;
+mod work;
+
+pub use deliver::Route;
+pub use ports::{HopMemory, Hook, Packet, Role, Tables};
+pub use work::Work;
+
+use crate::{
+    abi::Reason,
+    flow::table::{Existing, FlowTable},
+    net::addr::Addr,
+};
+use follow::{Followed, OnLoss};
+
+/// What the host must do with the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Leave it to whatever comes next; it was not touched.
+    Pass,
+    /// Drop it.
+    Drop,
+    /// It was rewritten: send it to [`Work::hop`].
+    Send(Via),
+}
+
+/// How a rewritten packet is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// To a known neighbour: write both MACs and redirect.
+    Neighbour,
+    /// Through the kernel's neighbour table, which resolves and confirms the neighbour.
+    Kernel,
+}
+
+/// What becomes of a packet; nothing was written yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Untouched to whatever comes next.
+    Pass(Reason),
+    /// Dropped.
+    Drop(Reason),
+    /// Rewritten as [`Work::flow`] says and sent to [`Work::hop`].
+    Send(Reason, Via),
+}
+
+impl Decision {
+    /// True if nobody could take the place of the backend that a flow has.
+    fn is_for_want_of_backends(self) -> bool {
+        matches!(
+            self,
+            Self::Pass(Reason::PassNoService)
+                | Self::Drop(Reason::DropNoBackend | Reason::DropServiceChanged)
+        )
+    }
+}
+
+/// What the first look at a packet gives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Glance {
+    /// All is decided and done.
+    Done(Verdict),
+    /// Not a packet of a known flow.
+    Miss,
+    /// The flow that was found has to be opened anew, if anybody serves it.
+    Anew,
+}
+
+/// Takes one packet of family `A` through the datapath and counts its outcome.
+///
+/// A known flow is followed; else a service address opens one; else the packet is not ours. In the BPF
+/// object the two are calls one after the other, not one inside the other: together their stack frames
+/// are more than the kernel allows, and the hit path stays small.
+#[inline(always)]
+pub fn process<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+) -> Verdict {
+    let existing = match glance(packet, tables, work, OnLoss::OpenAnew) {
+        Glance::Done(verdict) => return verdict,
+        Glance::Miss => Existing::Keep,
+        Glance::Anew => Existing::Replace,
+    };
+    let decision = open::open(work, tables, existing);
+    if existing == Existing::Replace && decision.is_for_want_of_backends() {
+        return match glance(packet, tables, work, OnLoss::Stay) {
+            Glance::Done(verdict) => verdict,
+            Glance::Miss | Glance::Anew => Verdict::Pass,
+        };
+    }
+    finish(decision, packet, tables, work)
+}
+
+/// The hit path: headers, flow, rewrite.
+#[inline(never)]
+fn glance<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+    on_loss: OnLoss,
+) -> Glance {
+    if let Err(reason) = parse::parse(packet, work) {
+        return Glance::Done(carry_out(Decision::Pass(reason), packet, tables, work));
+    }
+    let table = FlowTable::new(tables.slots(), tables.flow_mask(), &tables.node().hash_key, tables.now());
+    let Some(found) = table.find(&work.key) else { return Glance::Miss };
+    match follow::follow(work, tables, &table, &found, on_loss) {
+        Followed::Decided(decision) => {
+            Glance::Done(carry_out(decision, packet, tables, work))
+        }
+        Followed::Recycled => Glance::Miss,
+        Followed::Lost => Glance::Anew,
+    }
+}
+
+/// The end of the miss path.
+#[inline(never)]
+fn finish<A: Addr, P: Packet, T: Tables<A>>(
+    decision: Decision,
+    packet: &mut P,
+    tables: &T,
+    work: &Work<A>,
+) -> Verdict {
+    carry_out(decision, packet, tables, work)
+}
+
+/// Second, write: the decision becomes a verdict, and the packet what the decision says.
+#[inline(always)]
+fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
+    decision: Decision,
+    packet: &mut P,
+    tables: &T,
+    work: &Work<A>,
+) -> Verdict {
+    let (reason, verdict) = match decision {
+        Decision::Pass(reason) => (reason, Verdict::Pass),
+        Decision::Drop(reason) => (reason, Verdict::Drop),
+        Decision::Send(reason, via) => match rewrite::rewrite(packet, work) {
+            Some(()) => (reason, Verdict::Send(via)),
+            None => (Reason::DropEdit, Verdict::Drop),
+        },
+    };
+    tables.count(reason);
+    verdict
+}

@@ -1,0 +1,43 @@
+//! From bytes to a flow key: headers read once, each with one bounds check.
+
+use super::{Packet, Work};
+use crate::{
+    abi::Reason,
+    net::{
+        addr::Addr,
+        ip::{IpHeader, proto},
+        tcp::{Flags, Tcp},
+        udp::Udp,
+    },
+};
+
+/// Reads the headers.
+///
+/// # Errors
+/// The reason to pass the packet untouched.
+#[inline(always)]
+pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<(), Reason> {
+    let ip = A::Header::read(packet, &mut work.key.ends)?;
+    let (sport, dport, tcp, headers) = if ip.proto == proto::TCP {
+        let Some(header) = packet.read::<Tcp>(ip.l4) else {
+            return Err(Reason::PassMalformed);
+        };
+        let headers = ip.l4 + u32::from(header.offset >> 4) * 4;
+        (header.sport, header.dport, Flags::from_bits(header.flags), headers)
+    } else {
+        let Some(header) = packet.read::<Udp>(ip.l4) else {
+            return Err(Reason::PassMalformed);
+        };
+        (header.sport, header.dport, Flags::default(), ip.l4 + size_of::<Udp>() as u32)
+    };
+    if headers > ip.len {
+        return Err(Reason::PassMalformed);
+    }
+    work.key.sport = u16::from_be_bytes(sport);
+    work.key.dport = u16::from_be_bytes(dport);
+    work.key.proto = ip.proto;
+    work.tcp = tcp;
+    work.segment_len = packet.segment_len(headers);
+    work.ip = ip;
+    Ok(())
+}

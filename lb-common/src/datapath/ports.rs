@@ -1,0 +1,112 @@
+//! Everything the datapath asks of its host.
+
+use bytemuck::Pod;
+
+use super::Route;
+use crate::{
+    abi::{Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
+    flow::{clock::Tick, table::Slots},
+    net::{addr::Addr, csum::Delta, ip::Ends},
+};
+
+/// A packet as the datapath sees it: offsets count from the IP header.
+///
+/// The layer below it is the host's: it knows what stands before the IP header, and how the kernel
+/// keeps checksums of packets whose sum the hardware has yet to make.
+pub trait Packet {
+    /// Bytes from the IP header to the packet's end.
+    fn len(&self) -> u32;
+    /// Bytes from the IP header to the end of the largest packet that leaves, given that the headers
+    /// take `headers` bytes: less than [`Packet::len`] where segmentation offload cuts it up.
+    fn segment_len(&self, headers: u32) -> u32;
+    /// Copies a header; `None`: the packet ends before it does.
+    fn read<T: Pod>(&self, at: u32) -> Option<T>;
+    /// Writes a header, or part of one.
+    fn write<T: Pod>(&mut self, at: u32, value: T) -> Option<()>;
+    /// What was written altered the sum over the whole packet, which the device may have left for the
+    /// kernel to check.
+    fn change_sum(&mut self, change: Delta);
+    /// Brings the transport checksum at `at` up to date.
+    ///
+    /// `addresses` is what changed in the pseudo header, `header` what changed in the transport header
+    /// itself; `zero_is_none`: a zero checksum stands for "none" and stays (UDP).
+    fn update_checksum(
+        &mut self,
+        at: u32,
+        addresses: Delta,
+        header: Delta,
+        zero_is_none: bool,
+    ) -> Option<()>;
+}
+
+/// What a device is to the node; fixed when the program is attached to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The host's side of a pod's device.
+    Pod,
+    /// A device that leads out of the node.
+    Uplink,
+}
+
+/// Where in the kernel the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// Traffic control: anything can be done.
+    Tc,
+    /// The driver: only packets that leave again by the device they came by.
+    Xdp,
+}
+
+/// The tables of one family, and the node's facts, clock and luck.
+pub trait Tables<A: Addr> {
+    /// The flow table's memory.
+    type Slots: Slots<A>;
+    /// One next hop's memory.
+    type Hop: HopMemory;
+
+    /// Where the program runs.
+    const HOOK: Hook;
+
+    /// The role of the device that the packet came by.
+    fn role(&self) -> Role;
+    /// The device that the packet came by.
+    fn ingress_ifindex(&self) -> u32;
+    /// Load-time facts.
+    fn node(&self) -> &NodeConfig;
+    /// The node's address of this family; unspecified: it has none.
+    fn node_addr(&self) -> A;
+    /// Flow positions minus one.
+    fn flow_mask(&self) -> u32;
+    /// The flow table's memory.
+    fn slots(&self) -> &Self::Slots;
+    /// The service at a frontend, copied.
+    fn service(&self, key: &ServiceKey<A>) -> Option<Service>;
+    /// The backend id in a slot.
+    fn slot(&self, index: u32) -> Option<u32>;
+    /// A backend, copied.
+    fn backend(&self, id: u32) -> Option<Backend<A>>;
+    /// True if the address belongs to a pod of the cluster.
+    fn is_pod(&self, addr: A) -> bool;
+    /// A next hop's memory.
+    fn hop(&self, index: u32) -> Option<Self::Hop>;
+    /// Asks the kernel's FIB for the way to `ends.dst`, written to `hop` (stamp and validity aside).
+    fn route(&self, ends: &Ends<A>, hop: &mut NextHop) -> Route;
+    /// The coarse clock.
+    fn now(&self) -> Tick;
+    /// 32 random bits.
+    fn random(&self) -> u32;
+    /// Counts one event.
+    fn count(&self, reason: Reason);
+}
+
+/// A next hop's memory, shared by all CPUs.
+pub trait HopMemory: Copy {
+    /// Copies the entry, its stamp first.
+    fn read(self, into: &mut NextHop);
+    /// Writes all but the stamp.
+    fn write(self, hop: &NextHop);
+    /// Moves the stamp from `old` to `new` if it is `old`; a full barrier. True: it was.
+    fn exchange_stamp(self, old: u32, new: u32) -> bool;
+    /// Prolongs the entry, whose neighbour takes packets of up to `mtu` bytes.
+    fn prolong(self, valid_until: Tick, mtu: u32);
+}

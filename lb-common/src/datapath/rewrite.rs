@@ -1,0 +1,32 @@
+//! The only code that edits a packet: new addresses and ports, one hop less, checksums to match.
+
+use super::{Packet, Work};
+use crate::net::{
+    addr::Addr,
+    csum::Delta,
+    ip::{IpHeader, proto},
+    tcp, udp,
+};
+
+/// Rewrites the packet as its flow says. `None`: it could not be edited and must be dropped.
+#[inline(always)]
+pub(super) fn rewrite<A: Addr, P: Packet>(packet: &mut P, work: &Work<A>) -> Option<()> {
+    let Work { key, ip, flow, .. } = work;
+    let new = &flow.rewrite;
+    let addresses = A::Header::write(packet, &key.ends, &new.ends)?;
+    let (old, ports) = (wire_ports(key.sport, key.dport), wire_ports(new.sport, new.dport));
+    packet.write(ip.l4, ports)?;
+    let header = Delta::replace(u32::from_ne_bytes(old), u32::from_ne_bytes(ports));
+    let (check_at, zero_is_none) = match ip.proto {
+        proto::TCP => (tcp::CHECK_AT, false),
+        _ => (udp::CHECK_AT, true),
+    };
+    packet.update_checksum(ip.l4 + check_at, addresses, header, zero_is_none)
+}
+
+/// Both ports as they stand at the beginning of a transport header.
+#[inline(always)]
+fn wire_ports(sport: u16, dport: u16) -> [u8; 4] {
+    let ([a, b], [c, d]) = (sport.to_be_bytes(), dport.to_be_bytes());
+    [a, b, c, d]
+}

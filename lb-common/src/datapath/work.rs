@@ -1,0 +1,32 @@
+//! What one packet's way through the datapath is kept in.
+//!
+//! BPF allows 512 bytes of stack over a whole chain of calls, less than an IPv6 connection's addresses
+//! take when they are copied from call to call. So whatever is larger than a few words lives here: in a
+//! per-CPU map value in the kernel, on the stack elsewhere. Programs on one CPU do not interrupt each
+//! other, so one area for each CPU is enough.
+
+use crate::{
+    abi::NextHop,
+    flow::{FlowKey, table::NewFlow},
+    net::{ip::Ip, tcp::Flags},
+};
+
+/// One packet's facts and decisions; filled from top to bottom.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work<A> {
+    /// The packet's flow.
+    pub key: FlowKey<A>,
+    /// The IP header besides the addresses.
+    pub ip: Ip,
+    /// TCP control bits; none for UDP.
+    pub tcp: Flags,
+    /// L3 bytes of the largest packet that leaves.
+    pub segment_len: u32,
+    /// What the packet becomes, and the rest of its flow if it opens one.
+    pub flow: NewFlow<A>,
+    /// Where it is sent.
+    pub hop: NextHop,
+    /// A next hop from the table, while the one above looks for its place.
+    pub entry: NextHop,
+}

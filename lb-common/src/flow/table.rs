@@ -1,0 +1,599 @@
+//! The flow table: open addressing in one array, two slots a connection, no lock.
+//!
+//! # Places
+//!
+//! A key has two homes, each the first of a window of eight neighbouring positions; the second window
+//! is used only when the first is full. A home remembers which places of its window were ever used
+//! through it ([`Home`]), so a miss usually reads one line and a hit few more than one.
+//!
+//! # Protocol
+//!
+//! The state word is the only thing compared-and-exchanged. A claim raises its version; everything
+//! else in a slot is written only by the one that has it claimed, but for `last seen`, the counters,
+//! the next hop and the flags of a published slot, where a late write does no harm.
+//!
+//! * **Open.** Claim a slot for the original direction, write the key, become `Keyed`, then look at all
+//!   sixteen places for the same key. Who sees it published gives up. Who sees it `Keyed` at a later
+//!   position cancels that one, at an earlier position gives up. The same for the reply. Then the
+//!   bodies are written, and the reply is published before the original, by an exchange that fails if
+//!   the slot was cancelled.
+//! * **Never twice.** Of two CPUs that write the same key, both exchange `Keyed` before they look
+//!   (full barriers), so at least one sees the other; that one gives up or cancels. A cancelled slot
+//!   cannot be published, since both are exchanges of the same word. A cancelled slot is given back by its
+//!   owner alone, so nobody else writes into a slot while its owner still may.
+//! * **Recycling.** Whoever wants a reply slot claims its twin, the original slot, first; an original slot is
+//!   claimed directly. So one exchange decides who recycles a pair. A flow that was answered meanwhile is put
+//!   back: an answered, live connection never loses its slots.
+//! * **Reading.** Read the state, compare the key, copy, read the state again: another version means that
+//!   the slot was recycled in between, and the packet counts as a miss.
+//!
+//! BPF programs run to completion, so a slot does not stay claimed; nothing here waits.
+
+use core::marker::PhantomData;
+
+use super::{
+    Direction, FlowKey, Rewrite,
+    clock::{REUSE_AFTER, Tick, age, lifetime},
+    slot::{BackendRef, Home, Slot, SlotFlags, State, StateWord, Words},
+};
+use crate::{
+    abi::next_hop::NextHopRef,
+    hash::{self, HashKey},
+    net::addr::Addr,
+};
+
+/// Places in a window.
+const WINDOW: u32 = 8;
+
+/// The table's memory.
+pub trait Slots<A: Addr> {
+    /// One slot's words.
+    type Words: Words;
+    /// The slot at `position`; `None` beyond the table, which a masked position never is.
+    fn words(&self, position: u32) -> Option<Self::Words>;
+
+    /// Carries out [`FlowTable::reserve_here`]. A host may do so in a function of its own: in the kernel
+    /// it is one that the verifier checks once, not anew wherever it is called.
+    #[inline(always)]
+    fn reserve(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>, request: Request) -> Reserved
+    where
+        Self: Sized,
+    {
+        table.reserve_here(key, request)
+    }
+}
+
+/// What a reservation is for, in one word: it crosses a call in the BPF object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request(pub u32);
+
+impl Request {
+    const REPLACE: u32 = 1 << 16;
+
+    #[inline(always)]
+    fn new(flags: SlotFlags, existing: Existing) -> Self {
+        let replace = if existing == Existing::Replace { Self::REPLACE } else { 0 };
+        Self(u32::from(flags.0) | replace)
+    }
+
+    #[inline(always)]
+    fn flags(self) -> SlotFlags {
+        SlotFlags(self.0 as u16)
+    }
+
+    #[inline(always)]
+    fn existing(self) -> Existing {
+        if self.0 & Self::REPLACE == 0 { Existing::Keep } else { Existing::Replace }
+    }
+}
+
+/// What became of a reservation, in one word: position and state word, or a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved(pub u64);
+
+impl Reserved {
+    #[inline(always)]
+    fn new(result: Result<Claim, Refusal>) -> Self {
+        match result {
+            Ok(claim) => Self(u64::from(claim.word.0) << 32 | u64::from(claim.position)),
+            // An empty slot's state word is never one that was reserved.
+            Err(refusal) => Self(refusal as u64),
+        }
+    }
+
+    #[inline(always)]
+    fn claim(self) -> Result<Claim, Refusal> {
+        let word = StateWord((self.0 >> 32) as u32);
+        match (word.0, self.0 as u32) {
+            (0, 0) => Err(Refusal::Full),
+            (0, 1) => Err(Refusal::Busy),
+            (0, _) => Err(Refusal::ReplyTaken),
+            (_, position) => Ok(Claim { position, word }),
+        }
+    }
+}
+
+/// A table at one moment.
+#[derive(Debug)]
+pub struct FlowTable<'a, A, S> {
+    slots: &'a S,
+    /// Number of positions, a power of two, minus one.
+    mask: u32,
+    hash_key: &'a HashKey,
+    now: Tick,
+    family: PhantomData<A>,
+}
+
+/// A flow that was found.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<A, M> {
+    /// Where it is.
+    pub position: u32,
+    /// Its slot.
+    pub slot: Slot<A, M>,
+    /// Its state word when the key was compared.
+    pub word: StateWord,
+}
+
+/// A connection to be opened, besides the key of the packets that the client sends.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NewFlow<A> {
+    /// What they become.
+    pub rewrite: Rewrite<A>,
+    /// The packets that answer; written by [`FlowTable::open`].
+    pub reply: FlowKey<A>,
+    /// The chosen backend.
+    pub backend: BackendRef,
+    /// The next hop towards the backend.
+    pub next_hop: NextHopRef,
+    /// The backend runs on this node.
+    pub local: bool,
+}
+
+/// What to do with a live flow that has the key of the one to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and the new one is refused.
+    Keep,
+    /// It was found wanting: the new one takes its place, and its reply slot goes on as an orphan.
+    Replace,
+}
+
+/// Why a connection was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Refusal {
+    /// All sixteen places hold live, answered flows.
+    Full = 0,
+    /// Another CPU is opening the same connection, or one of its places, at this moment.
+    Busy = 1,
+    /// The packets that would answer belong to another live connection.
+    ReplyTaken = 2,
+}
+
+/// Where a key may be.
+#[derive(Clone, Copy)]
+struct Homes {
+    first: u32,
+    second: u32,
+}
+
+/// A key to be written, and where it may go.
+struct Wanted<'a, A> {
+    key: &'a FlowKey<A>,
+    homes: Homes,
+    existing: Existing,
+}
+
+/// A slot that this CPU has, or wants, to itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Claim {
+    position: u32,
+    word: StateWord,
+}
+
+impl Claim {
+    /// No slot: no table has this position.
+    const NONE: Self = Self { position: u32::MAX, word: StateWord(u32::MAX) };
+}
+
+impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
+    /// The table in `slots` at the moment `now`.
+    #[inline(always)]
+    pub fn new(slots: &'a S, mask: u32, hash_key: &'a HashKey, now: Tick) -> Self {
+        Self { slots, mask, hash_key, now, family: PhantomData }
+    }
+
+    /// The moment that the table is looked at.
+    #[inline(always)]
+    pub fn now(&self) -> Tick {
+        self.now
+    }
+
+    /// The live flow with this key.
+    #[inline(always)]
+    pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
+        let homes = self.homes(key);
+        let home = self.slot(homes.first)?.home();
+        let found = match self.find_in(homes.first, home, key) {
+            Some(found) => found,
+            None if home.spilled() => {
+                let home = self.slot(homes.second)?.home();
+                self.find_in(homes.second, home, key)?
+            }
+            None => return None,
+        };
+        self.is_live(&found).then_some(found)
+    }
+
+    /// True if the slot still holds the flow that was found: what was copied from it is this flow's.
+    #[inline(always)]
+    pub fn is_still(&self, found: &Found<A, S::Words>) -> bool {
+        let word = found.slot.state();
+        word.same_flow(found.word) && word.published()
+    }
+
+    /// Moves both directions of a flow on to `state`; never back.
+    #[inline(always)]
+    pub fn advance(&self, found: &Found<A, S::Words>, state: State) {
+        let twin_position = found.slot.twin();
+        found.slot.exchange(found.word, found.word.with(state));
+        let Some(twin) = self.slot(twin_position) else { return };
+        let word = twin.state();
+        let mine = word.published() && twin.twin() == found.position && self.is_still(found);
+        if mine && (word.state() as u32) < state as u32 {
+            twin.exchange(word, word.with(state));
+        }
+    }
+
+    /// The flags of the other direction; those of a new slot if it is gone.
+    #[inline(always)]
+    pub fn twin_flags(&self, found: &Found<A, S::Words>) -> SlotFlags {
+        match self.slot(found.slot.twin()) {
+            Some(twin) if twin.twin() == found.position => twin.flags(),
+            _ => SlotFlags::default(),
+        }
+    }
+
+    /// Opens a connection: both directions, or neither.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; nothing is left in the table then.
+    #[inline(never)]
+    pub fn open(
+        &self,
+        key: &FlowKey<A>,
+        new: &mut NewFlow<A>,
+        existing: Existing,
+    ) -> Result<(), Refusal> {
+        let flags = SlotFlags::new(Direction::Original, new.local);
+        let original = match self.reserve(key, flags, existing) {
+            // Another CPU has just opened this very connection: the retransmit finds it.
+            Err(Refusal::ReplyTaken) => return Err(Refusal::Busy),
+            original => original?,
+        };
+        new.rewrite.answered_by(key.proto, &mut new.reply);
+        let flags = SlotFlags::new(Direction::Reply, new.local);
+        let reply = match self.reserve(&new.reply, flags, Existing::Keep) {
+            Ok(reply) => reply,
+            Err(refusal) => {
+                self.give_back(original);
+                return Err(refusal);
+            }
+        };
+        if let Some(slot) = self.slot(original.position) {
+            let Rewrite { ends, sport, dport } = &new.rewrite;
+            slot.set_rewrite(ends.src, ends.dst, *sport, *dport);
+            slot.set_fate(reply.position, new.backend, new.next_hop);
+        }
+        if let Some(slot) = self.slot(reply.position) {
+            slot.set_rewrite(key.ends.dst, key.ends.src, key.dport, key.sport);
+            slot.set_fate(original.position, new.backend, NextHopRef::NONE);
+        }
+        if !self.publish(reply) {
+            self.give_back(reply);
+            self.give_back(original);
+            return Err(Refusal::Busy);
+        }
+        if !self.publish(original) {
+            if let Some(slot) = self.slot(reply.position) {
+                let word = reply.word.with(State::HalfOpen);
+                slot.exchange(word, word.with(State::Empty));
+            }
+            self.give_back(original);
+            return Err(Refusal::Busy);
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn homes(&self, key: &FlowKey<A>) -> Homes {
+        let hash = hash::tuple(self.hash_key, key.ends.src, key.ends.dst, key.ports(), key.proto);
+        Homes { first: hash as u32 & self.mask, second: (hash >> 32) as u32 & self.mask }
+    }
+
+    #[inline(always)]
+    fn slot(&self, position: u32) -> Option<Slot<A, S::Words>> {
+        self.slots.words(position & self.mask).map(Slot::new)
+    }
+
+    #[inline(always)]
+    fn find_in(&self, base: u32, home: Home, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
+        if home.has_none() {
+            return None;
+        }
+        for place in 0..WINDOW {
+            if !home.has(place) {
+                continue;
+            }
+            let position = base.wrapping_add(place) & self.mask;
+            let slot = self.slot(position)?;
+            let word = slot.state();
+            if word.published() && slot.has_key(key) {
+                return Some(Found { position, slot, word });
+            }
+        }
+        None
+    }
+
+    /// A flow lives as long as either direction does: a download sends nothing up for minutes.
+    #[inline(always)]
+    fn is_live(&self, found: &Found<A, S::Words>) -> bool {
+        let Found { position, slot, word } = *found;
+        let flags = slot.flags();
+        let limit = lifetime(slot.protocol(), word, flags);
+        if age(self.now, slot.last_seen()) <= limit {
+            return true;
+        }
+        if flags.orphan() {
+            return false;
+        }
+        let Some(twin) = self.slot(slot.twin()) else { return false };
+        twin.state().published()
+            && twin.twin() == position
+            && age(self.now, twin.last_seen()) <= limit
+    }
+
+    #[inline(always)]
+    fn reserve(
+        &self,
+        key: &FlowKey<A>,
+        flags: SlotFlags,
+        existing: Existing,
+    ) -> Result<Claim, Refusal> {
+        self.slots.reserve(self, key, Request::new(flags, existing)).claim()
+    }
+
+    /// A slot with `key` written and nobody else having that key. Not yet published.
+    #[inline(always)]
+    pub fn reserve_here(&self, key: &FlowKey<A>, request: Request) -> Reserved {
+        Reserved::new(self.try_reserve(key, request.flags(), request.existing()))
+    }
+
+    #[inline(always)]
+    fn try_reserve(
+        &self,
+        key: &FlowKey<A>,
+        flags: SlotFlags,
+        existing: Existing,
+    ) -> Result<Claim, Refusal> {
+        let wanted = Wanted { key, homes: self.homes(key), existing };
+        let claim = self.claim_place(&wanted)?;
+        let Some(slot) = self.slot(claim.position) else { return Err(Refusal::Busy) };
+        slot.set_key(key, flags);
+        slot.set_last_seen(self.now);
+        let keyed = claim.word.with(State::Keyed);
+        slot.exchange(claim.word, keyed);
+        let claim = Claim { word: keyed, ..claim };
+        if let Err(refusal) = self.outdo_others(&wanted, claim) {
+            self.give_back(claim);
+            return Err(refusal);
+        }
+        self.mark_homes(&wanted.homes, claim.position);
+        Ok(claim)
+    }
+
+    /// Claims the best place of both windows: the key's own old slot, a free or expired one, the oldest
+    /// half-open one.
+    #[inline(always)]
+    fn claim_place(&self, wanted: &Wanted<'_, A>) -> Result<Claim, Refusal> {
+        let place = match self.look_for_place(wanted)? {
+            Claim::NONE => self.oldest_half_open(wanted),
+            place => place,
+        };
+        if place == Claim::NONE {
+            return Err(Refusal::Full);
+        }
+        match self.claim(place, wanted.existing) {
+            Some(word) => Ok(Claim { word, ..place }),
+            None => Err(Refusal::Busy),
+        }
+    }
+
+    /// The key's own old slot, or the first free or expired one.
+    #[inline(never)]
+    fn look_for_place(&self, wanted: &Wanted<'_, A>) -> Result<Claim, Refusal> {
+        let mut free = Claim::NONE;
+        for place in 0..2 * WINDOW {
+            let position = self.place(&wanted.homes, place);
+            let Some(slot) = self.slot(position) else { continue };
+            let word = slot.state();
+            let found = Found { position, slot, word };
+            if word.published() && slot.has_key(wanted.key) {
+                if wanted.existing == Existing::Keep && !self.may_be_replaced(&found) {
+                    return Err(Refusal::ReplyTaken);
+                }
+                return Ok(Claim { position, word });
+            }
+            if free == Claim::NONE && self.is_free(&found) {
+                free = Claim { position, word };
+            }
+        }
+        Ok(free)
+    }
+
+    /// The half-open flow that has waited longest for an answer.
+    #[inline(never)]
+    fn oldest_half_open(&self, wanted: &Wanted<'_, A>) -> Claim {
+        let mut oldest = Claim::NONE;
+        let mut oldest_age = 0;
+        for place in 0..2 * WINDOW {
+            let position = self.place(&wanted.homes, place);
+            let Some(slot) = self.slot(position) else { continue };
+            let word = slot.state();
+            let waited = 1 + age(self.now, slot.last_seen());
+            if word.state() == State::HalfOpen && waited > oldest_age {
+                oldest_age = waited;
+                oldest = Claim { position, word };
+            }
+        }
+        oldest
+    }
+
+    /// The place'th position where a key may be, first window first.
+    #[inline(always)]
+    fn place(&self, homes: &Homes, place: u32) -> u32 {
+        let base = if place < WINDOW { homes.first } else { homes.second };
+        base.wrapping_add(place % WINDOW) & self.mask
+    }
+
+    /// A flow with the wanted key whose connection is over.
+    #[inline(always)]
+    fn may_be_replaced(&self, found: &Found<A, S::Words>) -> bool {
+        found.word.state() == State::Closed
+            || found.slot.flags().orphan()
+            || !self.is_live(found)
+    }
+
+    /// True if nothing is in the slot, or a flow that ended long enough ago for no reader to be inside.
+    #[inline(always)]
+    fn is_free(&self, found: &Found<A, S::Words>) -> bool {
+        if !found.word.published() {
+            return found.word.state() == State::Empty;
+        }
+        let then = Self { now: self.now.wrapping_sub(REUSE_AFTER), ..*self };
+        !then.is_live(found)
+    }
+
+    /// Claims a slot, and with a published one its whole pair; `None`: somebody was faster.
+    #[inline(always)]
+    fn claim(&self, place: Claim, existing: Existing) -> Option<StateWord> {
+        let Claim { position, word } = place;
+        let slot = self.slot(position)?;
+        let claimed = word.claimed();
+        if !word.published() {
+            return slot.exchange(word, claimed).then_some(claimed);
+        }
+        let flags = slot.flags();
+        let twin = self.slot(slot.twin())?;
+        let twin_word = twin.state();
+        let alone = flags.orphan()
+            || twin_word.state() == State::Empty
+            || twin.twin() != position;
+        // Unchanged: what was read of the twin is about this flow.
+        if slot.state() != word {
+            return None;
+        }
+        match flags.direction() {
+            _ if alone => slot.exchange(word, claimed).then_some(claimed),
+            // Somebody is recycling this very pair.
+            _ if !twin_word.published() => None,
+            Direction::Original if existing == Existing::Replace => {
+                if !slot.exchange(word, claimed) {
+                    return None;
+                }
+                twin.set_flags(twin.flags().with_orphan());
+                Some(claimed)
+            }
+            Direction::Original => {
+                take_pair(slot, word, twin, twin_word, State::Empty).then_some(claimed)
+            }
+            Direction::Reply => {
+                if !take_pair(twin, twin_word, slot, word, State::Claimed) {
+                    return None;
+                }
+                twin.exchange(twin_word.claimed(), twin_word.claimed().with(State::Empty));
+                Some(claimed)
+            }
+        }
+    }
+
+    /// Makes sure that nobody else publishes `key`: cancels who is behind, yields to who is ahead.
+    #[inline(never)]
+    fn outdo_others(&self, wanted: &Wanted<'_, A>, mine: Claim) -> Result<(), Refusal> {
+        for place in 0..2 * WINDOW {
+            let position = self.place(&wanted.homes, place);
+            if position == mine.position {
+                continue;
+            }
+            let Some(slot) = self.slot(position) else { continue };
+            let word = slot.state();
+            let keyed = word.state() == State::Keyed;
+            if !(keyed || word.published()) || !slot.has_key(wanted.key) {
+                continue;
+            }
+            let behind = keyed && position > mine.position;
+            if behind && slot.exchange(word, word.with(State::Cancelled)) {
+                continue;
+            }
+            return Err(Refusal::Busy);
+        }
+        Ok(())
+    }
+
+    /// Before publishing: tells the readers of both homes where to look.
+    #[inline(always)]
+    fn mark_homes(&self, homes: &Homes, position: u32) {
+        let Some(first) = self.slot(homes.first) else { return };
+        let place = position.wrapping_sub(homes.first) & self.mask;
+        if place < WINDOW {
+            first.add_home(Home::at(place));
+            return;
+        }
+        let Some(second) = self.slot(homes.second) else { return };
+        second.add_home(Home::at(position.wrapping_sub(homes.second) & self.mask));
+        first.add_home(Home::spill());
+    }
+
+    #[inline(always)]
+    fn publish(&self, claim: Claim) -> bool {
+        self.slot(claim.position)
+            .is_some_and(|slot| slot.exchange(claim.word, claim.word.with(State::HalfOpen)))
+    }
+
+    /// Frees a slot that was keyed but not published, cancelled or not.
+    #[inline(always)]
+    fn give_back(&self, claim: Claim) {
+        let Some(slot) = self.slot(claim.position) else { return };
+        let empty = claim.word.with(State::Empty);
+        if !slot.exchange(claim.word, empty) {
+            slot.exchange(claim.word.with(State::Cancelled), empty);
+        }
+    }
+}
+
+/// Claims `first`, which decides about the pair, then moves `second` out of its published state.
+///
+/// Puts `first` back if `second` went on meanwhile: its connection was answered, and must not be lost.
+#[inline(always)]
+fn take_pair<A: Addr, M: Words>(
+    first: Slot<A, M>,
+    first_word: StateWord,
+    second: Slot<A, M>,
+    second_word: StateWord,
+    to: State,
+) -> bool {
+    let claimed = first_word.claimed();
+    if !first.exchange(first_word, claimed) {
+        return false;
+    }
+    let next = if to == State::Claimed { second_word.claimed() } else { second_word.with(to) };
+    if second.exchange(second_word, next) {
+        return true;
+    }
+    let now = second.state();
+    let lives = now.published() && now.same_flow(second_word);
+    first.exchange(claimed, claimed.with(if lives { now.state() } else { State::Empty }));
+    false
+}
