@@ -1,0 +1,150 @@
+//! From a context to a packet, and from the datapath's verdict to what the kernel does.
+
+use aya_ebpf::{
+    EbpfContext,
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
+    programs::{TcContext, XdpContext},
+};
+use lb_common::{
+    abi::{NextHop, Reason},
+    datapath::{Packet, Role, Tables, Verdict, Via, process},
+    net::{
+        addr::{Addr4, Addr6},
+        eth::{self, Ethernet, ether_type},
+    },
+};
+
+use crate::{
+    log::debug,
+    maps::FamilyMaps,
+    packet::{TcPacket, XdpPacket},
+    tables::KernelTables,
+};
+
+/// `PACKET_HOST` of `include/uapi/linux/if_packet.h`: the frame is addressed to this node.
+const PACKET_HOST: u32 = 0;
+
+/// One packet at TC ingress, `L2` bytes of header before IP.
+#[inline(always)]
+pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: the context lives as long as the program.
+    let (protocol, tagged, kind, ifindex) = unsafe {
+        ((*skb).protocol, (*skb).vlan_present, (*skb).pkt_type, (*skb).ingress_ifindex)
+    };
+    let tables = KernelTables::<false> { ctx: ctx.as_ptr(), ifindex, role };
+    if tagged != 0 || kind != PACKET_HOST {
+        count(&tables, Reason::PassNotForUs);
+        return TC_ACT_UNSPEC;
+    }
+    let mut packet = TcPacket::<L2>::new(skb);
+    let (verdict, hop) = match u16::from_be(protocol as u16) {
+        ether_type::IPV4 => run::<Addr4, _, false>(&mut packet, &tables),
+        ether_type::IPV6 => run::<Addr6, _, false>(&mut packet, &tables),
+        _ => {
+            count(&tables, Reason::PassNotIp);
+            return TC_ACT_UNSPEC;
+        }
+    };
+    match (verdict, hop) {
+        (Verdict::Send(via), Some(hop)) => send(ctx, packet, &tables, via, hop),
+        (Verdict::Drop, _) => {
+            debug!(ctx, "dropped: see the counters for the reason");
+            TC_ACT_SHOT
+        }
+        _ => TC_ACT_UNSPEC,
+    }
+}
+
+/// The datapath with this CPU's work area; what it sends goes to the next hop that is returned.
+#[inline(always)]
+fn run<A: FamilyMaps, P: Packet, const XDP: bool>(
+    packet: &mut P,
+    tables: &KernelTables<XDP>,
+) -> (Verdict, Option<&'static NextHop>) {
+    let Some(work) = A::work().get_ptr_mut(0) else {
+        return (Verdict::Pass, None);
+    };
+    // SAFETY: this CPU's own value; programs on one CPU do not interrupt each other.
+    let work = unsafe { &mut *work };
+    (process::<A, P, _>(packet, tables, work), Some(&work.hop))
+}
+
+/// Redirects a rewritten packet. The kernel takes the Ethernet header off again where the target has none.
+#[inline(always)]
+fn send<const L2: u32>(
+    ctx: &TcContext,
+    mut packet: TcPacket<L2>,
+    tables: &KernelTables<false>,
+    via: Via,
+    hop: &NextHop,
+) -> i32 {
+    let skb = ctx.skb.skb;
+    if L2 == 0 {
+        // SAFETY: the helper grows the packet by a zeroed header and resets the MAC header to it.
+        let error = unsafe { bpf_skb_change_head(skb, eth::LEN, 0) };
+        if error != 0 {
+            count(tables, Reason::DropEdit);
+            return TC_ACT_SHOT;
+        }
+    }
+    if via == Via::Kernel {
+        // SAFETY: without parameters the kernel looks up the next hop and resolves its neighbour.
+        return unsafe { bpf_redirect_neigh(hop.ifindex, core::ptr::null_mut(), 0, 0) as i32 };
+    }
+    // SAFETY: the context lives as long as the program.
+    let ether_type = unsafe { (*skb).protocol } as u16;
+    let written = match L2 {
+        0 => packet.write_l2(hop.macs).and_then(|()| TcPacket::<12>::over(skb).write(0, ether_type)),
+        _ => packet.write_l2(hop.macs),
+    };
+    if written.is_none() {
+        count(tables, Reason::DropEdit);
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: takes no pointers.
+    unsafe { bpf_redirect(hop.ifindex, 0) as i32 }
+}
+
+/// One packet before the stack. Whatever is not forwarded here goes on untouched.
+#[inline(always)]
+pub(crate) fn xdp(ctx: &XdpContext) -> u32 {
+    let ifindex = ctx.ingress_ifindex() as u32;
+    let tables = KernelTables::<true> { ctx: ctx.as_ptr(), ifindex, role: Role::Uplink };
+    let mut packet = XdpPacket::new(ctx.ctx);
+    let Some(header) = packet.ethernet() else {
+        return xdp_action::XDP_PASS;
+    };
+    // SAFETY: the pointer was checked against the packet's end.
+    let Ethernet { dst, ether_type, .. } = unsafe { header.read_unaligned() };
+    // Group addresses are never ours; other nodes' frames do not reach a driver that filters.
+    if dst[0] & 1 != 0 {
+        count(&tables, Reason::PassNotForUs);
+        return xdp_action::XDP_PASS;
+    }
+    let (verdict, hop) = match u16::from_be_bytes(ether_type) {
+        ether_type::IPV4 => run::<Addr4, _, true>(&mut packet, &tables),
+        ether_type::IPV6 => run::<Addr6, _, true>(&mut packet, &tables),
+        _ => {
+            count(&tables, Reason::PassNotIp);
+            return xdp_action::XDP_PASS;
+        }
+    };
+    match (verdict, hop, packet.ethernet()) {
+        // The datapath sends at XDP only by the device that the packet came by.
+        (Verdict::Send(Via::Neighbour), Some(hop), Some(header)) => {
+            // SAFETY: the pointer was checked against the packet's end.
+            unsafe { header.cast::<[u32; 3]>().write_unaligned(hop.macs) };
+            xdp_action::XDP_TX
+        }
+        (Verdict::Pass, ..) => xdp_action::XDP_PASS,
+        _ => xdp_action::XDP_DROP,
+    }
+}
+
+/// Counts outside of the datapath proper, where no family is known yet.
+#[inline(always)]
+fn count<const XDP: bool>(tables: &KernelTables<XDP>, reason: Reason) {
+    Tables::<Addr4>::count(tables, reason);
+}

@@ -1,0 +1,75 @@
+//! The kernel host of fulcrum's datapath: program entry points, nothing else.
+//!
+//! Each program is [`lb_common::datapath::process`] with a role and an L2 length fixed at compile time.
+//! On any other target than BPF this crate is an empty binary, so that the workspace builds as one.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch, core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "the BPF target has no AtomicU32; its instructions are there")
+)]
+#![expect(
+    clippy::inline_always,
+    reason = "BPF allows 512 bytes of stack over a call chain: what is a call and what is not is a design decision"
+)]
+
+#[cfg(target_arch = "bpf")]
+mod action;
+#[cfg(target_arch = "bpf")]
+mod log;
+#[cfg(target_arch = "bpf")]
+mod maps;
+#[cfg(target_arch = "bpf")]
+mod memory;
+#[cfg(target_arch = "bpf")]
+mod packet;
+#[cfg(target_arch = "bpf")]
+mod tables;
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::{
+        macros::{classifier, xdp},
+        programs::{TcContext, XdpContext},
+    };
+    use lb_common::datapath::Role;
+
+    use crate::action;
+
+    /// Host side of a pod's device, ingress.
+    #[classifier]
+    fn pod(ctx: TcContext) -> i32 {
+        action::classify::<14>(&ctx, Role::Pod)
+    }
+
+    /// Ethernet device that leads out of the node, ingress.
+    #[classifier]
+    fn uplink(ctx: TcContext) -> i32 {
+        action::classify::<14>(&ctx, Role::Uplink)
+    }
+
+    /// The same for a device without L2 header (ipip, wireguard, tun).
+    #[classifier]
+    fn uplink_l3(ctx: TcContext) -> i32 {
+        action::classify::<0>(&ctx, Role::Uplink)
+    }
+
+    /// Ethernet device that leads out of the node, before the stack.
+    #[xdp]
+    fn xdp_uplink(ctx: XdpContext) -> u32 {
+        action::xdp(&ctx)
+    }
+
+    #[panic_handler]
+    fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+        loop {}
+    }
+
+    /// The object is dual licensed, so that the kernel allows GPL-only helpers.
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

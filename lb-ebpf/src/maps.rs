@@ -1,0 +1,126 @@
+//! The map statics, and which of them belong to which family.
+//!
+//! Capacities are those of [`capacity`]; the loader resizes them. All values are defined, with their
+//! readers and writers, in [`lb_common::abi`].
+
+use aya_ebpf::{
+    Global,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray},
+    macros::btf_map,
+};
+use lb_common::{
+    abi::{Backend, FlowSlot, NextHop, NodeConfig, Reason, Service, ServiceKey, capacity},
+    datapath::Work,
+    flow::FlowKey,
+    net::addr::{Addr, Addr4, Addr6},
+};
+
+use crate::memory::{reserve4, reserve6};
+
+/// The agent adds and removes services at run time: memory only for those that are there.
+pub(crate) type Services<A> =
+    HashMap<ServiceKey<A>, Service, { capacity::SERVICES as usize }, { BPF_F_NO_PREALLOC as usize }>;
+pub(crate) type Backends<A> = Array<Backend<A>, { capacity::BACKENDS as usize }>;
+/// Mappable, which also puts the slots on page boundaries, so that one never straddles two cache lines.
+pub(crate) type Flows<A> =
+    Array<FlowSlot<A>, { capacity::FLOWS as usize }, { BPF_F_MMAPABLE as usize }>;
+pub(crate) type PodCidrs<A> = LpmTrie<A, u32, { capacity::POD_CIDRS as usize }>;
+
+#[btf_map(name = "services4")]
+static SERVICES4: Services<Addr4> = Services::new();
+#[btf_map(name = "services6")]
+static SERVICES6: Services<Addr6> = Services::new();
+#[btf_map(name = "slots")]
+pub(crate) static SLOTS: Array<u32, { capacity::SLOTS as usize }> = Array::new();
+#[btf_map(name = "backends4")]
+static BACKENDS4: Backends<Addr4> = Backends::new();
+#[btf_map(name = "backends6")]
+static BACKENDS6: Backends<Addr6> = Backends::new();
+#[btf_map(name = "flows4")]
+static FLOWS4: Flows<Addr4> = Flows::new();
+#[btf_map(name = "flows6")]
+static FLOWS6: Flows<Addr6> = Flows::new();
+#[btf_map(name = "next_hops")]
+pub(crate) static NEXT_HOPS: Array<NextHop, { capacity::NEXT_HOPS as usize }> = Array::new();
+#[btf_map(name = "counters")]
+pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCpuArray::new();
+#[btf_map(name = "pod_cidrs4")]
+static POD_CIDRS4: PodCidrs<Addr4> = PodCidrs::new();
+#[btf_map(name = "pod_cidrs6")]
+static POD_CIDRS6: PodCidrs<Addr6> = PodCidrs::new();
+
+#[btf_map(name = "work4")]
+static WORK4: PerCpuArray<Work<Addr4>, 1> = PerCpuArray::new();
+#[btf_map(name = "work6")]
+static WORK6: PerCpuArray<Work<Addr6>, 1> = PerCpuArray::new();
+
+/// Load-time facts; the loader writes them before the verifier sees the program.
+#[unsafe(no_mangle)]
+pub(crate) static NODE: Global<NodeConfig> = Global::new(NodeConfig {
+    hash_key: [0; 12],
+    flow_mask4: capacity::FLOWS - 1,
+    flow_mask6: capacity::FLOWS - 1,
+    addr4: Addr4 { be32: 0 },
+    addr6: Addr6 { be32: [0; 4] },
+    snat_port_base: 0,
+    snat_port_count: 0,
+});
+
+/// One family's maps and facts; everything that uses them is written once.
+pub(crate) trait FamilyMaps: Addr {
+    /// `AF_INET` or `AF_INET6`.
+    const AF: u8;
+    fn services() -> &'static Services<Self>;
+    fn backends() -> &'static Backends<Self>;
+    fn flows() -> &'static Flows<Self>;
+    fn pod_cidrs() -> &'static PodCidrs<Self>;
+    fn work() -> &'static PerCpuArray<Work<Self>, 1>;
+    /// [`crate::memory`]'s global function of the family.
+    fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64;
+    fn flow_mask(node: &NodeConfig) -> u32;
+    fn node_addr(node: &NodeConfig) -> Self;
+}
+
+macro_rules! bind {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $cidrs:ident, $work:ident, $reserve:path, $mask:ident, $own:ident) => {
+        impl FamilyMaps for $addr {
+            const AF: u8 = $af;
+            #[inline(always)]
+            fn services() -> &'static Services<Self> {
+                &$services
+            }
+            #[inline(always)]
+            fn backends() -> &'static Backends<Self> {
+                &$backends
+            }
+            #[inline(always)]
+            fn flows() -> &'static Flows<Self> {
+                &$flows
+            }
+            #[inline(always)]
+            fn pod_cidrs() -> &'static PodCidrs<Self> {
+                &$cidrs
+            }
+            #[inline(always)]
+            fn work() -> &'static PerCpuArray<Work<Self>, 1> {
+                &$work
+            }
+            #[inline(always)]
+            fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64 {
+                $reserve(key, request, now)
+            }
+            #[inline(always)]
+            fn flow_mask(node: &NodeConfig) -> u32 {
+                node.$mask
+            }
+            #[inline(always)]
+            fn node_addr(node: &NodeConfig) -> Self {
+                node.$own
+            }
+        }
+    };
+}
+
+bind!(Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, POD_CIDRS4, WORK4, reserve4, flow_mask4, addr4);
+bind!(Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, POD_CIDRS6, WORK6, reserve6, flow_mask6, addr6);

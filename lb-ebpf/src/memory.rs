@@ -1,0 +1,169 @@
+//! Map values that several CPUs share: flow slots and next hops, word by word.
+
+use core::{
+    intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg, atomic_or},
+    mem::offset_of,
+};
+
+use lb_common::{
+    abi::{FlowSlot, NextHop},
+    datapath::HopMemory,
+    flow::{
+        FlowKey,
+        clock::Tick,
+        slot::Words,
+        table::{FlowTable, Refusal, Request, Reserved, Slots},
+    },
+    net::addr::{Addr4, Addr6},
+};
+
+use crate::{maps::FamilyMaps, tables::node};
+
+/// The flow table's memory.
+pub(crate) struct KernelSlots;
+
+impl<A: FamilyMaps> Slots<A> for KernelSlots {
+    type Words = KernelWords<A>;
+
+    #[inline(always)]
+    fn words(&self, position: u32) -> Option<KernelWords<A>> {
+        A::flows().get_ptr_mut(position).map(KernelWords)
+    }
+
+    #[inline(always)]
+    fn reserve(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>, request: Request) -> Reserved {
+        Reserved(A::reserve(key, request.0, table.now()))
+    }
+}
+
+/// [`Slots::reserve`] as a global function: the verifier checks it once for all its callers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn reserve4(key: *const FlowKey<Addr4>, request: u32, now: u32) -> u64 {
+    reserve(key, request, now)
+}
+
+/// The same for IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn reserve6(key: *const FlowKey<Addr6>, request: u32, now: u32) -> u64 {
+    reserve(key, request, now)
+}
+
+#[inline(always)]
+fn reserve<A: FamilyMaps>(key: *const FlowKey<A>, request: u32, now: u32) -> u64 {
+    // SAFETY: the callers pass references; the verifier asks for the check because it does not see them.
+    let Some(key) = (unsafe { key.as_ref() }) else { return Refusal::Busy as u64 };
+    let node = node();
+    let table = FlowTable::new(&KernelSlots, A::flow_mask(node), &node.hash_key, now);
+    table.reserve_here(key, Request(request)).0
+}
+
+/// One flow slot in the kernel's memory.
+pub(crate) struct KernelWords<A>(*mut FlowSlot<A>);
+
+impl<A> Clone for KernelWords<A> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<A> Copy for KernelWords<A> {}
+
+impl<A> KernelWords<A> {
+    #[inline(always)]
+    fn word(self, at: usize) -> *mut u32 {
+        self.0.cast::<u32>().wrapping_add(at)
+    }
+}
+
+impl<A> Words for KernelWords<A> {
+    #[inline(always)]
+    fn load(self, at: usize) -> u32 {
+        // SAFETY: the pointer is to a map value of an array, which lives as long as the program, and `at`
+        // comes from the layout of `FlowSlot`; volatile because other CPUs write it.
+        unsafe { self.word(at).read_volatile() }
+    }
+
+    #[inline(always)]
+    fn store(self, at: usize, value: u32) {
+        // SAFETY: as in `load`.
+        unsafe { self.word(at).write_volatile(value) }
+    }
+
+    #[inline(always)]
+    fn exchange(self, at: usize, old: u32, new: u32) -> bool {
+        // SAFETY: as in `load`; the word is aligned to 4.
+        unsafe { exchange(self.word(at), old, new) }
+    }
+
+    #[inline(always)]
+    fn set_bits(self, at: usize, bits: u32) {
+        // SAFETY: as in `load`; the word is aligned to 4.
+        unsafe { atomic_or::<u32, u32, { SeqCst }>(self.word(at), bits) };
+    }
+
+    #[inline(always)]
+    fn add64(self, at: usize, value: u64) {
+        let sum = self.word(at).cast::<u64>();
+        // SAFETY: as in `load`; the only 64-bit field of a slot is aligned to 8.
+        unsafe { sum.write_volatile(sum.read_volatile().wrapping_add(value)) }
+    }
+}
+
+/// One next hop in the kernel's memory.
+#[derive(Clone, Copy)]
+pub(crate) struct KernelHop(pub(crate) *mut NextHop);
+
+impl HopMemory for KernelHop {
+    #[inline(always)]
+    fn read(self, into: &mut NextHop) {
+        // SAFETY: the pointer is to a map value of an array, which lives as long as the program. An entry
+        // that is being written has an odd stamp, which the reader refuses.
+        unsafe {
+            into.stamp = (&raw const (*self.0).stamp).read_volatile();
+            into.valid_until = (&raw const (*self.0).valid_until).read_volatile();
+            into.ifindex = (&raw const (*self.0).ifindex).read_volatile();
+            into.mtu = (&raw const (*self.0).mtu).read_volatile();
+            into.macs = (&raw const (*self.0).macs).read_volatile();
+        }
+    }
+
+    #[inline(always)]
+    fn write(self, hop: &NextHop) {
+        // SAFETY: as in `read`; only the CPU that made the stamp odd writes.
+        unsafe {
+            (&raw mut (*self.0).ifindex).write_volatile(hop.ifindex);
+            (&raw mut (*self.0).mtu).write_volatile(hop.mtu);
+            (&raw mut (*self.0).macs).write_volatile(hop.macs);
+            (&raw mut (*self.0).valid_until).write_volatile(hop.valid_until);
+        }
+    }
+
+    #[inline(always)]
+    fn exchange_stamp(self, old: u32, new: u32) -> bool {
+        let stamp = self.0.cast::<u8>().wrapping_add(offset_of!(NextHop, stamp)).cast::<u32>();
+        // SAFETY: as in `read`; the word is aligned to 4.
+        unsafe { exchange(stamp, old, new) }
+    }
+
+    #[inline(always)]
+    fn prolong(self, valid_until: Tick, mtu: u32) {
+        // SAFETY: as in `read`; two single words, each meaningful alone.
+        unsafe {
+            (&raw mut (*self.0).mtu).write_volatile(mtu);
+            (&raw mut (*self.0).valid_until).write_volatile(valid_until);
+        }
+    }
+}
+
+/// `BPF_ATOMIC | BPF_CMPXCHG` on a word: a full barrier on every architecture.
+///
+/// # Safety
+/// `word` points to a live map value and is aligned to 4.
+#[inline(always)]
+unsafe fn exchange(word: *mut u32, old: u32, new: u32) -> bool {
+    // SAFETY: the caller's.
+    let (found, _) = unsafe { atomic_cxchg::<u32, { SeqCst }, { SeqCst }>(word, old, new) };
+    found == old
+}

@@ -1,0 +1,215 @@
+//! The one place that makes packet pointers: check the bounds, then read or write one header.
+
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, xdp_md},
+    helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_pull_data},
+};
+use bytemuck::Pod;
+use lb_common::{
+    datapath::Packet,
+    net::{csum::Delta, eth},
+};
+
+/// Offsets from the IP header stay below this; it bounds them for the verifier.
+const OFFSET_MASK: u32 = 0x7f;
+/// The longest headers that are read: IPv4 with options and TCP without.
+const HEADERS: u32 = 60 + 20;
+
+/// A packet at TC, `L2` bytes before its IP header.
+pub(crate) struct TcPacket<const L2: u32> {
+    skb: *mut __sk_buff,
+}
+
+impl<const L2: u32> TcPacket<L2> {
+    /// The packet, with its headers in the linear part where direct access reaches them.
+    #[inline(always)]
+    pub(crate) fn new(skb: *mut __sk_buff) -> Self {
+        // SAFETY: the context lives as long as the program.
+        let (len, linear) = unsafe {
+            let data = (&raw const (*skb).data).read_volatile();
+            let end = (&raw const (*skb).data_end).read_volatile();
+            ((*skb).len, end.wrapping_sub(data))
+        };
+        let wanted = len.min(L2 + HEADERS);
+        if linear < wanted {
+            // Out of memory leaves the packet as it is: then its headers do not parse, and it is passed.
+            // SAFETY: the helper checks the length against the packet's.
+            unsafe { bpf_skb_pull_data(skb, wanted) };
+        }
+        Self { skb }
+    }
+
+    /// The packet as it is: nothing is made linear.
+    #[inline(always)]
+    pub(crate) fn over(skb: *mut __sk_buff) -> Self {
+        Self { skb }
+    }
+
+    /// Writes what stands before the IP header, all `L2` bytes of which are `header`'s.
+    #[inline(always)]
+    pub(crate) fn write_l2<T: Pod>(&mut self, header: T) -> Option<()> {
+        let (data, end) = self.bounds();
+        // SAFETY: the pointer was checked against the packet's end.
+        within::<T>(data, end, 0).map(|start| unsafe { start.write_unaligned(header) })
+    }
+
+    /// A pointer to `T` at `at` bytes from the IP header, if it is inside the linear part.
+    #[inline(always)]
+    fn pointer<T>(&self, at: u32) -> Option<*mut T> {
+        let (data, end) = self.bounds();
+        within(data + L2 as usize, end, at)
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: the context lives as long as the program; volatile because helpers change it.
+        unsafe {
+            (
+                (&raw const (*self.skb).data).read_volatile() as usize,
+                (&raw const (*self.skb).data_end).read_volatile() as usize,
+            )
+        }
+    }
+}
+
+impl<const L2: u32> Packet for TcPacket<L2> {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        // SAFETY: the context lives as long as the program.
+        unsafe { (*self.skb).len }.saturating_sub(L2)
+    }
+
+    #[inline(always)]
+    fn segment_len(&self, headers: u32) -> u32 {
+        // SAFETY: the context lives as long as the program.
+        match unsafe { (*self.skb).gso_size } {
+            0 => self.len(),
+            size => (headers + size).min(self.len()),
+        }
+    }
+
+    #[inline(always)]
+    fn read<T: Pod>(&self, at: u32) -> Option<T> {
+        // SAFETY: the pointer was checked against the packet's end; any bytes are a `T`.
+        self.pointer::<T>(at).map(|header| unsafe { header.read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn write<T: Pod>(&mut self, at: u32, value: T) -> Option<()> {
+        // SAFETY: as in `read`; the kernel has made the packet this program's own before it ran.
+        self.pointer::<T>(at).map(|header| unsafe { header.write_unaligned(value) })
+    }
+
+    #[inline(always)]
+    fn change_sum(&mut self, change: Delta) {
+        // SAFETY: takes no pointers. Refused where the device has left no sum: then there is none to change.
+        unsafe { bpf_csum_update(self.skb, change.fold32()) };
+    }
+
+    /// The kernel knows which part of the sum a packet still lacks: with a partial checksum only the
+    /// pseudo header's change is applied, with a complete one its own sum is corrected.
+    #[inline(always)]
+    fn update_checksum(
+        &mut self,
+        at: u32,
+        addresses: Delta,
+        header: Delta,
+        zero_is_none: bool,
+    ) -> Option<()> {
+        let mangled = if zero_is_none { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let pseudo = mangled | u64::from(BPF_F_PSEUDO_HDR);
+        let at = L2 + at;
+        // SAFETY: size 0 means "`to` is a difference"; the helper checks the offset.
+        let error = unsafe {
+            bpf_l4_csum_replace(self.skb, at, 0, u64::from(addresses.fold32()), pseudo)
+                | bpf_l4_csum_replace(self.skb, at, 0, u64::from(header.fold32()), mangled)
+        };
+        (error == 0).then_some(())
+    }
+}
+
+/// A packet at XDP, untagged Ethernet.
+pub(crate) struct XdpPacket {
+    xdp: *mut xdp_md,
+}
+
+impl XdpPacket {
+    #[inline(always)]
+    pub(crate) fn new(xdp: *mut xdp_md) -> Self {
+        Self { xdp }
+    }
+
+    /// The Ethernet header, in place.
+    #[inline(always)]
+    pub(crate) fn ethernet(&self) -> Option<*mut eth::Ethernet> {
+        let (data, end) = self.bounds();
+        within(data, end, 0)
+    }
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        // SAFETY: the context lives as long as the program.
+        unsafe {
+            (
+                (&raw const (*self.xdp).data).read_volatile() as usize,
+                (&raw const (*self.xdp).data_end).read_volatile() as usize,
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn pointer<T>(&self, at: u32) -> Option<*mut T> {
+        let (data, end) = self.bounds();
+        within(data + eth::LEN as usize, end, at)
+    }
+}
+
+impl Packet for XdpPacket {
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        let (data, end) = self.bounds();
+        (end.wrapping_sub(data) as u32).saturating_sub(eth::LEN)
+    }
+
+    #[inline(always)]
+    fn segment_len(&self, _headers: u32) -> u32 {
+        self.len()
+    }
+
+    #[inline(always)]
+    fn read<T: Pod>(&self, at: u32) -> Option<T> {
+        // SAFETY: the pointer was checked against the packet's end; any bytes are a `T`.
+        self.pointer::<T>(at).map(|header| unsafe { header.read_unaligned() })
+    }
+
+    #[inline(always)]
+    fn write<T: Pod>(&mut self, at: u32, value: T) -> Option<()> {
+        // SAFETY: as in `read`.
+        self.pointer::<T>(at).map(|header| unsafe { header.write_unaligned(value) })
+    }
+
+    #[inline(always)]
+    fn change_sum(&mut self, _change: Delta) {}
+
+    #[inline(always)]
+    fn update_checksum(
+        &mut self,
+        at: u32,
+        addresses: Delta,
+        header: Delta,
+        zero_is_none: bool,
+    ) -> Option<()> {
+        let old = u16::from_ne_bytes(self.read::<[u8; 2]>(at)?);
+        self.write(at, addresses.and(header).update(old, zero_is_none).to_ne_bytes())
+    }
+}
+
+/// A pointer to `T` at `at` bytes from `base`, if it ends before `end`.
+#[inline(always)]
+fn within<T>(base: usize, end: usize, at: u32) -> Option<*mut T> {
+    let start = base + (at & OFFSET_MASK) as usize;
+    if start + size_of::<T>() > end {
+        return None;
+    }
+    Some(start as *mut T)
+}

@@ -1,0 +1,177 @@
+//! The datapath's tables on BPF maps: one body for both families and all programs.
+
+use core::{arch::asm, ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{
+    btf_maps::lpm_trie::Key,
+    bindings::bpf_fib_lookup as FibLookup,
+    helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
+};
+use lb_common::{
+    abi::{Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
+    datapath::{Hook, Role, Route, Tables},
+    flow::clock::{self, Tick},
+    net::ip::Ends,
+};
+
+use crate::{
+    maps::{COUNTERS, FamilyMaps, NEXT_HOPS, NODE, SLOTS},
+    memory::{KernelHop, KernelSlots},
+};
+
+/// `BPF_FIB_LKUP_RET_SUCCESS` of `include/uapi/linux/bpf.h`.
+const FIB_SUCCESS: i64 = 0;
+/// `BPF_FIB_LKUP_RET_NO_NEIGH`: the route is found, the neighbour not resolved.
+const FIB_NO_NEIGH: i64 = 7;
+
+/// What one program run knows besides the maps.
+pub(crate) struct KernelTables<const XDP: bool> {
+    /// The program's context.
+    pub(crate) ctx: *mut c_void,
+    pub(crate) ifindex: u32,
+    pub(crate) role: Role,
+}
+
+impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
+    type Slots = KernelSlots;
+    type Hop = KernelHop;
+    const HOOK: Hook = if XDP { Hook::Xdp } else { Hook::Tc };
+
+    #[inline(always)]
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    #[inline(always)]
+    fn ingress_ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    #[inline(always)]
+    fn node(&self) -> &NodeConfig {
+        node()
+    }
+
+    #[inline(always)]
+    fn node_addr(&self) -> A {
+        A::node_addr(node())
+    }
+
+    #[inline(always)]
+    fn flow_mask(&self) -> u32 {
+        A::flow_mask(node())
+    }
+
+    #[inline(always)]
+    fn slots(&self) -> &KernelSlots {
+        &KernelSlots
+    }
+
+    #[inline(always)]
+    fn service(&self, key: &ServiceKey<A>) -> Option<Service> {
+        // SAFETY: copied at once. The kernel may give the element to another key meanwhile; the datapath
+        // checks version and backend before it believes the copy.
+        unsafe { A::services().get(key).copied() }
+    }
+
+    #[inline(always)]
+    fn slot(&self, index: u32) -> Option<u32> {
+        SLOTS.get(index).copied()
+    }
+
+    #[inline(always)]
+    fn backend(&self, id: u32) -> Option<Backend<A>> {
+        A::backends().get(id).copied()
+    }
+
+    #[inline(always)]
+    fn is_pod(&self, addr: A) -> bool {
+        A::pod_cidrs().get(&Key::new(size_of::<A>() as u32 * 8, addr)).is_some()
+    }
+
+    #[inline(always)]
+    fn hop(&self, index: u32) -> Option<KernelHop> {
+        NEXT_HOPS.get_ptr_mut(index).map(KernelHop)
+    }
+
+    #[inline(always)]
+    fn route(&self, ends: &Ends<A>, hop: &mut NextHop) -> Route {
+        route(self.ctx, self.ifindex, ends, hop)
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Tick {
+        // SAFETY: takes nothing.
+        clock::tick(unsafe { bpf_ktime_get_coarse_ns() })
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        // SAFETY: takes nothing.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn count(&self, reason: Reason) {
+        if let Some(counter) = COUNTERS.get_ptr_mut(reason as u32) {
+            // SAFETY: this CPU's own value; programs on one CPU do not interrupt each other.
+            unsafe { *counter += 1 };
+        }
+    }
+}
+
+/// The load-time facts, read in place.
+#[inline(always)]
+pub(crate) fn node() -> &'static NodeConfig {
+    let mut node = (&raw const NODE).cast::<NodeConfig>();
+    // SAFETY: an empty instruction that hides where the pointer comes from: the compiler must not
+    // take the initial values for the ones that the loader writes.
+    unsafe { asm!("", inout("r1") node, options(nomem, nostack, preserves_flags)) };
+    // SAFETY: `Global` is the value and nothing else, and the loader writes it before the program runs.
+    unsafe { &*node }
+}
+
+/// A MAC out of the query, half word by half word: it is not aligned to more, and the verifier refuses
+/// unaligned reads of the stack.
+#[inline(always)]
+fn mac(bytes: &[u8; 6]) -> [u8; 6] {
+    let halves = bytes.as_ptr().cast::<u16>();
+    // SAFETY: six bytes, aligned to 2 inside the query.
+    let [[a, b], [c, d], [e, f]] = [0, 1, 2].map(|half| unsafe { halves.add(half).read_volatile() }.to_ne_bytes());
+    [a, b, c, d, e, f]
+}
+
+/// One FIB lookup, as if the packet came in by its device and went to `dst`.
+#[inline(always)]
+fn route<A: FamilyMaps>(
+    ctx: *mut c_void,
+    ifindex: u32,
+    ends: &Ends<A>,
+    hop: &mut NextHop,
+) -> Route {
+    // SAFETY: all zero is a valid query.
+    let mut query: FibLookup = unsafe { MaybeUninit::zeroed().assume_init() };
+    query.family = A::AF;
+    query.ifindex = ifindex;
+    // A length makes the kernel report the route's own MTU; one byte always fits.
+    query.__bindgen_anon_1.tot_len = 1;
+    query.__bindgen_anon_3.ipv6_src = ends.src.words();
+    query.__bindgen_anon_4.ipv6_dst = ends.dst.words();
+    let size = size_of::<FibLookup>() as i32;
+    // SAFETY: the context is this program's, the query `size` bytes long.
+    let found = unsafe { bpf_fib_lookup(ctx, &raw mut query, size, 0) };
+    hop.ifindex = query.ifindex;
+    match found {
+        FIB_SUCCESS => {
+            // SAFETY: both members of the union are a u16.
+            hop.mtu = u32::from(unsafe { query.__bindgen_anon_1.mtu_result });
+            hop.macs = NextHop::join_macs(mac(&query.dmac), mac(&query.smac));
+            Route::Neighbour
+        }
+        FIB_NO_NEIGH => {
+            hop.mtu = 0;
+            Route::Unresolved
+        }
+        _ => Route::None,
+    }
+}
