@@ -362,7 +362,7 @@ impl<A: Addr, M: Words> Slot<A, M> {
 
 /// Where the flows that call one position home were put: a bit per place of its window, and "spilled".
 ///
-/// It belongs to the position and outlives the flows. Bits are set before a flow is published and
+/// It belongs to the position and outlives the flows. Bits are set before a key is written and
 /// cleared only by the agent's walk, so a reader that skips the places without a bit misses nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Home(pub u32);

@@ -12,13 +12,13 @@
 //! else in a slot is written only by the one that has it claimed, but for `last seen`, the counters,
 //! the next hop and the flags of a published slot, where a late write does no harm.
 //!
-//! * **Open.** Claim a slot for the original direction, write the key, become `Keyed`, then look at all
-//!   sixteen places for the same key. Who sees it published gives up. Who sees it `Keyed` at a later
-//!   position cancels that one, at an earlier position gives up. The same for the reply. Then the
+//! * **Open.** Claim a slot for the original direction, mark its place in its home, write the key, become
+//!   `Keyed`, then look at all marked places for the same key. Who sees it published gives up. Who sees it
+//!   `Keyed` at a later position cancels that one, at an earlier position gives up. The same for the reply. Then the
 //!   bodies are written, and the reply is published before the original, by an exchange that fails if
 //!   the slot was cancelled.
-//! * **Never twice.** Of two CPUs that write the same key, both exchange `Keyed` before they look
-//!   (full barriers), so at least one sees the other; that one gives up or cancels. A cancelled slot
+//! * **Never twice.** Of two CPUs that write the same key, both mark their place and exchange `Keyed`
+//!   before they look (full barriers), so at least one sees the other; that one gives up or cancels. A cancelled slot
 //!   cannot be published, since both are exchanges of the same word. A cancelled slot is given back by its
 //!   owner alone, so nobody else writes into a slot while its owner still may.
 //! * **Recycling.** Whoever wants a reply slot claims its twin, the original slot, first; an original slot is
@@ -179,23 +179,11 @@ struct Homes {
     second: u32,
 }
 
-/// A key to be written, and where it may go.
-struct Wanted<'a, A> {
-    key: &'a FlowKey<A>,
-    homes: Homes,
-    existing: Existing,
-}
-
 /// A slot that this CPU has, or wants, to itself.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Claim {
     position: u32,
     word: StateWord,
-}
-
-impl Claim {
-    /// No slot: no table has this position.
-    const NONE: Self = Self { position: u32::MAX, word: StateWord(u32::MAX) };
 }
 
 impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
@@ -214,16 +202,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     /// The live flow with this key.
     #[inline(always)]
     pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
-        let homes = self.homes(key);
-        let home = self.slot(homes.first)?.home();
-        let found = match self.find_in(homes.first, home, key) {
-            Some(found) => found,
-            None if home.spilled() => {
-                let home = self.slot(homes.second)?.home();
-                self.find_in(homes.second, home, key)?
-            }
-            None => return None,
-        };
+        let found = self.find_published(&self.homes(key), key)?;
         self.is_live(&found).then_some(found)
     }
 
@@ -318,6 +297,19 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         self.slots.words(position & self.mask).map(Slot::new)
     }
 
+    /// The published slot with this key, live or not.
+    #[inline(always)]
+    fn find_published(&self, homes: &Homes, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
+        let home = self.slot(homes.first)?.home();
+        match self.find_in(homes.first, home, key) {
+            None if home.spilled() => {
+                let home = self.slot(homes.second)?.home();
+                self.find_in(homes.second, home, key)
+            }
+            found => found,
+        }
+    }
+
     #[inline(always)]
     fn find_in(&self, base: u32, home: Home, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
         if home.has_none() {
@@ -378,74 +370,72 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         flags: SlotFlags,
         existing: Existing,
     ) -> Result<Claim, Refusal> {
-        let wanted = Wanted { key, homes: self.homes(key), existing };
-        let claim = self.claim_place(&wanted)?;
-        let Some(slot) = self.slot(claim.position) else { return Err(Refusal::Busy) };
+        let homes = self.homes(key);
+        let place = self.choose_place(&homes, key, existing)?;
+        let Some(word) = self.claim(place, existing) else { return Err(Refusal::Busy) };
+        let Some(slot) = self.slot(place.position) else { return Err(Refusal::Busy) };
+        // Before `Keyed`: who looks for the same key looks only at marked places.
+        self.mark_homes(&homes, place.position);
         slot.set_key(key, flags);
         slot.set_last_seen(self.now);
-        let keyed = claim.word.with(State::Keyed);
-        slot.exchange(claim.word, keyed);
-        let claim = Claim { word: keyed, ..claim };
-        if let Err(refusal) = self.outdo_others(&wanted, claim) {
+        let claim = Claim { word: word.with(State::Keyed), ..place };
+        slot.exchange(word, claim.word);
+        if let Err(refusal) = self.outdo_others(&homes, key, claim) {
             self.give_back(claim);
             return Err(refusal);
         }
-        self.mark_homes(&wanted.homes, claim.position);
         Ok(claim)
     }
 
-    /// Claims the best place of both windows: the key's own old slot, a free or expired one, the oldest
-    /// half-open one.
+    /// The key's own old slot, else the first free or expired one, else the oldest half-open one.
     #[inline(always)]
-    fn claim_place(&self, wanted: &Wanted<'_, A>) -> Result<Claim, Refusal> {
-        let place = match self.look_for_place(wanted)? {
-            Claim::NONE => self.oldest_half_open(wanted),
-            place => place,
-        };
-        if place == Claim::NONE {
-            return Err(Refusal::Full);
+    fn choose_place(
+        &self,
+        homes: &Homes,
+        key: &FlowKey<A>,
+        existing: Existing,
+    ) -> Result<Claim, Refusal> {
+        if let Some(same) = self.find_published(homes, key) {
+            let replace = existing == Existing::Replace
+                || same.word.state() == State::Closed
+                || same.slot.flags().orphan()
+                || self.is_over(&same, 0);
+            return if replace {
+                Ok(Claim { position: same.position, word: same.word })
+            } else {
+                Err(Refusal::ReplyTaken)
+            };
         }
-        match self.claim(place, wanted.existing) {
-            Some(word) => Ok(Claim { word, ..place }),
-            None => Err(Refusal::Busy),
-        }
+        self.first_free(homes).or_else(|| self.oldest_half_open(homes)).ok_or(Refusal::Full)
     }
 
-    /// The key's own old slot, or the first free or expired one.
+    /// The first place where nothing is, or a flow that ended long enough ago.
     #[inline(never)]
-    fn look_for_place(&self, wanted: &Wanted<'_, A>) -> Result<Claim, Refusal> {
-        let mut free = Claim::NONE;
+    fn first_free(&self, homes: &Homes) -> Option<Claim> {
         for place in 0..2 * WINDOW {
-            let position = self.place(&wanted.homes, place);
-            let Some(slot) = self.slot(position) else { continue };
+            let position = self.place(homes, place);
+            let slot = self.slot(position)?;
             let word = slot.state();
-            let found = Found { position, slot, word };
-            if word.published() && slot.has_key(wanted.key) {
-                if wanted.existing == Existing::Keep && !self.may_be_replaced(&found) {
-                    return Err(Refusal::ReplyTaken);
-                }
-                return Ok(Claim { position, word });
-            }
-            if free == Claim::NONE && self.is_free(&found) {
-                free = Claim { position, word };
+            if self.is_over(&Found { position, slot, word }, REUSE_AFTER) {
+                return Some(Claim { position, word });
             }
         }
-        Ok(free)
+        None
     }
 
     /// The half-open flow that has waited longest for an answer.
     #[inline(never)]
-    fn oldest_half_open(&self, wanted: &Wanted<'_, A>) -> Claim {
-        let mut oldest = Claim::NONE;
+    fn oldest_half_open(&self, homes: &Homes) -> Option<Claim> {
+        let mut oldest = None;
         let mut oldest_age = 0;
         for place in 0..2 * WINDOW {
-            let position = self.place(&wanted.homes, place);
-            let Some(slot) = self.slot(position) else { continue };
+            let position = self.place(homes, place);
+            let slot = self.slot(position)?;
             let word = slot.state();
             let waited = 1 + age(self.now, slot.last_seen());
             if word.state() == State::HalfOpen && waited > oldest_age {
                 oldest_age = waited;
-                oldest = Claim { position, word };
+                oldest = Some(Claim { position, word });
             }
         }
         oldest
@@ -458,21 +448,15 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         base.wrapping_add(place % WINDOW) & self.mask
     }
 
-    /// A flow with the wanted key whose connection is over.
+    /// True if nothing is in the slot, or a flow that ended `grace` ticks ago.
+    ///
+    /// Another connection's slot is taken only after a grace, so that no reader is inside any more.
     #[inline(always)]
-    fn may_be_replaced(&self, found: &Found<A, S::Words>) -> bool {
-        found.word.state() == State::Closed
-            || found.slot.flags().orphan()
-            || !self.is_live(found)
-    }
-
-    /// True if nothing is in the slot, or a flow that ended long enough ago for no reader to be inside.
-    #[inline(always)]
-    fn is_free(&self, found: &Found<A, S::Words>) -> bool {
+    fn is_over(&self, found: &Found<A, S::Words>, grace: Tick) -> bool {
         if !found.word.published() {
             return found.word.state() == State::Empty;
         }
-        let then = Self { now: self.now.wrapping_sub(REUSE_AFTER), ..*self };
+        let then = Self { now: self.now.wrapping_sub(grace), ..*self };
         !then.is_live(found)
     }
 
@@ -521,28 +505,36 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
 
     /// Makes sure that nobody else publishes `key`: cancels who is behind, yields to who is ahead.
     #[inline(never)]
-    fn outdo_others(&self, wanted: &Wanted<'_, A>, mine: Claim) -> Result<(), Refusal> {
+    fn outdo_others(
+        &self,
+        homes: &Homes,
+        key: &FlowKey<A>,
+        mine: Claim,
+    ) -> Result<(), Refusal> {
+        let (Some(first), Some(second)) = (self.slot(homes.first), self.slot(homes.second)) else {
+            return Err(Refusal::Busy);
+        };
+        let marked = first.home().0 & 0xff | (second.home().0 & 0xff) << WINDOW;
         for place in 0..2 * WINDOW {
-            let position = self.place(&wanted.homes, place);
-            if position == mine.position {
+            let position = self.place(homes, place);
+            if marked & 1 << place == 0 || position == mine.position {
                 continue;
             }
             let Some(slot) = self.slot(position) else { continue };
             let word = slot.state();
             let keyed = word.state() == State::Keyed;
-            if !(keyed || word.published()) || !slot.has_key(wanted.key) {
+            if !(keyed || word.published()) || !slot.has_key(key) {
                 continue;
             }
             let behind = keyed && position > mine.position;
-            if behind && slot.exchange(word, word.with(State::Cancelled)) {
-                continue;
+            if !behind || !slot.exchange(word, word.with(State::Cancelled)) {
+                return Err(Refusal::Busy);
             }
-            return Err(Refusal::Busy);
         }
         Ok(())
     }
 
-    /// Before publishing: tells the readers of both homes where to look.
+    /// Tells the readers of both homes where to look.
     #[inline(always)]
     fn mark_homes(&self, homes: &Homes, position: u32) {
         let Some(first) = self.slot(homes.first) else { return };
