@@ -1,0 +1,60 @@
+//! Which addresses a service occupies, and whether it has a place in the datapath at all.
+
+use lb_common::net::addr::Family;
+
+use crate::{
+    alloc::Addresses,
+    desired::{DesiredPort, Frontend, FrontendKind, PortName, Protocol},
+    model::{
+        object::family_of,
+        service::{LABEL_HEADLESS, LABEL_PROXY_NAME, Service, ServicePort},
+    },
+};
+
+/// Whether the datapath serves it: not if it is headless or an alias, nor if a label says so.
+pub(super) fn is_served(service: &Service) -> bool {
+    let labels = &service.meta.labels;
+    !service.is_headless()
+        && !service.is_external_name()
+        && !labels.contains_key(LABEL_HEADLESS)
+        && !labels.contains_key(LABEL_PROXY_NAME)
+}
+
+/// Every port of a service in every family that it has an address of, without endpoints.
+pub(super) fn ports<'a>(
+    service: &'a Service,
+    addresses: &'a Addresses,
+) -> impl Iterator<Item = (&'a ServicePort, PortName, DesiredPort)> {
+    let ports = service
+        .spec
+        .ports
+        .iter()
+        .filter(|port| port.protocol != Protocol::Sctp);
+    ports.flat_map(move |port| {
+        addresses.ips.iter().map(move |addr| {
+            let name = port_name(service, port, family_of(*addr));
+            let kind = FrontendKind::ClusterIp;
+            let entry = DesiredPort {
+                frontends: [Frontend {
+                    addr: *addr,
+                    port: port.port,
+                    kind,
+                }]
+                .into(),
+                affinity_timeout_s: service.spec.affinity_timeout_s.unwrap_or(0),
+                ..DesiredPort::default()
+            };
+            (port, name, entry)
+        })
+    })
+}
+
+fn port_name(service: &Service, port: &ServicePort, family: Family) -> PortName {
+    PortName {
+        namespace: service.meta.name.namespace.to_string(),
+        service: service.meta.name.name.to_string(),
+        port: port.name.clone(),
+        protocol: port.protocol,
+        family,
+    }
+}

@@ -1,0 +1,129 @@
+//! What the tables should say, in the words of Kubernetes: the hand-over from `compile` to `plan`.
+//!
+//! No ids, no slots, no map types: those belong to [`crate::plan`]. Equal snapshots give equal values,
+//! whatever the order of the events that led there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::IpNet;
+use lb_common::net::addr::Family;
+use serde::Serialize;
+
+/// The whole desired state of one node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// Every service port that the datapath serves.
+    pub ports: BTreeMap<PortName, DesiredPort>,
+    /// Prefixes that the cluster's pods have.
+    pub pod_cidrs: BTreeSet<IpNet>,
+}
+
+/// One port of one service in one family: the unit that owns a service id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortName {
+    /// The service's namespace.
+    pub namespace: String,
+    /// The service's name.
+    pub service: String,
+    /// The port's name; empty where the service has one unnamed port.
+    pub port: String,
+    /// The port's protocol.
+    pub protocol: Protocol,
+    /// The address family.
+    pub family: Family,
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.service)?;
+        if !self.port.is_empty() {
+            write!(f, ":{}", self.port)?;
+        }
+        write!(f, " {} {}", self.protocol, self.family)
+    }
+}
+
+/// Layer-4 protocols that a service port may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Protocol {
+    /// RFC 9293.
+    Tcp,
+    /// RFC 768.
+    Udp,
+    /// RFC 9260; known to the control plane, not yet to the datapath.
+    Sctp,
+}
+
+impl Protocol {
+    /// The IANA number.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+/// One service port: who dials it and who answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DesiredPort {
+    /// Addresses and ports that clients dial.
+    pub frontends: BTreeSet<Frontend>,
+    /// Endpoints by address and port.
+    pub backends: BTreeMap<SocketAddr, Endpoint>,
+    /// Seconds of client affinity; 0: none.
+    pub affinity_timeout_s: u32,
+}
+
+/// One address that a service port answers on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// The address.
+    pub addr: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// What kind of address it is.
+    pub kind: FrontendKind,
+}
+
+/// Kinds of service addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FrontendKind {
+    /// `spec.clusterIPs`.
+    ClusterIp,
+}
+
+/// What may be done with one endpoint.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, one bit of the backend's flags each"
+)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// It keeps the flows that it has.
+    pub serving: bool,
+    /// It takes new flows from the cluster list.
+    pub in_cluster: bool,
+    /// It takes new external flows under a Local policy.
+    pub in_external_local: bool,
+    /// It takes new internal flows under a Local policy.
+    pub in_internal_local: bool,
+    /// It runs on this node.
+    pub local: bool,
+}

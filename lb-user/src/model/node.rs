@@ -1,0 +1,28 @@
+//! Nodes, as far as the datapath looks at them.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::object::Meta;
+
+/// Label that names a node's zone.
+pub const LABEL_ZONE: &str = "topology.kubernetes.io/zone";
+
+/// One Node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Name and labels.
+    pub meta: Meta,
+    /// `status.addresses` of the types that are IP addresses, in order.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`.
+    pub pod_cidrs: Vec<IpNet>,
+}
+
+impl Node {
+    /// The zone, where the node is labelled with one.
+    pub fn zone(&self) -> Option<&str> {
+        self.meta.labels.get(LABEL_ZONE).map(String::as_str)
+    }
+}

@@ -1,0 +1,194 @@
+//! What all objects have in common: a kind, a name, labels, and the place they were read from.
+//!
+//! A name is unique per kind; no object is ever known by anything else.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+use lb_common::net::addr::Family;
+
+use super::{
+    endpoint::{EndpointSlice, Endpoints},
+    node::Node,
+    pod::Pod,
+    service::Service,
+};
+
+/// `metadata.labels`, and label selectors of equality.
+pub type Labels = BTreeMap<String, String>;
+
+/// One object of a kind that the control plane works with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// `v1` Service.
+    Service(Service),
+    /// `v1` Endpoints.
+    Endpoints(Endpoints),
+    /// `discovery.k8s.io/v1` `EndpointSlice`.
+    EndpointSlice(EndpointSlice),
+    /// `v1` Pod.
+    Pod(Pod),
+    /// `v1` Node.
+    Node(Node),
+}
+
+impl Object {
+    /// The object's kind and name.
+    pub fn reference(&self) -> ObjectRef {
+        let (kind, meta) = match self {
+            Self::Service(service) => (Kind::Service, &service.meta),
+            Self::Endpoints(endpoints) => (Kind::Endpoints, &endpoints.meta),
+            Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.meta),
+            Self::Pod(pod) => (Kind::Pod, &pod.meta),
+            Self::Node(node) => (Kind::Node, &node.meta),
+        };
+        ObjectRef {
+            kind,
+            name: meta.name.clone(),
+        }
+    }
+}
+
+/// A value together with the place it was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located<T> {
+    /// The value.
+    pub object: T,
+    /// Where it stands.
+    pub origin: Origin,
+}
+
+/// A place in a manifest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// The file as the user named it; `-` for standard input.
+    pub file: Arc<str>,
+    /// Which document of the file, from 1.
+    pub document: usize,
+    /// The object's first line, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.file, self.line)
+    }
+}
+
+/// The parts of `metadata` that matter here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Namespace and name.
+    pub name: ObjectName,
+    /// `metadata.labels`.
+    pub labels: Labels,
+    /// `metadata.creationTimestamp` in RFC 3339, where the manifest has one.
+    pub created: Option<String>,
+}
+
+/// A namespace and a name; the namespace is empty for kinds that have none.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectName {
+    /// `metadata.namespace`.
+    pub namespace: Arc<str>,
+    /// `metadata.name`.
+    pub name: Arc<str>,
+}
+
+impl ObjectName {
+    /// The name out of its two parts.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// The one name that an object has.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    /// The kind.
+    pub kind: Kind,
+    /// Namespace and name.
+    pub name: ObjectName,
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// Kinds of objects that the control plane works with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// `v1` Service.
+    Service,
+    /// `v1` Endpoints.
+    Endpoints,
+    /// `discovery.k8s.io/v1` `EndpointSlice`.
+    EndpointSlice,
+    /// `v1` Pod.
+    Pod,
+    /// `v1` Node.
+    Node,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [
+        Self::Service,
+        Self::Endpoints,
+        Self::EndpointSlice,
+        Self::Pod,
+        Self::Node,
+    ];
+
+    /// The kind as manifests spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Service => "Service",
+            Self::Endpoints => "Endpoints",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Pod => "Pod",
+            Self::Node => "Node",
+        }
+    }
+
+    /// The `apiVersion` that goes with the kind.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::Service | Self::Endpoints | Self::Pod | Self::Node => "v1",
+        }
+    }
+
+    /// Whether objects of the kind live in a namespace.
+    pub fn is_namespaced(self) -> bool {
+        self != Self::Node
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The family of an address.
+pub fn family_of(ip: IpAddr) -> Family {
+    match ip {
+        IpAddr::V4(_) => Family::V4,
+        IpAddr::V6(_) => Family::V6,
+    }
+}

@@ -1,0 +1,379 @@
+//! A directory of manifests, or one manifest file, as a source.
+//!
+//! Like `kubectl -f DIR`: the files `*.yaml`, `*.yml` and `*.json` of the directory itself, sorted by
+//! name. [`Directory`] reads them when asked; [`watch`] asks whenever something happened.
+//!
+//! A directory (or a named file) that cannot be read is a fault, not a deletion: everything stays.
+//! A file that is gone from the directory takes its objects with it.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    hash::{BuildHasher, RandomState},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use notify::{
+    EventKind, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
+use tokio::{sync::mpsc, time};
+
+use super::{Change, ScanResult, files::Files, manifest};
+use crate::model::finding::{Finding, Severity};
+
+/// Largest file that is read.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+/// Quiet time after which a change is taken as complete.
+const DEBOUNCE: Duration = Duration::from_millis(200);
+/// Longest wait for quiet.
+const DEBOUNCE_MAX: Duration = Duration::from_secs(2);
+/// Time between looks without an event: for file systems that report none, and for a directory that
+/// was replaced.
+const RESCAN: Duration = Duration::from_secs(30);
+
+/// A directory of manifests, or one manifest file, and what was last read from it.
+#[derive(Debug)]
+pub struct Directory {
+    path: PathBuf,
+    files: Files,
+    /// Hash of each file that was parsed, so that it is not parsed again.
+    read: HashMap<PathBuf, u64>,
+    hasher: RandomState,
+    is_synced: bool,
+}
+
+impl Directory {
+    /// Nothing is read yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            files: Files::default(),
+            read: HashMap::new(),
+            hasher: RandomState::new(),
+            is_synced: false,
+        }
+    }
+
+    /// The source's name in [`Change::Synced`].
+    pub fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// Looks, and says what changed since it last looked. The first complete look ends with
+    /// [`Change::Synced`].
+    pub fn scan(&mut self) -> ScanResult {
+        let paths = match manifests(&self.path) {
+            Ok(paths) => paths,
+            Err(error) => return self.unreadable(&error),
+        };
+        let names: Vec<String> = paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        self.files
+            .retain(|name| names.iter().any(|there| there == name));
+        self.read.retain(|path, _| paths.contains(path));
+        for (path, name) in paths.iter().zip(&names) {
+            match read_text(path) {
+                Ok(text) => {
+                    let hash = self.hasher.hash_one(&text);
+                    if self.read.insert(path.clone(), hash) != Some(hash) {
+                        self.files.insert(name, manifest::parse(name, &text));
+                    }
+                }
+                Err(error) => {
+                    self.read.remove(path);
+                    self.files.fail(name, &format!("cannot be read: {error}"));
+                }
+            }
+        }
+        let mut result = self.files.merge();
+        if names.is_empty() {
+            let message = "no manifest here; files are read that end in .yaml, .yml or .json";
+            result.findings.push(Finding::about_file(
+                Severity::Warning,
+                &self.name(),
+                message,
+            ));
+        }
+        if !self.is_synced {
+            self.is_synced = true;
+            result.changes.push(Change::Synced(self.name()));
+        }
+        result
+    }
+
+    fn unreadable(&self, error: &io::Error) -> ScanResult {
+        let mut findings = self.files.findings();
+        let message = format!("cannot be read: {error}; what was read before stays in use");
+        findings.push(Finding::about_file(Severity::Error, &self.name(), message));
+        findings.sort();
+        ScanResult {
+            changes: Vec::new(),
+            findings,
+        }
+    }
+}
+
+/// Why a directory cannot be watched.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot watch {}: {source}", path.display())]
+pub struct WatchError {
+    path: PathBuf,
+    source: notify::Error,
+}
+
+/// Sends a [`ScanResult`] at once, and again whenever something changed; returns when nobody
+/// listens any more.
+///
+/// The directory is watched, not the file: editors and `ConfigMap` volumes replace files.
+pub async fn watch(path: PathBuf, tx: mpsc::Sender<ScanResult>) -> Result<(), WatchError> {
+    let (touch, mut touched) = mpsc::channel(1);
+    let dir = watched_dir(&path);
+    let fail = |source| WatchError {
+        path: dir.clone(),
+        source,
+    };
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        if event.map_or(true, |event| is_change(event.kind)) {
+            // A full channel is as good: the look is still to come.
+            let _ = touch.try_send(());
+        }
+    })
+    .map_err(fail)?;
+    watcher
+        .watch(&dir, RecursiveMode::NonRecursive)
+        .map_err(fail)?;
+    let mut directory = Directory::new(path);
+    let mut told = None;
+    loop {
+        let look = tokio::task::spawn_blocking(move || {
+            let result = directory.scan();
+            (directory, result)
+        });
+        let Ok((looked, result)) = look.await else {
+            // The runtime is shutting down.
+            return Ok(());
+        };
+        directory = looked;
+        if !result.changes.is_empty() || told.as_ref() != Some(&result.findings) {
+            told = Some(result.findings.clone());
+            if tx.send(result).await.is_err() {
+                return Ok(());
+            }
+        }
+        tokio::select! {
+            () = tx.closed() => return Ok(()),
+            _ = touched.recv() => settle(&mut touched).await,
+            () = time::sleep(RESCAN) => {
+                // A directory that was replaced is another one to the kernel. While it is missing
+                // the scan says so.
+                let _ = watcher.watch(&dir, RecursiveMode::NonRecursive);
+            }
+        }
+    }
+}
+
+/// Waits until nothing has happened for a while, but not for ever.
+async fn settle(touched: &mut mpsc::Receiver<()>) {
+    let quiet = async { while let Ok(Some(())) = time::timeout(DEBOUNCE, touched.recv()).await {} };
+    let _ = time::timeout(DEBOUNCE_MAX, quiet).await;
+}
+
+/// Whether an event may mean other content. Reading is none: our own would wake us for ever.
+fn is_change(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    }
+}
+
+fn watched_dir(path: &Path) -> PathBuf {
+    if path.is_dir() {
+        return path.to_owned();
+    }
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The manifests of a directory, sorted; a file is its own only one.
+fn manifests(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let meta = fs::metadata(path)?;
+    if meta.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    if !meta.is_dir() {
+        let message = "neither a file nor a directory; pipe manifests to standard input";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let is_manifest = matches!(extension, Some("yaml" | "yml" | "json"));
+        // A dangling link is kept: that it cannot be read is worth a finding.
+        if is_manifest && fs::metadata(&path).map_or(true, |meta| meta.is_file()) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn read_text(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE_BYTES {
+        let message = format!("more than {MAX_FILE_BYTES} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::model::object::Object;
+
+    fn node(name: &str) -> String {
+        format!("apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\n")
+    }
+
+    /// Names of upserted objects, then the count of deletions.
+    fn told(result: &ScanResult) -> (Vec<String>, usize) {
+        let mut names = Vec::new();
+        let mut deleted = 0;
+        for change in &result.changes {
+            match change {
+                Change::Upsert(located) => {
+                    let Object::Node(node) = &located.object else {
+                        panic!("only nodes here")
+                    };
+                    names.push(node.meta.name.to_string());
+                }
+                Change::Delete(_) => deleted += 1,
+                Change::Synced(_) => {}
+            }
+        }
+        (names, deleted)
+    }
+
+    #[test]
+    fn files_are_read_sorted_and_by_extension() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("b.yml"), node("b")).expect("written");
+        fs::write(
+            dir.path().join("a.json"),
+            r#"{"apiVersion":"v1","kind":"Node","metadata":{"name":"a"}}"#,
+        )
+        .expect("written");
+        fs::write(dir.path().join("c.txt"), node("c")).expect("written");
+        fs::create_dir(dir.path().join("d.yaml")).expect("made");
+        let mut directory = Directory::new(dir.path());
+        let result = directory.scan();
+        assert_eq!(told(&result), (vec!["a".into(), "b".into()], 0));
+        assert_eq!(
+            result.changes.last(),
+            Some(&Change::Synced(directory.name()))
+        );
+        assert_eq!(result.findings, []);
+        assert_eq!(directory.scan().changes, [], "synced is told once");
+        fs::remove_file(dir.path().join("b.yml")).expect("removed");
+        assert_eq!(told(&directory.scan()), (vec![], 1));
+    }
+
+    #[test]
+    fn a_swapped_link_is_a_change_and_a_dangling_one_is_not_a_deletion() {
+        let dir = tempfile::tempdir().expect("a directory");
+        for (version, name) in [("v1", "a"), ("v2", "b")] {
+            fs::create_dir(dir.path().join(version)).expect("made");
+            fs::write(dir.path().join(version).join("m.yaml"), node(name)).expect("written");
+        }
+        let data = dir.path().join("..data");
+        symlink("v1", &data).expect("linked");
+        symlink("..data/m.yaml", dir.path().join("m.yaml")).expect("linked");
+        let mut directory = Directory::new(dir.path());
+        assert_eq!(told(&directory.scan()), (vec!["a".into()], 0));
+        fs::remove_file(&data).expect("removed");
+        let dangling = directory.scan();
+        assert_eq!(told(&dangling), (vec![], 0));
+        assert_eq!(dangling.findings.len(), 2);
+        symlink("v2", &data).expect("linked");
+        assert_eq!(told(&directory.scan()), (vec!["b".into()], 1));
+    }
+
+    #[test]
+    fn a_missing_path_never_syncs_and_never_deletes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("m.yaml");
+        let mut directory = Directory::new(&path);
+        let missing = directory.scan();
+        assert_eq!((missing.changes.len(), missing.findings.len()), (0, 1));
+        fs::write(&path, node("a")).expect("written");
+        assert_eq!(directory.scan().changes.len(), 2);
+        fs::remove_file(&path).expect("removed");
+        assert_eq!(directory.scan().changes, []);
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_keeps_what_it_was() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("m.yaml");
+        fs::write(&path, node("a")).expect("written");
+        let mut directory = Directory::new(dir.path());
+        directory.scan();
+        fs::write(&path, [0xff, 0xfe]).expect("written");
+        let bad = directory.scan();
+        assert_eq!((bad.changes.len(), bad.findings.len()), (0, 2));
+        fs::write(&path, node("a")).expect("written");
+        assert_eq!(directory.scan(), ScanResult::default());
+    }
+
+    #[tokio::test]
+    async fn a_watch_tells_what_is_there_and_then_what_changes() {
+        const DEADLINE: Duration = Duration::from_secs(20);
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("a.yaml"), node("a")).expect("written");
+        let (tx, mut rx) = mpsc::channel(1);
+        let watching = tokio::spawn(watch(dir.path().to_owned(), tx));
+        let first = time::timeout(DEADLINE, rx.recv())
+            .await
+            .expect("in time")
+            .expect("a result");
+        assert_eq!(told(&first), (vec!["a".into()], 0));
+        // The watch is in place before the first look, so that nothing is lost in between.
+        fs::write(dir.path().join("b.yaml"), node("b")).expect("written");
+        let second = time::timeout(DEADLINE, rx.recv())
+            .await
+            .expect("in time")
+            .expect("a result");
+        assert_eq!(told(&second), (vec!["b".into()], 0));
+        drop(rx);
+        let end = time::timeout(DEADLINE, watching).await.expect("in time");
+        end.expect("no panic").expect("no error");
+    }
+
+    #[tokio::test]
+    async fn a_path_without_a_directory_cannot_be_watched() {
+        let (tx, _rx) = mpsc::channel(1);
+        let error = watch("/nonexistent/dir/m.yaml".into(), tx)
+            .await
+            .expect_err("no directory");
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot watch /nonexistent/dir: "),
+            "{error}"
+        );
+    }
+}
