@@ -1,0 +1,396 @@
+//! The agent: takes one node's datapath up, keeps it true to the manifests, and takes it down.
+//!
+//! The only module that owns tasks. Everything it makes hangs on a value that undoes it when dropped,
+//! so that there is one way down: from a signal, an error or a panic alike. Tables are filled before
+//! the first program is attached: no packet ever meets a half-filled table.
+
+pub mod controller;
+pub mod devices;
+pub mod run_dir;
+pub mod view;
+
+use std::{
+    convert::Infallible,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, watch},
+    task, time,
+};
+
+use crate::{
+    apply::{BpfMaps, MapError},
+    compile::NodeFacts,
+    config::{Config, Manifests},
+    control::{
+        self,
+        server::{ListenError, Server},
+    },
+    loader::{
+        Datapath, LoaderError,
+        device::Selection,
+        netlink::{Netlink, NetlinkError},
+        object::Facts,
+        uplink::NodeAddresses,
+    },
+    source::{self, ScanResult, dir::WatchError},
+};
+use controller::Controller;
+use devices::{DeviceView, Devices};
+use run_dir::{RunDir, RunDirError};
+use view::View;
+
+/// Time until what the kernel refused is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Looks of a source that may wait to be taken.
+const PENDING_LOOKS: usize = 4;
+
+/// What those who ask are told; nothing before the first listing is complete.
+type Published = Option<Arc<View>>;
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What to serve and how.
+    pub config: Config,
+    /// Where its lock, socket and allocations are.
+    pub run_dir: PathBuf,
+    /// Where the tables are pinned.
+    pub bpffs: PathBuf,
+}
+
+/// Why an agent does not start, or ends.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The run directory cannot be used.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// Devices cannot be listed.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    /// Nothing says which devices lead out of the node.
+    #[error(
+        "no default route names an uplink; name the devices that lead out of the node by --uplink"
+    )]
+    NoUplink,
+    /// There is no datapath.
+    #[error(transparent)]
+    Loader(#[from] LoaderError),
+    /// The tables cannot be opened.
+    #[error(transparent)]
+    Maps(#[from] MapError),
+    /// Nobody could ask.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// There are no manifests.
+    #[error("cannot read the manifests {path}")]
+    Manifests {
+        /// The path, or `-`.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Changes of the manifests cannot be followed.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// Signals cannot be received.
+    #[error("cannot receive signals")]
+    Signals(#[source] io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT, or until it cannot go on. `ready` is called once, when the programs are
+/// on the devices and the tables are full.
+pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentError> {
+    let mut signals = Signals::new().map_err(AgentError::Signals)?;
+    tokio::select! {
+        ended = work(settings, ready) => match ended? {},
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping");
+            Ok(())
+        }
+    }
+}
+
+/// Takes the datapath up and keeps it so; dropping the future takes it down.
+async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, AgentError> {
+    let Settings {
+        config,
+        run_dir,
+        bpffs,
+    } = settings;
+    let run_dir = Arc::new(RunDir::open(&run_dir)?);
+    let allocations = run_dir.allocations()?;
+    let netlink = Netlink::open()?;
+    let node = Node::find(&config, &netlink).await?;
+    let (looks_in, mut looks) = mpsc::channel(PENDING_LOOKS);
+    let (source_name, source) = open_source(&config.manifests, looks_in)?;
+    let server = Server::bind(&control::socket(run_dir.path()))?;
+    let facts = Facts {
+        flow_table_size: config.flow_table_size,
+        addresses: node.addresses,
+    };
+    let datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
+    let controller = Controller::new(
+        source_name,
+        node_facts(&config),
+        BpfMaps::open(datapath.maps())?,
+        Arc::clone(&run_dir),
+        allocations,
+    );
+    let (view_in, view) = watch::channel(None);
+    let (devices_in, device_views) = watch::channel(Vec::new());
+    let mut devices = Devices::new(netlink, datapath, node.selection, devices_in);
+    let up = async {
+        let controller = first_listing(controller, &mut looks, &view_in).await;
+        let n_devices = devices.look().await?;
+        tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
+        ready();
+        tokio::select! {
+            never = devices.follow() => match never {},
+            never = keep_true(controller, &mut looks, &view_in) => match never {},
+        }
+    };
+    tokio::select! {
+        ended = up => ended,
+        never = serve(&server, view, device_views) => match never {},
+        ended = source => ended,
+    }
+}
+
+/// What this node is, where the flags leave it open.
+struct Node {
+    selection: Selection,
+    addresses: NodeAddresses,
+}
+
+impl Node {
+    async fn find(config: &Config, netlink: &Netlink) -> Result<Self, AgentError> {
+        let survey = netlink.survey().await?;
+        let uplinks = config
+            .uplinks
+            .clone()
+            .unwrap_or_else(|| survey.default_uplinks());
+        if uplinks.is_empty() {
+            return Err(AgentError::NoUplink);
+        }
+        let selection = Selection {
+            uplinks,
+            pods: config.pod_devices.clone(),
+        };
+        for pattern in &selection.uplinks {
+            if !survey
+                .devices
+                .iter()
+                .any(|device| pattern.matches(&device.name))
+            {
+                tracing::warn!(%pattern, "no device has this name yet; it is attached when it appears");
+            }
+        }
+        let addresses = survey.node_addresses(config.node_ips, &selection);
+        if addresses == NodeAddresses::default() {
+            tracing::warn!(
+                "no uplink has an address: clients from outside are not masqueraded; give one by --node-ip"
+            );
+        }
+        tracing::info!(
+            node = config.node_name,
+            uplinks = ?selection.uplinks.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ipv4 = addresses.v4.map(tracing::field::display),
+            ipv6 = addresses.v6.map(tracing::field::display),
+            "this node"
+        );
+        Ok(Self {
+            selection,
+            addresses,
+        })
+    }
+}
+
+fn node_facts(config: &Config) -> NodeFacts {
+    NodeFacts {
+        name: config.node_name.clone(),
+        service_cidrs: config.service_cidrs.clone(),
+        pod_cidrs: config.pod_cidrs.clone(),
+    }
+}
+
+/// The source's name, and the future that drives it.
+fn open_source(
+    manifests: &Manifests,
+    looks: mpsc::Sender<ScanResult>,
+) -> Result<(String, impl Future<Output = Result<Infallible, AgentError>>), AgentError> {
+    let path = match manifests {
+        Manifests::Stdin => None,
+        Manifests::Path(path) => {
+            // Later it may vanish for a while; at the start that is more likely a slip of the pen.
+            readable(path).map_err(|source| AgentError::Manifests {
+                path: path.clone(),
+                source,
+            })?;
+            Some(path.clone())
+        }
+    };
+    let name = match &path {
+        Some(path) => source::dir::Directory::new(path).name(),
+        None => source::stdin::NAME.to_owned(),
+    };
+    let drive = async move {
+        match path {
+            Some(path) => source::dir::watch(path, looks).await?,
+            None => read_stdin(looks).await?,
+        }
+        // Everything is told; what was told stays.
+        std::future::pending().await
+    };
+    Ok((name, drive))
+}
+
+fn readable(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        std::fs::read_dir(path).map(drop)
+    } else {
+        std::fs::File::open(path).map(drop)
+    }
+}
+
+async fn read_stdin(looks: mpsc::Sender<ScanResult>) -> Result<(), AgentError> {
+    let (done_in, done) = tokio::sync::oneshot::channel();
+    // A thread of its own: the runtime would wait for one of its own to end, and a terminal may never end.
+    std::thread::spawn(move || {
+        // Refused when the agent is gone.
+        let _ = done_in.send(source::stdin::read());
+    });
+    let Ok(read) = done.await else { return Ok(()) };
+    let look = read.map_err(|source| AgentError::Manifests {
+        path: PathBuf::from(source::stdin::NAME),
+        source,
+    })?;
+    // Refused when the agent is going down.
+    let _ = looks.send(look).await;
+    Ok(())
+}
+
+/// Takes looks until every source has told everything once, and fills the tables.
+async fn first_listing(
+    mut controller: Controller<BpfMaps>,
+    looks: &mut mpsc::Receiver<ScanResult>,
+    view: &watch::Sender<Published>,
+) -> Turn {
+    loop {
+        controller.absorb(next(looks).await);
+        let turn = reconcile(controller, view).await;
+        if turn.controller.is_synced() {
+            return turn;
+        }
+        controller = turn.controller;
+    }
+}
+
+/// Follows the sources for ever, and tries again what failed.
+async fn keep_true(
+    mut turn: Turn,
+    looks: &mut mpsc::Receiver<ScanResult>,
+    view: &watch::Sender<Published>,
+) -> Infallible {
+    loop {
+        let Turn {
+            mut controller,
+            is_incomplete,
+        } = turn;
+        if is_incomplete {
+            // The pause ends early with news; without any, the same is tried again.
+            if let Ok(look) = time::timeout(RETRY, next(looks)).await {
+                controller.absorb(look);
+            }
+        } else {
+            controller.absorb(next(looks).await);
+        }
+        turn = reconcile(controller, view).await;
+    }
+}
+
+/// A controller between two reconciliations.
+struct Turn {
+    controller: Controller<BpfMaps>,
+    is_incomplete: bool,
+}
+
+/// Reconciles on a thread of its own: it waits for readers in the kernel, and devices must not wait with it.
+async fn reconcile(mut controller: Controller<BpfMaps>, view: &watch::Sender<Published>) -> Turn {
+    let work = task::spawn_blocking(move || {
+        let outcome = controller.reconcile(SystemTime::now());
+        (controller, outcome)
+    });
+    match work.await {
+        Ok((controller, outcome)) => {
+            if controller.is_synced() {
+                view.send_replace(Some(Arc::new(outcome.view)));
+            }
+            Turn {
+                controller,
+                is_incomplete: outcome.is_incomplete,
+            }
+        }
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and this future with it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
+/// The next look of a source; waits for ever when there is none left to come.
+async fn next(looks: &mut mpsc::Receiver<ScanResult>) -> ScanResult {
+    match looks.recv().await {
+        Some(look) => look,
+        None => std::future::pending().await,
+    }
+}
+
+async fn serve(
+    server: &Server,
+    view: watch::Receiver<Published>,
+    devices: watch::Receiver<Vec<DeviceView>>,
+) -> Infallible {
+    let answer = move |request: &control::Request| {
+        let view = view
+            .borrow()
+            .clone()
+            .ok_or("it is still starting; ask again")?;
+        Ok(view::answer(
+            request,
+            &view,
+            &devices.borrow(),
+            SystemTime::now(),
+        ))
+    };
+    server.serve(answer).await
+}
+
+/// The signals that end the agent.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! The tables in the kernel.
+//!
+//! Families are written once and bound to their maps in one place. Every map was checked against the
+//! layout before it gets here. The maps outlive this value: it holds references, the pins hold the maps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    net::IpAddr,
+    path::Path,
+};
+
+use aya::{
+    Ebpf,
+    maps::{self, HashMap, LpmTrie, Map, MapData, lpm_trie::Key},
+};
+use ipnet::IpNet;
+use lb_common::{
+    abi::{Backend, Plain, Service, ServiceKey, SlotRange, map},
+    net::addr::{Addr, Addr4, Addr6},
+};
+
+use super::{
+    layout::{MapError, check, errno, open_pinned, shape_of},
+    lbmaps::{Access, LbMaps, TableError},
+    pod::Raw,
+};
+use crate::{
+    plan::{BackendId, BackendRow, Capacity, FrontendKey, display_key},
+    sys::{Rows, wait_for_readers},
+};
+
+/// See the module.
+#[derive(Debug)]
+pub struct BpfMaps {
+    v4: FamilyMaps<Addr4>,
+    v6: FamilyMaps<Addr6>,
+    slots: MapData,
+    capacity: Capacity,
+}
+
+impl BpfMaps {
+    /// The maps that are pinned in a directory.
+    pub fn open(pin_dir: &Path) -> Result<Self, MapError> {
+        Self::from_source(|name| open_pinned(pin_dir, name))
+    }
+
+    /// The maps of a loaded object, which hands them over.
+    pub fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
+        Self::from_source(|name| {
+            let shape = shape_of(name)?;
+            let unknown = || MapError::Unknown {
+                name: name.to_owned(),
+            };
+            let map = ebpf.take_map(name).ok_or_else(unknown)?;
+            let (Map::Array(map) | Map::HashMap(map) | Map::LpmTrie(map)) = map else {
+                return Err(unknown());
+            };
+            check(&map, shape)?;
+            Ok(map)
+        })
+    }
+
+    /// How much the maps hold: the smaller family counts.
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    fn from_source(
+        mut source: impl FnMut(&'static str) -> Result<MapData, MapError>,
+    ) -> Result<Self, MapError> {
+        let (v4, room4) = FamilyMaps::new(&NAMES4, &mut source)?;
+        let (v6, room6) = FamilyMaps::new(&NAMES6, &mut source)?;
+        let slots = source(map::SLOTS)?;
+        let capacity = Capacity {
+            services: room4.services.min(room6.services),
+            slots: max_entries(map::SLOTS, &slots)?,
+            backends: room4.backends.min(room6.backends),
+            pod_cidrs: room4.pod_cidrs.min(room6.pod_cidrs),
+        };
+        Ok(Self {
+            v4,
+            v6,
+            slots,
+            capacity,
+        })
+    }
+}
+
+impl LbMaps for BpfMaps {
+    fn put_service(&mut self, key: &FrontendKey, service: &Service) -> Result<(), TableError> {
+        match key.addr {
+            IpAddr::V4(addr) => self.v4.put_service(addr.into(), key, service),
+            IpAddr::V6(addr) => self.v6.put_service(addr.into(), key, service),
+        }
+    }
+
+    fn delete_service(&mut self, key: &FrontendKey) -> Result<(), TableError> {
+        match key.addr {
+            IpAddr::V4(addr) => self.v4.delete_service(addr.into(), key),
+            IpAddr::V6(addr) => self.v6.delete_service(addr.into(), key),
+        }
+    }
+
+    fn services(&self) -> Result<BTreeMap<FrontendKey, Service>, TableError> {
+        let mut services = self.v4.services()?;
+        services.append(&mut self.v6.services()?);
+        Ok(services)
+    }
+
+    fn write_slots(&mut self, base: u32, ids: &[u32]) -> Result<(), TableError> {
+        let rows = Rows::of(&self.slots).and_then(|rows| rows.write(base, ids));
+        rows.map_err(|error| refused(Access::Write, map::SLOTS, base, error))
+    }
+
+    fn slots(&self, range: SlotRange) -> Result<Vec<u32>, TableError> {
+        let SlotRange { base, count } = range;
+        let rows = Rows::of(&self.slots).and_then(|rows| rows.read(base, count));
+        rows.map_err(|error| refused(Access::Read, map::SLOTS, base, error))
+    }
+
+    fn put_backend(&mut self, id: BackendId, row: &BackendRow) -> Result<(), TableError> {
+        match row.addr {
+            IpAddr::V4(addr) => self.v4.put_backend(id.id, addr.into(), row),
+            IpAddr::V6(addr) => self.v6.put_backend(id.id, addr.into(), row),
+        }
+    }
+
+    fn backends(&self) -> Result<BTreeMap<BackendId, BackendRow>, TableError> {
+        let mut backends = self.v4.backends()?;
+        backends.append(&mut self.v6.backends()?);
+        Ok(backends)
+    }
+
+    fn put_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
+        let (len, addr) = (u32::from(net.prefix_len()), net.addr());
+        let result = match addr {
+            IpAddr::V4(addr) => self.v4.pod_cidrs.insert(&prefix(len, addr.into()), 1, 0),
+            IpAddr::V6(addr) => self.v6.pod_cidrs.insert(&prefix(len, addr.into()), 1, 0),
+        };
+        result.map_err(|error| refused(Access::Write, pod_cidrs_of(addr), net, errno(error)))
+    }
+
+    fn delete_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
+        let (len, addr) = (u32::from(net.prefix_len()), net.addr());
+        let result = match addr {
+            IpAddr::V4(addr) => self.v4.pod_cidrs.remove(&prefix(len, addr.into())),
+            IpAddr::V6(addr) => self.v6.pod_cidrs.remove(&prefix(len, addr.into())),
+        };
+        absent_is_gone(result)
+            .map_err(|error| refused(Access::Delete, pod_cidrs_of(addr), net, error))
+    }
+
+    fn pod_cidrs(&self) -> Result<BTreeSet<IpNet>, TableError> {
+        let mut nets = self.v4.pod_cidrs()?;
+        nets.append(&mut self.v6.pod_cidrs()?);
+        Ok(nets)
+    }
+
+    fn grace(&mut self) -> Result<(), TableError> {
+        wait_for_readers();
+        Ok(())
+    }
+}
+
+/// Names of one family's maps.
+#[derive(Debug)]
+struct MapNames {
+    services: &'static str,
+    backends: &'static str,
+    pod_cidrs: &'static str,
+}
+
+const NAMES4: MapNames = MapNames {
+    services: map::SERVICES4,
+    backends: map::BACKENDS4,
+    pod_cidrs: map::POD_CIDRS4,
+};
+const NAMES6: MapNames = MapNames {
+    services: map::SERVICES6,
+    backends: map::BACKENDS6,
+    pod_cidrs: map::POD_CIDRS6,
+};
+
+/// The maps of one family.
+struct FamilyMaps<A: Addr> {
+    names: &'static MapNames,
+    services: HashMap<MapData, Raw<ServiceKey<A>>, Raw<Service>>,
+    backends: MapData,
+    pod_cidrs: LpmTrie<MapData, Raw<Bits<A>>, u32>,
+}
+
+/// The address of a prefix: what stands behind the length in the key of a trie.
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bits<A>(pub(super) A);
+
+impl Plain for Bits<Addr4> {}
+impl Plain for Bits<Addr6> {}
+
+impl<A: Addr> FamilyMaps<A>
+where
+    ServiceKey<A>: Plain,
+    Backend<A>: Plain,
+    Bits<A>: Plain,
+{
+    /// The maps, and how much they hold.
+    fn new(
+        names: &'static MapNames,
+        source: &mut impl FnMut(&'static str) -> Result<MapData, MapError>,
+    ) -> Result<(Self, Capacity), MapError> {
+        let services = source(names.services)?;
+        let backends = source(names.backends)?;
+        let pod_cidrs = source(names.pod_cidrs)?;
+        let capacity = Capacity {
+            services: max_entries(names.services, &services)?,
+            slots: 0,
+            backends: max_entries(names.backends, &backends)?,
+            pod_cidrs: max_entries(names.pod_cidrs, &pod_cidrs)?,
+        };
+        let maps = Self {
+            names,
+            services: typed(names.services, Map::HashMap(services))?,
+            backends,
+            pod_cidrs: typed(names.pod_cidrs, Map::LpmTrie(pod_cidrs))?,
+        };
+        Ok((maps, capacity))
+    }
+
+    fn put_service(
+        &mut self,
+        addr: A,
+        key: &FrontendKey,
+        service: &Service,
+    ) -> Result<(), TableError> {
+        let raw = Raw(ServiceKey::new(addr, key.port, key.proto));
+        let result = self.services.insert(raw, Raw(*service), 0);
+        let table = self.names.services;
+        result.map_err(|error| refused(Access::Write, table, display_key(key), errno(error)))
+    }
+
+    fn delete_service(&mut self, addr: A, key: &FrontendKey) -> Result<(), TableError> {
+        let result = self
+            .services
+            .remove(&Raw(ServiceKey::new(addr, key.port, key.proto)));
+        let table = self.names.services;
+        absent_is_gone(result)
+            .map_err(|error| refused(Access::Delete, table, display_key(key), error))
+    }
+
+    fn services(&self) -> Result<BTreeMap<FrontendKey, Service>, TableError> {
+        let entry = |entry: Result<(Raw<ServiceKey<A>>, Raw<Service>), maps::MapError>| {
+            let (Raw(key), Raw(service)) = entry
+                .map_err(|error| refused(Access::Read, self.names.services, "*", errno(error)))?;
+            let ServiceKey {
+                addr,
+                port,
+                proto,
+                pad,
+            } = key;
+            Ok((
+                ServiceKey {
+                    addr: addr.to_ip(),
+                    port,
+                    proto,
+                    pad,
+                },
+                service,
+            ))
+        };
+        self.services.iter().map(entry).collect()
+    }
+
+    fn put_backend(&mut self, id: u32, addr: A, row: &BackendRow) -> Result<(), TableError> {
+        let BackendRow {
+            addr: _,
+            service,
+            port,
+            generation,
+            flags,
+        } = *row;
+        let row = Backend {
+            addr,
+            service,
+            port,
+            generation,
+            flags,
+        };
+        let result = Rows::of(&self.backends).and_then(|rows| rows.write(id, &[row]));
+        result.map_err(|error| refused(Access::Write, self.names.backends, id, error))
+    }
+
+    fn backends(&self) -> Result<BTreeMap<BackendId, BackendRow>, TableError> {
+        let rows = Rows::<Backend<A>>::of(&self.backends);
+        let rows = rows
+            .and_then(|rows| rows.read(0, rows.len()))
+            .map_err(|error| refused(Access::Read, self.names.backends, "*", error))?;
+        let used = (0..)
+            .zip(rows)
+            .filter(|(_, row)| row.service != 0 || row.generation != 0);
+        let row = |(id, row): (u32, Backend<A>)| {
+            let Backend {
+                addr,
+                service,
+                port,
+                generation,
+                flags,
+            } = row;
+            let row = Backend {
+                addr: addr.to_ip(),
+                service,
+                port,
+                generation,
+                flags,
+            };
+            (
+                BackendId {
+                    family: A::FAMILY,
+                    id,
+                },
+                row,
+            )
+        };
+        Ok(used.map(row).collect())
+    }
+
+    fn pod_cidrs(&self) -> Result<BTreeSet<IpNet>, TableError> {
+        let table = self.names.pod_cidrs;
+        let net = |key: Result<Key<Raw<Bits<A>>>, maps::MapError>| {
+            let key = key.map_err(|error| refused(Access::Read, table, "*", errno(error)))?;
+            net(&key).map_err(|error| refused(Access::Read, table, "*", error))
+        };
+        self.pod_cidrs.keys().map(net).collect()
+    }
+}
+
+impl<A: Addr> fmt::Debug for FamilyMaps<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FamilyMaps")
+            .field("names", self.names)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The prefix that a key of a trie stands for.
+pub(super) fn net<A: Addr>(key: &Key<Raw<Bits<A>>>) -> io::Result<IpNet>
+where
+    Bits<A>: Plain,
+{
+    let Raw(Bits(addr)) = key.data();
+    let len = u8::try_from(key.prefix_len()).map_err(io::Error::other)?;
+    IpNet::new(addr.to_ip(), len).map_err(io::Error::other)
+}
+
+fn prefix<A: Addr>(len: u32, addr: A) -> Key<Raw<Bits<A>>>
+where
+    Bits<A>: Plain,
+{
+    Key::new(len, Raw(Bits(addr)))
+}
+
+fn pod_cidrs_of(addr: IpAddr) -> &'static str {
+    match addr {
+        IpAddr::V4(_) => map::POD_CIDRS4,
+        IpAddr::V6(_) => map::POD_CIDRS6,
+    }
+}
+
+/// A map as aya's type for it.
+pub(super) fn typed<T: TryFrom<Map, Error = maps::MapError>>(
+    name: &'static str,
+    map: Map,
+) -> Result<T, MapError> {
+    T::try_from(map).map_err(|error| MapError::Kernel {
+        name,
+        source: errno(error),
+    })
+}
+
+fn max_entries(name: &'static str, map: &MapData) -> Result<u32, MapError> {
+    let info = map.info().map_err(|error| MapError::Kernel {
+        name,
+        source: errno(error),
+    })?;
+    Ok(info.max_entries())
+}
+
+/// Removing what is not there is no error.
+fn absent_is_gone(result: Result<(), maps::MapError>) -> io::Result<()> {
+    match result.map_err(errno) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        result => result,
+    }
+}
+
+fn refused(
+    access: Access,
+    table: &'static str,
+    key: impl fmt::Display,
+    source: io::Error,
+) -> TableError {
+    TableError {
+        access,
+        table,
+        key: key.to_string(),
+        source,
+    }
+}

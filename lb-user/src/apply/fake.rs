@@ -1,0 +1,155 @@
+//! The tables in memory: for tests, scenarios and dry runs.
+//!
+//! Holds as much as it is told to and refuses the rest with the kernel's errno. Counts its writes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use lb_common::abi::{Service, SlotRange, map};
+
+use super::lbmaps::{Access, LbMaps, TableError};
+use crate::plan::{BackendId, BackendRow, Capacity, FrontendKey, display_key};
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub struct FakeMaps {
+    capacity: Capacity,
+    services: BTreeMap<FrontendKey, Service>,
+    slots: BTreeMap<u32, u32>,
+    backends: BTreeMap<BackendId, BackendRow>,
+    pod_cidrs: BTreeSet<IpNet>,
+    n_writes: usize,
+    n_graces: usize,
+}
+
+impl FakeMaps {
+    /// Empty tables.
+    pub fn new(capacity: Capacity) -> Self {
+        Self {
+            capacity,
+            ..Self::default()
+        }
+    }
+
+    /// Writes and removals so far; a range of slots is one.
+    pub fn n_writes(&self) -> usize {
+        self.n_writes
+    }
+
+    /// Grace periods so far.
+    pub fn n_graces(&self) -> usize {
+        self.n_graces
+    }
+
+    /// One entry, as a reader looks it up.
+    pub fn service(&self, key: &FrontendKey) -> Option<Service> {
+        self.services.get(key).copied()
+    }
+
+    /// One slot, as a reader reads it.
+    pub fn slot(&self, slot: u32) -> u32 {
+        self.slots.get(&slot).copied().unwrap_or(0)
+    }
+
+    /// One backend, as a reader reads it; `None`: a row of zeros.
+    pub fn backend(&self, id: BackendId) -> Option<BackendRow> {
+        self.backends.get(&id).copied()
+    }
+}
+
+impl LbMaps for FakeMaps {
+    fn put_service(&mut self, key: &FrontendKey, service: &Service) -> Result<(), TableError> {
+        let v4 = key.addr.is_ipv4();
+        let n_there = self
+            .services
+            .keys()
+            .filter(|other| other.addr.is_ipv4() == v4)
+            .count();
+        if n_there >= self.capacity.services as usize && !self.services.contains_key(key) {
+            let table = if v4 { map::SERVICES4 } else { map::SERVICES6 };
+            return Err(refused(table, display_key(key), libc::E2BIG));
+        }
+        self.n_writes += 1;
+        self.services.insert(*key, *service);
+        Ok(())
+    }
+
+    fn delete_service(&mut self, key: &FrontendKey) -> Result<(), TableError> {
+        self.n_writes += 1;
+        self.services.remove(key);
+        Ok(())
+    }
+
+    fn services(&self) -> Result<BTreeMap<FrontendKey, Service>, TableError> {
+        Ok(self.services.clone())
+    }
+
+    fn write_slots(&mut self, base: u32, ids: &[u32]) -> Result<(), TableError> {
+        self.n_writes += 1;
+        for (slot, id) in (base..).zip(ids) {
+            if slot >= self.capacity.slots {
+                return Err(refused(map::SLOTS, slot.to_string(), libc::E2BIG));
+            }
+            self.slots.insert(slot, *id);
+        }
+        Ok(())
+    }
+
+    fn slots(&self, range: SlotRange) -> Result<Vec<u32>, TableError> {
+        Ok((range.base..)
+            .take(range.count as usize)
+            .map(|slot| self.slot(slot))
+            .collect())
+    }
+
+    fn put_backend(&mut self, id: BackendId, row: &BackendRow) -> Result<(), TableError> {
+        if id.id >= self.capacity.backends {
+            let table = match row.addr {
+                IpAddr::V4(_) => map::BACKENDS4,
+                IpAddr::V6(_) => map::BACKENDS6,
+            };
+            return Err(refused(table, id.id.to_string(), libc::E2BIG));
+        }
+        self.n_writes += 1;
+        self.backends.insert(id, *row);
+        Ok(())
+    }
+
+    fn backends(&self) -> Result<BTreeMap<BackendId, BackendRow>, TableError> {
+        Ok(self.backends.clone())
+    }
+
+    fn put_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
+        self.n_writes += 1;
+        self.pod_cidrs.insert(net);
+        Ok(())
+    }
+
+    fn delete_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
+        self.n_writes += 1;
+        self.pod_cidrs.remove(&net);
+        Ok(())
+    }
+
+    fn pod_cidrs(&self) -> Result<BTreeSet<IpNet>, TableError> {
+        Ok(self.pod_cidrs.clone())
+    }
+
+    fn grace(&mut self) -> Result<(), TableError> {
+        self.n_graces += 1;
+        Ok(())
+    }
+}
+
+fn refused(table: &'static str, key: String, errno: i32) -> TableError {
+    TableError {
+        access: Access::Write,
+        table,
+        key,
+        source: io::Error::from_raw_os_error(errno),
+    }
+}

@@ -1,0 +1,160 @@
+//! Tables that fail now and then, by a fixed rule, so that a failing test can be run again.
+//!
+//! Wraps any other tables. A failing call changes nothing, but for a range of slots, of which the first
+//! half is written. Reads never fail: they are how tests look at the truth.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use ipnet::IpNet;
+use lb_common::abi::{Service, SlotRange};
+
+use super::lbmaps::{Access, LbMaps, TableError};
+use crate::plan::{BackendId, BackendRow, FrontendKey, display_key};
+
+/// Which calls fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Faults {
+    /// None.
+    Never,
+    /// Every call.
+    Always,
+    /// Every nth call, the nth first; 0: none.
+    EveryNth(u64),
+    /// Three in ten, drawn from this seed.
+    Seed(u64),
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct FaultyMaps<M> {
+    inner: M,
+    faults: Faults,
+    errno: i32,
+    n_calls: u64,
+    n_faults: u64,
+}
+
+impl<M> FaultyMaps<M> {
+    /// `inner`, failing as `faults` says with `errno`.
+    pub fn new(inner: M, faults: Faults, errno: i32) -> Self {
+        Self {
+            inner,
+            faults,
+            errno,
+            n_calls: 0,
+            n_faults: 0,
+        }
+    }
+
+    /// Another rule from here on.
+    #[must_use]
+    pub fn with_faults(self, faults: Faults) -> Self {
+        Self {
+            faults,
+            n_calls: 0,
+            ..self
+        }
+    }
+
+    /// What is wrapped.
+    pub fn inner(&self) -> &M {
+        &self.inner
+    }
+
+    /// Calls that failed.
+    pub fn n_faults(&self) -> u64 {
+        self.n_faults
+    }
+
+    fn fails(&mut self) -> bool {
+        self.n_calls += 1;
+        let fails = match self.faults {
+            Faults::Never => false,
+            Faults::Always => true,
+            Faults::EveryNth(n) => n > 0 && self.n_calls.is_multiple_of(n),
+            // A well-mixed counter is as good as a generator here, and has no state to carry.
+            Faults::Seed(seed) => {
+                let bits = seed.wrapping_add(self.n_calls.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+                lb_common::hash::finish(bits) % 10 < 3
+            }
+        };
+        self.n_faults += u64::from(fails);
+        fails
+    }
+
+    fn pass(
+        &mut self,
+        access: Access,
+        table: &'static str,
+        key: impl FnOnce() -> String,
+    ) -> Result<&mut M, TableError> {
+        if self.fails() {
+            let source = io::Error::from_raw_os_error(self.errno);
+            return Err(TableError {
+                access,
+                table,
+                key: key(),
+                source,
+            });
+        }
+        Ok(&mut self.inner)
+    }
+}
+
+impl<M: LbMaps> LbMaps for FaultyMaps<M> {
+    fn put_service(&mut self, key: &FrontendKey, service: &Service) -> Result<(), TableError> {
+        self.pass(Access::Write, "services", || display_key(key))?
+            .put_service(key, service)
+    }
+
+    fn delete_service(&mut self, key: &FrontendKey) -> Result<(), TableError> {
+        self.pass(Access::Delete, "services", || display_key(key))?
+            .delete_service(key)
+    }
+
+    fn services(&self) -> Result<BTreeMap<FrontendKey, Service>, TableError> {
+        self.inner.services()
+    }
+
+    fn write_slots(&mut self, base: u32, ids: &[u32]) -> Result<(), TableError> {
+        if let Err(error) = self.pass(Access::Write, "slots", || base.to_string()) {
+            self.inner.write_slots(base, &ids[..ids.len() / 2])?;
+            return Err(error);
+        }
+        self.inner.write_slots(base, ids)
+    }
+
+    fn slots(&self, range: SlotRange) -> Result<Vec<u32>, TableError> {
+        self.inner.slots(range)
+    }
+
+    fn put_backend(&mut self, id: BackendId, row: &BackendRow) -> Result<(), TableError> {
+        self.pass(Access::Write, "backends", || id.id.to_string())?
+            .put_backend(id, row)
+    }
+
+    fn backends(&self) -> Result<BTreeMap<BackendId, BackendRow>, TableError> {
+        self.inner.backends()
+    }
+
+    fn put_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
+        self.pass(Access::Write, "pod_cidrs", || net.to_string())?
+            .put_pod_cidr(net)
+    }
+
+    fn delete_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
+        self.pass(Access::Delete, "pod_cidrs", || net.to_string())?
+            .delete_pod_cidr(net)
+    }
+
+    fn pod_cidrs(&self) -> Result<BTreeSet<IpNet>, TableError> {
+        self.inner.pod_cidrs()
+    }
+
+    fn grace(&mut self) -> Result<(), TableError> {
+        self.pass(Access::Wait, "services", String::new)?.grace()
+    }
+}

@@ -1,0 +1,290 @@
+//! The only code that writes the tables: it carries plans out, on the kernel's maps or on others.
+//!
+//! Guarantees: the ledger's picture is true after every step, also when steps fail; a step whose ground
+//! has failed is left out; the failure of one service port stops no other. Never decides what the tables
+//! should say, and never retries for longer than [`Retry`] allows.
+
+mod bpf;
+mod dump;
+mod fake;
+mod faulty;
+mod layout;
+mod lbmaps;
+#[cfg(test)]
+mod pinned;
+mod pod;
+mod rows;
+#[cfg(test)]
+mod safety;
+mod scenario;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod watched;
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    thread,
+    time::Duration,
+};
+
+use lb_common::{abi::Backend, net::addr::Family};
+use thiserror::Error;
+
+pub use self::{
+    bpf::BpfMaps,
+    dump::{Names, dump},
+    fake::FakeMaps,
+    faulty::{Faults, FaultyMaps},
+    layout::{MapError, MapKind, SHAPES, Shape, open_pinned},
+    lbmaps::{Access, LbMaps, TableError},
+    pod::Raw,
+    rows::{MapInfo, Table, dump_rows, maps_table},
+    scenario::{Scenario, short_name},
+};
+use crate::{
+    desired::Desired,
+    plan::{Blocked, Capacity, Damaged, Found, Ledger, Plan, Refusal, Step, plan},
+};
+
+/// How failing writes are tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// Tries per step, the first included.
+    pub attempts: u32,
+    /// Pause between two tries of a step.
+    pub backoff: Duration,
+    /// Tries of one run beyond the first ones; when they are used up, each step has one try.
+    pub budget: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 3,
+            backoff: Duration::from_millis(5),
+            budget: 32,
+        }
+    }
+}
+
+/// What became of a plan.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Steps that were carried out.
+    pub n_done: usize,
+    /// Steps that failed.
+    pub failed: Vec<Failure>,
+    /// Steps that were left out because a step before them had failed.
+    pub skipped: Vec<Skipped>,
+}
+
+impl Report {
+    /// Whether every step was carried out.
+    pub fn is_complete(&self) -> bool {
+        self.failed.is_empty() && self.skipped.is_empty()
+    }
+}
+
+/// A step that failed.
+#[derive(Debug)]
+pub struct Failure {
+    /// The service port, where the step is about one.
+    pub subject: Option<String>,
+    /// The step.
+    pub step: Step,
+    /// The last error.
+    pub error: TableError,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(subject) = &self.subject {
+            write!(f, "{subject}: ")?;
+        }
+        write!(f, "{}: {}", self.step, self.error)
+    }
+}
+
+/// A step that was left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The step.
+    pub step: Step,
+    /// What it lacked; `None`: its service port had failed before.
+    pub reason: Option<Blocked>,
+}
+
+/// What became of a desired state.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What is refused, by name.
+    pub refused: Vec<Refusal>,
+    /// One report per plan that was carried out.
+    pub reports: Vec<Report>,
+}
+
+impl Outcome {
+    /// Whether the tables now say all that was not refused.
+    pub fn is_complete(&self) -> bool {
+        self.reports.iter().all(Report::is_complete)
+    }
+}
+
+/// Why tables that an earlier agent has left behind cannot be taken over.
+#[derive(Debug, Error)]
+pub enum RestoreError {
+    /// They cannot be read.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// They contradict themselves.
+    #[error(transparent)]
+    Damaged(#[from] Damaged),
+}
+
+/// The ledger of tables that an earlier agent has left behind; nobody else may write them. The names of
+/// service ports come from the state that is desired now.
+pub fn restore(
+    maps: &mut impl LbMaps,
+    desired: &Desired,
+    capacity: Capacity,
+) -> Result<Ledger, RestoreError> {
+    // What the earlier agent had freed may still be in a reader's hands.
+    maps.grace()?;
+    let mut found = Found {
+        backends: maps.backends()?,
+        pod_cidrs: maps.pod_cidrs()?,
+        ..Found::default()
+    };
+    for (key, service) in maps.services()? {
+        let lists = [
+            maps.slots(service.cluster)?,
+            maps.slots(service.external_local)?,
+            maps.slots(service.internal_local)?,
+        ];
+        found.services.insert(key, (service, lists));
+    }
+    Ok(Ledger::restore(found, desired, capacity)?)
+}
+
+/// Plans that one call of [`reconcile`] may take. Each after the first needs room that the one before
+/// has made.
+const MAX_ROUNDS: usize = 8;
+
+/// Makes the tables say what is desired, as far as they have room and do not fail.
+pub fn reconcile(
+    desired: &Desired,
+    ledger: &mut Ledger,
+    maps: &mut impl LbMaps,
+    retry: &Retry,
+) -> Outcome {
+    let mut outcome = Outcome::default();
+    for _ in 0..MAX_ROUNDS {
+        let plan = plan(desired, ledger);
+        let report = run(&plan, ledger, maps, retry);
+        let complete = report.is_complete();
+        outcome.reports.push(report);
+        outcome.refused = plan.refused;
+        if plan.deferred.is_empty() {
+            break;
+        }
+        outcome.refused.extend(plan.deferred);
+        if !complete {
+            break;
+        }
+    }
+    outcome
+}
+
+/// Carries out a plan, step by step.
+pub fn run(plan: &Plan, ledger: &mut Ledger, maps: &mut impl LbMaps, retry: &Retry) -> Report {
+    let mut report = Report::default();
+    let mut failed_services = BTreeSet::new();
+    let mut budget = retry.budget;
+    for step in &plan.steps {
+        let service = ledger.service_of(step);
+        if service.is_some_and(|service| failed_services.contains(&service)) {
+            report.skipped.push(Skipped {
+                step: step.clone(),
+                reason: None,
+            });
+            continue;
+        }
+        if let Err(blocked) = ledger.permits(step) {
+            report.skipped.push(Skipped {
+                step: step.clone(),
+                reason: Some(blocked),
+            });
+            continue;
+        }
+        match try_step(step, maps, retry, &mut budget) {
+            Ok(()) => {
+                ledger.commit(step);
+                report.n_done += 1;
+            }
+            Err(error) => {
+                failed_services.extend(service);
+                let subject = service.and_then(|service| ledger.name(service));
+                let subject = subject.map(ToString::to_string);
+                report.failed.push(Failure {
+                    subject,
+                    step: step.clone(),
+                    error,
+                });
+            }
+        }
+    }
+    report
+}
+
+fn try_step(
+    step: &Step,
+    maps: &mut impl LbMaps,
+    retry: &Retry,
+    budget: &mut u32,
+) -> Result<(), TableError> {
+    let mut attempt = 1;
+    loop {
+        match carry_out(step, maps) {
+            Err(error) if error.is_transient() && attempt < retry.attempts && *budget > 0 => {
+                attempt += 1;
+                *budget -= 1;
+                thread::sleep(retry.backoff);
+            }
+            result => return result,
+        }
+    }
+}
+
+fn carry_out(step: &Step, maps: &mut impl LbMaps) -> Result<(), TableError> {
+    match step {
+        Step::WriteBackend { id, row } | Step::RetireBackend { id, row } => {
+            maps.put_backend(*id, row)
+        }
+        Step::WriteSlots { base, ids, .. } => maps.write_slots(*base, ids),
+        Step::PutService { key, service } => maps.put_service(key, service),
+        Step::DeleteService { key, .. } => maps.delete_service(key),
+        Step::Grace => maps.grace(),
+        Step::FreeBackend { id, generation } => {
+            let addr = match id.family {
+                Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+                Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+            };
+            let generation = *generation;
+            maps.put_backend(
+                *id,
+                &Backend {
+                    addr,
+                    service: 0,
+                    port: 0,
+                    generation,
+                    flags: 0,
+                },
+            )
+        }
+        Step::PutPodCidr(net) => maps.put_pod_cidr(*net),
+        Step::DeletePodCidr(net) => maps.delete_pod_cidr(*net),
+    }
+}

@@ -1,0 +1,377 @@
+//! The maps as `fulcrum maps` shows them: a list of all, and the rows of one.
+//!
+//! Reads pins, so it works with no agent running. Shows only what is in use: no free backend, no
+//! unused slot, no flow that is not published. Each row is read once; rows that change meanwhile may
+//! be from different moments. Never writes.
+
+use std::{fs, io, os::fd::AsFd as _, os::fd::AsRawFd as _, path::Path};
+
+use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray};
+use lb_common::{
+    abi::{Backend, FlowSlot, NextHop, Plain, Reason, Service, ServiceKey, SlotRange, map},
+    flow::{
+        Direction,
+        slot::{SlotFlags, StateWord},
+    },
+    net::addr::{Addr, Addr4, Addr6},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    bpf::{Bits, net, typed},
+    dump::{Names, flag_names},
+    layout::{MapError, MapKind, SHAPES, errno, open_pinned, shape_of},
+    pod::Raw,
+};
+use crate::{
+    plan::{FrontendKey, display_key},
+    sys::Rows,
+};
+
+/// Rows under columns, for people and for programs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Names of the columns; the keys in JSON.
+    pub columns: Vec<&'static str>,
+    /// One value per column.
+    pub rows: Vec<Vec<Value>>,
+}
+
+impl Table {
+    /// The cells as text, row by row.
+    pub fn cells(&self) -> impl Iterator<Item = Vec<String>> + '_ {
+        self.rows.iter().map(|row| row.iter().map(cell).collect())
+    }
+
+    /// An array with one object per row.
+    pub fn to_json(&self) -> Value {
+        let object = |row: &Vec<Value>| {
+            let columns = self.columns.iter().map(|column| (*column).to_owned());
+            Value::Object(columns.zip(row.iter().cloned()).collect())
+        };
+        Value::Array(self.rows.iter().map(object).collect())
+    }
+}
+
+/// One map in the list of all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MapInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: MapKind,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Entries that it can hold.
+    pub max_entries: u32,
+    /// Entries in use, as [`dump_rows`] shows them.
+    pub entries: usize,
+    /// Bytes of kernel memory, where the kernel tells.
+    pub memory: Option<u64>,
+}
+
+/// All maps that are pinned in a directory.
+pub fn maps_table(pin_dir: &Path) -> Result<Vec<MapInfo>, MapError> {
+    SHAPES
+        .iter()
+        .map(|shape| {
+            let map = open_pinned(pin_dir, shape.name)?;
+            let kernel = |source| MapError::Kernel {
+                name: shape.name,
+                source,
+            };
+            let info = map.info().map_err(|error| kernel(errno(error)))?;
+            let memory = memory(&map);
+            Ok(MapInfo {
+                name: shape.name,
+                kind: shape.kind,
+                key_size: shape.key_size,
+                value_size: shape.value_size,
+                max_entries: info.max_entries(),
+                entries: rows(map, shape.name, &|_| None)?.rows.len(),
+                memory,
+            })
+        })
+        .collect()
+}
+
+/// The rows of one pinned map that are in use.
+pub fn dump_rows(pin_dir: &Path, name: &str, names: Names<'_>) -> Result<Table, MapError> {
+    let name = shape_of(name)?.name;
+    rows(open_pinned(pin_dir, name)?, name, names)
+}
+
+fn rows(map: MapData, name: &'static str, names: Names<'_>) -> Result<Table, MapError> {
+    let result = match name {
+        map::SERVICES4 => services::<Addr4>(&typed(name, Map::HashMap(map))?, names),
+        map::SERVICES6 => services::<Addr6>(&typed(name, Map::HashMap(map))?, names),
+        map::SLOTS => slots(&map),
+        map::BACKENDS4 => backends::<Addr4>(&map, names),
+        map::BACKENDS6 => backends::<Addr6>(&map, names),
+        map::FLOWS4 => flows::<Addr4>(&map),
+        map::FLOWS6 => flows::<Addr6>(&map),
+        map::NEXT_HOPS => next_hops(&map),
+        map::COUNTERS => counters(&typed(name, Map::PerCpuArray(map))?),
+        map::POD_CIDRS4 => pod_cidrs::<Addr4>(&typed(name, Map::LpmTrie(map))?),
+        map::POD_CIDRS6 => pod_cidrs::<Addr6>(&typed(name, Map::LpmTrie(map))?),
+        _ => {
+            return Err(MapError::Unknown {
+                name: name.to_owned(),
+            });
+        }
+    };
+    result.map_err(|source| MapError::Kernel { name, source })
+}
+
+fn services<A: Addr>(
+    map: &HashMap<MapData, Raw<ServiceKey<A>>, Raw<Service>>,
+    names: Names<'_>,
+) -> io::Result<Table>
+where
+    ServiceKey<A>: Plain,
+{
+    let entries: Result<Vec<_>, _> = map.iter().collect();
+    let mut entries = entries.map_err(errno)?;
+    entries.sort_unstable_by_key(|(Raw(key), _)| (key.addr.to_ip(), key.port, key.proto));
+    let row = |(Raw(key), Raw(service)): (Raw<ServiceKey<A>>, Raw<Service>)| {
+        let ServiceKey {
+            addr,
+            port,
+            proto,
+            pad,
+        } = key;
+        let frontend = FrontendKey {
+            addr: addr.to_ip(),
+            port,
+            proto,
+            pad,
+        };
+        vec![
+            json!(display_key(&frontend)),
+            json!(names(service.id)),
+            json!(service.id),
+            json!(service.version),
+            range(service.cluster),
+            range(service.external_local),
+            range(service.internal_local),
+            json!(service.flags),
+            json!(service.affinity_timeout_s),
+        ]
+    };
+    Ok(Table {
+        columns: vec![
+            "frontend",
+            "service",
+            "id",
+            "version",
+            "cluster",
+            "external_local",
+            "internal_local",
+            "flags",
+            "affinity_timeout_s",
+        ],
+        rows: entries.into_iter().map(row).collect(),
+    })
+}
+
+fn slots(map: &MapData) -> io::Result<Table> {
+    let used = used::<u32>(map, |id| *id != 0)?;
+    let rows = used
+        .map(|(slot, id)| vec![json!(slot), json!(id)])
+        .collect();
+    Ok(Table {
+        columns: vec!["slot", "backend"],
+        rows,
+    })
+}
+
+fn backends<A: Addr>(map: &MapData, names: Names<'_>) -> io::Result<Table>
+where
+    Backend<A>: Plain,
+{
+    let row = |(id, row): (u32, Backend<A>)| {
+        vec![
+            json!(id),
+            json!(address(row.addr, row.port)),
+            json!(names(row.service)),
+            json!(row.service),
+            json!(row.generation),
+            json!(flag_names(row.flags)),
+        ]
+    };
+    let used = used::<Backend<A>>(map, |row| row.service != 0)?;
+    Ok(Table {
+        columns: vec![
+            "id",
+            "address",
+            "service",
+            "service_id",
+            "generation",
+            "flags",
+        ],
+        rows: used.map(row).collect(),
+    })
+}
+
+fn flows<A: Addr>(map: &MapData) -> io::Result<Table>
+where
+    FlowSlot<A>: Plain,
+{
+    let row = |(position, slot): (u32, FlowSlot<A>)| {
+        let flags = SlotFlags(slot.flags);
+        let direction = match flags.direction() {
+            Direction::Original => "original",
+            Direction::Reply => "reply",
+        };
+        vec![
+            json!(position),
+            json!(format!("{:?}", StateWord(slot.state).state())),
+            json!(direction),
+            json!(slot.proto),
+            json!(address(slot.src, slot.sport)),
+            json!(address(slot.dst, slot.dport)),
+            json!(address(slot.new_src, slot.new_sport)),
+            json!(address(slot.new_dst, slot.new_dport)),
+            json!(slot.backend),
+            json!(slot.generation),
+            json!(slot.twin),
+            json!(slot.last_seen),
+            json!(slot.packets),
+            json!(slot.bytes),
+        ]
+    };
+    let used = used::<FlowSlot<A>>(map, |slot| StateWord(slot.state).published())?;
+    Ok(Table {
+        columns: vec![
+            "position",
+            "state",
+            "direction",
+            "protocol",
+            "source",
+            "destination",
+            "new_source",
+            "new_destination",
+            "backend",
+            "generation",
+            "twin",
+            "last_seen",
+            "packets",
+            "bytes",
+        ],
+        rows: used.map(row).collect(),
+    })
+}
+
+fn next_hops(map: &MapData) -> io::Result<Table> {
+    let row = |(index, hop): (u32, NextHop)| {
+        let (dst_mac, src_mac) = hop.split_macs();
+        vec![
+            json!(index),
+            json!(hop.ifindex),
+            json!(hop.mtu),
+            json!(mac(dst_mac)),
+            json!(mac(src_mac)),
+            json!(hop.valid_until),
+            json!(hop.stamp),
+        ]
+    };
+    let used = used::<NextHop>(map, |hop| hop.ifindex != 0)?;
+    Ok(Table {
+        columns: vec![
+            "index",
+            "ifindex",
+            "mtu",
+            "dst_mac",
+            "src_mac",
+            "valid_until",
+            "stamp",
+        ],
+        rows: used.map(row).collect(),
+    })
+}
+
+fn counters(map: &PerCpuArray<MapData, u64>) -> io::Result<Table> {
+    let row = |reason: &Reason| {
+        let per_cpu = map.get(&(*reason as u32), 0).map_err(errno)?;
+        let count: u64 = per_cpu.iter().sum();
+        let kind = format!("{:?}", reason.kind()).to_lowercase();
+        let meaning = reason.meaning().trim();
+        Ok(vec![
+            json!(reason.name()),
+            json!(kind),
+            json!(count),
+            json!(meaning),
+        ])
+    };
+    let rows: io::Result<Vec<_>> = Reason::ALL.iter().map(row).collect();
+    Ok(Table {
+        columns: vec!["reason", "kind", "count", "meaning"],
+        rows: rows?,
+    })
+}
+
+fn pod_cidrs<A: Addr>(map: &LpmTrie<MapData, Raw<Bits<A>>, u32>) -> io::Result<Table>
+where
+    Bits<A>: Plain,
+{
+    let nets: io::Result<Vec<_>> = map.keys().map(|key| net(&key.map_err(errno)?)).collect();
+    let mut nets = nets?;
+    nets.sort_unstable();
+    let rows = nets
+        .into_iter()
+        .map(|net| vec![json!(net.to_string())])
+        .collect();
+    Ok(Table {
+        columns: vec!["prefix"],
+        rows,
+    })
+}
+
+/// The rows of an array that are in use, with their positions.
+fn used<V: Plain>(
+    map: &MapData,
+    is_used: impl Fn(&V) -> bool,
+) -> io::Result<impl Iterator<Item = (u32, V)>> {
+    let rows = Rows::<V>::of(map)?;
+    let rows = rows.read(0, rows.len())?;
+    Ok((0..).zip(rows).filter(move |(_, row)| is_used(row)))
+}
+
+/// `memlock` in `/proc/self/fdinfo`: since Linux 6.4 what the map really takes, before an estimate.
+fn memory(map: &MapData) -> Option<u64> {
+    let fd = map.fd().as_fd().as_raw_fd();
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("memlock:"))?
+        .trim()
+        .parse()
+        .ok()
+}
+
+fn range(SlotRange { base, count }: SlotRange) -> Value {
+    if count == 0 {
+        Value::Null
+    } else {
+        json!(format!("{base}+{count}"))
+    }
+}
+
+fn address<A: Addr>(addr: A, port: u16) -> String {
+    std::net::SocketAddr::new(addr.to_ip(), port).to_string()
+}
+
+fn mac(bytes: [u8; 6]) -> String {
+    bytes.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    }
+}

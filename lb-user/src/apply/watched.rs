@@ -1,0 +1,312 @@
+//! Tables under the eyes of readers: a model of the datapath that looks after every write.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use lb_common::abi::{Service, SlotRange, backend_flags};
+use proptest::prelude::*;
+
+use super::{FakeMaps, Faults, FaultyMaps, LbMaps, Outcome, Retry, TableError, reconcile};
+use crate::{
+    desired::{Desired, Endpoint, PortName},
+    plan::{
+        BackendId, BackendRow, Capacity, FrontendKey, Ledger, display_key, family_of, frontend_key,
+    },
+};
+
+const ONE_TRY: Retry = Retry {
+    attempts: 1,
+    backoff: Duration::ZERO,
+    budget: 0,
+};
+
+const LISTS: [u32; 3] = [
+    backend_flags::IN_CLUSTER,
+    backend_flags::IN_EXTERNAL_LOCAL,
+    backend_flags::IN_INTERNAL_LOCAL,
+];
+
+/// Addresses per list.
+pub(super) type Addresses = [Vec<SocketAddr>; 3];
+
+/// Tables under the eyes of readers.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) maps: FaultyMaps<FakeMaps>,
+    /// What each frontend led to when the present plan began.
+    before: BTreeMap<FrontendKey, Addresses>,
+    /// What each frontend shall lead to.
+    pub(super) after: BTreeMap<FrontendKey, Addresses>,
+    has_room: bool,
+    /// Frontends that must be there all the time.
+    stay: BTreeSet<FrontendKey>,
+    /// Copies of entries that readers in flight hold, with what the entry led to when they came.
+    in_flight: BTreeMap<(FrontendKey, u32), (Service, Addresses)>,
+    pub(super) violations: Vec<String>,
+}
+
+impl Watched {
+    pub(super) fn new(capacity: Capacity, faults: Faults) -> Self {
+        Self {
+            maps: FaultyMaps::new(FakeMaps::new(capacity), faults, libc::ENOMEM),
+            before: BTreeMap::new(),
+            after: BTreeMap::new(),
+            has_room: capacity == Capacity::default(),
+            stay: BTreeSet::new(),
+            in_flight: BTreeMap::new(),
+            violations: Vec::new(),
+        }
+    }
+
+    pub(super) fn reconcile(&mut self, desired: &Desired, ledger: &mut Ledger) -> Outcome {
+        let expected = expected(desired).frontends;
+        self.before = self.frontends();
+        self.stay = content(self, ledger)
+            .frontends
+            .into_iter()
+            .filter_map(|(key, (owner, ..))| {
+                // In full tables a frontend is lost with its owner if there is no room for the next one.
+                let next = &expected.get(&key)?.0;
+                (self.has_room || *next == owner).then_some(key)
+            })
+            .collect();
+        self.after = expected
+            .into_iter()
+            .map(|(key, (_, to, _))| (key, to))
+            .collect();
+        reconcile(desired, ledger, self, &ONE_TRY)
+    }
+
+    pub(super) fn frontends(&self) -> BTreeMap<FrontendKey, Addresses> {
+        let services = self.maps.services().expect("reads do not fail");
+        services
+            .into_iter()
+            .map(|(key, service)| (key, self.follow(&key, &service)))
+            .collect()
+    }
+
+    /// What a reader gets that holds this copy of an entry; what it must not get is left out.
+    fn follow(&self, key: &FrontendKey, service: &Service) -> Addresses {
+        [
+            service.cluster,
+            service.external_local,
+            service.internal_local,
+        ]
+        .map(|range| {
+            let slots = (range.base..).take(range.count as usize);
+            slots
+                .filter_map(|slot| self.accept(key, service, slot))
+                .map(|row| address(&row))
+                .collect()
+        })
+    }
+
+    fn accept(&self, key: &FrontendKey, service: &Service, slot: u32) -> Option<BackendRow> {
+        let maps = self.maps.inner();
+        let id = BackendId {
+            family: family_of(key.addr),
+            id: maps.slot(slot),
+        };
+        maps.backend(id).filter(|row| row.service == service.id)
+    }
+
+    /// Lets a reader come at each frontend, and all readers read.
+    fn look(&mut self) {
+        let mut violations = Vec::new();
+        let services = self.maps.services().expect("reads do not fail");
+        for key in self.stay.iter().filter(|key| !services.contains_key(key)) {
+            violations.push(format!("{} is gone in between", display_key(key)));
+        }
+        for (key, service) in &services {
+            let now = self.follow(key, service);
+            let as_before = self.before.get(key) == Some(&now);
+            if !as_before && self.after.get(key) != Some(&now) {
+                violations.push(format!("{} leads to {now:?}, a mixture", display_key(key)));
+            }
+            self.check_flags(key, service, &mut violations);
+            self.in_flight
+                .insert((*key, service.version), (*service, now));
+        }
+        for ((key, _), (service, then)) in &self.in_flight {
+            let now = self.follow(key, service);
+            if now != *then {
+                let key = display_key(key);
+                violations.push(format!(
+                    "a reader in flight at {key} gets {now:?}, not {then:?}"
+                ));
+            }
+        }
+        self.violations.append(&mut violations);
+    }
+
+    /// An entry lists only backends that say that they are in the list.
+    fn check_flags(&self, key: &FrontendKey, service: &Service, violations: &mut Vec<String>) {
+        let ranges = [
+            service.cluster,
+            service.external_local,
+            service.internal_local,
+        ];
+        for (range, flag) in ranges.into_iter().zip(LISTS) {
+            for slot in (range.base..).take(range.count as usize) {
+                match self.accept(key, service, slot) {
+                    Some(row) if row.flags & flag != 0 => {}
+                    row => violations.push(format!("{} lists {row:?}", display_key(key))),
+                }
+            }
+        }
+    }
+}
+
+impl LbMaps for Watched {
+    fn put_service(&mut self, key: &FrontendKey, service: &Service) -> Result<(), TableError> {
+        let result = self.maps.put_service(key, service);
+        self.look();
+        result
+    }
+
+    fn delete_service(&mut self, key: &FrontendKey) -> Result<(), TableError> {
+        let result = self.maps.delete_service(key);
+        self.look();
+        result
+    }
+
+    fn services(&self) -> Result<BTreeMap<FrontendKey, Service>, TableError> {
+        self.maps.services()
+    }
+
+    fn write_slots(&mut self, base: u32, ids: &[u32]) -> Result<(), TableError> {
+        let result = self.maps.write_slots(base, ids);
+        self.look();
+        result
+    }
+
+    fn slots(&self, range: SlotRange) -> Result<Vec<u32>, TableError> {
+        self.maps.slots(range)
+    }
+
+    fn put_backend(&mut self, id: BackendId, row: &BackendRow) -> Result<(), TableError> {
+        let result = self.maps.put_backend(id, row);
+        self.look();
+        result
+    }
+
+    fn backends(&self) -> Result<BTreeMap<BackendId, BackendRow>, TableError> {
+        self.maps.backends()
+    }
+
+    fn put_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
+        self.maps.put_pod_cidr(net)
+    }
+
+    fn delete_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
+        self.maps.delete_pod_cidr(net)
+    }
+
+    fn pod_cidrs(&self) -> Result<BTreeSet<IpNet>, TableError> {
+        self.maps.pod_cidrs()
+    }
+
+    fn grace(&mut self) -> Result<(), TableError> {
+        self.maps.grace()?;
+        self.in_flight.clear();
+        Ok(())
+    }
+}
+
+/// The tables without ids.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Content {
+    /// Service port, lists, affinity.
+    pub(super) frontends: BTreeMap<FrontendKey, (Option<PortName>, Addresses, u32)>,
+    backends: BTreeSet<(Option<PortName>, SocketAddr, u32)>,
+    pod_cidrs: BTreeSet<IpNet>,
+}
+
+/// What the tables say.
+pub(super) fn content(watched: &Watched, ledger: &Ledger) -> Content {
+    let name = |service| ledger.name(service).cloned();
+    let services = watched.services().expect("reads do not fail");
+    let rows = watched.backends().expect("reads do not fail");
+    let frontends = services.iter().map(|(key, service)| {
+        let to = watched.follow(key, service);
+        (*key, (name(service.id), to, service.affinity_timeout_s))
+    });
+    let rows = rows.values().filter(|row| row.service != 0);
+    Content {
+        frontends: frontends.collect(),
+        backends: rows
+            .map(|row| (name(row.service), address(row), row.flags))
+            .collect(),
+        pod_cidrs: watched.pod_cidrs().expect("reads do not fail"),
+    }
+}
+
+/// What the tables should say, without a plan.
+pub(super) fn expected(desired: &Desired) -> Content {
+    let mut content = Content {
+        pod_cidrs: desired.pod_cidrs.clone(),
+        ..Content::default()
+    };
+    for (name, port) in desired
+        .ports
+        .iter()
+        .filter(|(_, port)| !port.frontends.is_empty())
+    {
+        let list = |flag| -> Vec<_> {
+            let backends = port
+                .backends
+                .iter()
+                .filter(|(_, facts)| bits(**facts) & flag != 0);
+            backends.map(|(endpoint, _)| *endpoint).collect()
+        };
+        for frontend in &port.frontends {
+            let value = (Some(name.clone()), LISTS.map(list), port.affinity_timeout_s);
+            content
+                .frontends
+                .insert(frontend_key(frontend, name.protocol), value);
+        }
+        let backends = port.backends.iter();
+        let backends =
+            backends.map(|(endpoint, facts)| (Some(name.clone()), *endpoint, bits(*facts)));
+        content.backends.extend(backends);
+    }
+    content
+}
+
+fn bits(facts: Endpoint) -> u32 {
+    u32::from(facts.serving)
+        | u32::from(facts.in_cluster) << 1
+        | u32::from(facts.in_external_local) << 2
+        | u32::from(facts.in_internal_local) << 3
+        | u32::from(facts.local) << 4
+}
+
+pub(super) fn address(row: &BackendRow) -> SocketAddr {
+    SocketAddr::new(row.addr, row.port)
+}
+
+/// The ledger's picture is what the tables say.
+pub(super) fn check_picture(watched: &Watched, ledger: &Ledger) -> Result<(), TestCaseError> {
+    prop_assert_eq!(
+        ledger.services(),
+        &watched.services().expect("reads do not fail")
+    );
+    let rows = watched.backends().expect("reads do not fail");
+    let in_use: BTreeMap<_, _> = rows
+        .into_iter()
+        .filter(|(_, row)| row.service != 0)
+        .collect();
+    prop_assert_eq!(ledger.backends(), &in_use);
+    prop_assert_eq!(
+        ledger.pod_cidrs(),
+        &watched.pod_cidrs().expect("reads do not fail")
+    );
+    for (range, ids) in ledger.slots() {
+        prop_assert_eq!(ids, watched.slots(range).expect("reads do not fail"));
+    }
+    Ok(())
+}

@@ -1,0 +1,141 @@
+//! The command line: one file per verb, and what all verbs share.
+//!
+//! Results go to standard output, messages and logs to standard error. Exit code 0: done; 1: it failed,
+//! and one line says what and what to do; 2: the command line itself is wrong.
+
+mod check;
+mod counters;
+mod get;
+mod maps;
+mod output;
+mod run;
+mod status;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{agent::run_dir, causes::with_causes, loader::pin};
+
+/// Kubernetes Services in eBPF, from manifests
+///
+/// fulcrum serves the Services of a directory of manifests on this node: no API server, no kube-proxy, no netfilter.
+#[derive(Parser, Debug)]
+#[command(name = "fulcrum", version, arg_required_else_help = true)]
+struct CommandLine {
+    #[command(flatten)]
+    place: Place,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Which agent is meant: several may run on one machine.
+#[derive(Args, Clone, Debug)]
+struct Place {
+    /// The agent's own directory: its lock, its socket, the addresses it gave to services
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        default_value = "/run/fulcrum"
+    )]
+    run_dir: PathBuf,
+
+    /// The BPF filesystem that the tables are pinned in
+    #[arg(long, global = true, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    bpffs: PathBuf,
+}
+
+impl Place {
+    /// The run directory as the agent spells it.
+    fn run_dir(&self) -> PathBuf {
+        run_dir::resolve(&self.run_dir)
+    }
+
+    /// Where the agent's tables are pinned.
+    fn pins(&self) -> PathBuf {
+        pin::maps(&self.bpffs, &self.run_dir())
+    }
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Run the agent: serve the manifests until SIGTERM or SIGINT
+    Run(run::RunArgs),
+    /// Show services or endpoints as the running agent sees them
+    Get(get::GetArgs),
+    /// Show the running agent's devices, findings and troubles
+    Status(status::StatusArgs),
+    /// List the tables in the kernel, or show what one contains; needs no running agent
+    Maps(maps::MapsArgs),
+    /// Show how many packets went which way, and why; needs no running agent
+    Counters(counters::CountersArgs),
+    /// Find out whether this machine can run fulcrum, and what to do about it
+    ///
+    /// Prints one line per fact: ok, warn or fail, what was found, and the remedy. Exit code 1 if anything failed.
+    Check(check::CheckArgs),
+    /// Print the version
+    Version,
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let CommandLine { place, verb } = CommandLine::parse();
+    let done = match verb {
+        Verb::Run(args) => run::run(args, &place),
+        Verb::Get(args) => get::get(args, &place),
+        Verb::Status(args) => status::status(&args, &place),
+        Verb::Maps(args) => maps::maps(&args, &place),
+        Verb::Counters(args) => counters::counters(&args, &place),
+        Verb::Check(args) => check::check(&args, &place),
+        Verb::Version => version(),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {}", with_causes(error.as_ref()));
+        ExitCode::FAILURE
+    })
+}
+
+fn version() -> anyhow::Result<ExitCode> {
+    output::print(&format!("fulcrum {}\n", env!("CARGO_PKG_VERSION")))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_and_flag_has_a_help_text() {
+        for verb in CommandLine::command().get_subcommands() {
+            assert!(verb.get_about().is_some(), "{}", verb.get_name());
+            for flag in verb.get_arguments() {
+                assert!(
+                    flag.get_help().is_some(),
+                    "{} {}",
+                    verb.get_name(),
+                    flag.get_id()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_run_directory_is_a_flag_of_all_verbs() {
+        let line = CommandLine::try_parse_from(["fulcrum", "get", "svc", "--run-dir", "/run/a"]);
+        assert_eq!(line.expect("valid").place.run_dir, PathBuf::from("/run/a"));
+        let line = CommandLine::try_parse_from(["fulcrum", "--run-dir", "/run/a", "maps"]);
+        let place = line.expect("valid").place;
+        assert!(
+            place.pins().starts_with("/sys/fs/bpf/fulcrum/run-a/"),
+            "{place:?}"
+        );
+    }
+}

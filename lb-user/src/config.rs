@@ -1,0 +1,418 @@
+//! The agent's configuration: flags, checked once, then facts.
+//!
+//! Whatever has a [`Config`] need not ask again whether a size is a power of two or a prefix has host
+//! bits. Nothing here touches the node: what the flags leave open is found out by the agent.
+
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+use lb_common::abi::capacity;
+
+use crate::loader::{
+    pattern::{Pattern, PatternError},
+    uplink::NodeAddresses,
+};
+
+/// Where the kernel says what the node is called.
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
+/// Fewer flows than this are of no use; more do not fit into a map of 64-byte values on any node.
+const FLOW_TABLE_SIZES: std::ops::RangeInclusive<u32> = 64..=1 << 24;
+
+/// The flags of `fulcrum run` that describe the node and its cluster.
+#[expect(
+    clippy::doc_markdown,
+    reason = "the fields' documentation is help text for a terminal"
+)]
+#[derive(Args, Clone, Debug)]
+pub struct Flags {
+    /// Manifests to serve: a file, a directory (its *.yaml, *.yml and *.json, not recursive), or - for standard input
+    ///
+    /// Files and directories are watched and changes applied live. Kinds: Service, Endpoints, EndpointSlice, Pod,
+    /// Node, and List of these. What is wrong is logged with file, line and field, and stops nothing else.
+    #[arg(long, short = 'f', value_name = "FILE|DIR|-")]
+    pub manifests: PathBuf,
+
+    /// This node's name, as the pods' spec.nodeName and the endpoints' nodeName spell it [default: the host name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// This node's address, source of masqueraded traffic; once per family [default: the uplink's preferred source]
+    #[arg(long, value_name = "IP")]
+    pub node_ip: Vec<IpAddr>,
+
+    /// Devices that lead out of the node: names or globs, may be repeated [default: those of the default routes]
+    #[arg(long, value_name = "DEVICE|GLOB", value_delimiter = ',')]
+    pub uplink: Vec<String>,
+
+    /// Host sides of the pods' devices: names or globs, may be repeated [default: every veth and netkit whose peer is
+    /// in another network namespace]
+    #[arg(long, value_name = "DEVICE|GLOB", value_delimiter = ',')]
+    pub pod_device: Vec<String>,
+
+    /// Prefixes that ClusterIPs are taken from; may be repeated
+    #[arg(
+        long,
+        value_name = "CIDR",
+        value_delimiter = ',',
+        default_value = "10.96.0.0/12,fd00:10:96::/112"
+    )]
+    pub service_cidr: Vec<IpNet>,
+
+    /// Prefixes of the cluster's pods beside those of the Node objects; may be repeated
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub pod_cidr: Vec<IpNet>,
+
+    /// Places in each family's flow table, a power of two; a connection takes two
+    #[arg(long, value_name = "N", default_value_t = capacity::FLOWS)]
+    pub flow_table_size: u32,
+
+    /// Where uplinks are met
+    #[arg(long, value_enum, default_value_t = Mode::Tc)]
+    pub mode: Mode,
+}
+
+/// Where the packets of an uplink are met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// At TC ingress
+    Tc,
+    /// In the driver (native XDP) as well: what XDP cannot do itself goes on to TC
+    Xdp,
+}
+
+/// What to serve and how, valid throughout.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where the objects come from.
+    pub manifests: Manifests,
+    /// This node's name.
+    pub node_name: String,
+    /// Addresses that the node shall use; those not given are found out.
+    pub node_ips: NodeAddresses,
+    /// Uplinks; none given: the devices of the default routes.
+    pub uplinks: Option<Vec<Pattern>>,
+    /// Pod devices; none given: pairs that lead into other namespaces.
+    pub pod_devices: Option<Vec<Pattern>>,
+    /// Prefixes that `ClusterIPs` are taken from, without host bits, none inside another.
+    pub service_cidrs: Vec<IpNet>,
+    /// Prefixes of pods, without host bits, apart from the services'.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Flow positions per family, a power of two.
+    pub flow_table_size: u32,
+    /// Where uplinks are met.
+    pub mode: Mode,
+}
+
+/// Where the objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Manifests {
+    /// Standard input, once.
+    Stdin,
+    /// A file or a directory, watched.
+    Path(PathBuf),
+}
+
+/// Which flag cannot be used, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A device flag is no pattern.
+    #[error("--{flag} {value:?}: {reason}")]
+    Pattern {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: PatternError,
+    },
+    /// An address that a node cannot have.
+    #[error("--node-ip {0}: not an address that a node can have; name one of a device")]
+    NodeIp(IpAddr),
+    /// Two addresses of a family.
+    #[error("--node-ip {second}: there is {first} already; give at most one address per family")]
+    TwoNodeIps {
+        /// The one that was given first.
+        first: IpAddr,
+        /// The one too many.
+        second: IpAddr,
+    },
+    /// A prefix with host bits.
+    #[error("--{flag} {value}: has host bits; did you mean {}?", value.trunc())]
+    HostBits {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: IpNet,
+    },
+    /// Two prefixes share addresses.
+    #[error("--{flag} {value} overlaps {other_flag} {other}; give prefixes that lie apart")]
+    Overlap {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: IpNet,
+        /// The flag of the other prefix.
+        other_flag: &'static str,
+        /// The other prefix.
+        other: IpNet,
+    },
+    /// The flow table cannot have this size.
+    #[error(
+        "--flow-table-size {size}: must be a power of two from {} to {}",
+        FLOW_TABLE_SIZES.start(),
+        FLOW_TABLE_SIZES.end()
+    )]
+    FlowTableSize {
+        /// The flag's value.
+        size: u32,
+    },
+    /// The node's name cannot be found out.
+    #[error("cannot read the host name from {HOSTNAME}; name this node by --node-name")]
+    HostName(#[source] io::Error),
+    /// No node can have this name.
+    #[error("the node name {0:?} is no name that Kubernetes allows; name this node by --node-name")]
+    NodeName(String),
+}
+
+impl Flags {
+    /// The configuration, or the first flag that is wrong.
+    pub fn check(self) -> Result<Config, ConfigError> {
+        let service_cidrs = prefixes("service-cidr", &self.service_cidr, &[])?;
+        let pod_cidrs = prefixes("pod-cidr", &self.pod_cidr, &service_cidrs)?;
+        let size = self.flow_table_size;
+        if !size.is_power_of_two() || !FLOW_TABLE_SIZES.contains(&size) {
+            return Err(ConfigError::FlowTableSize { size });
+        }
+        Ok(Config {
+            manifests: if self.manifests == Path::new("-") {
+                Manifests::Stdin
+            } else {
+                Manifests::Path(self.manifests)
+            },
+            node_name: node_name(self.node_name)?,
+            node_ips: node_ips(&self.node_ip)?,
+            uplinks: patterns("uplink", &self.uplink)?,
+            pod_devices: patterns("pod-device", &self.pod_device)?,
+            service_cidrs,
+            pod_cidrs,
+            flow_table_size: size,
+            mode: self.mode,
+        })
+    }
+}
+
+/// The patterns of one flag; none if it was not given.
+pub fn patterns(
+    flag: &'static str,
+    values: &[String],
+) -> Result<Option<Vec<Pattern>>, ConfigError> {
+    let parse = |value: &String| {
+        value.parse().map_err(|reason| ConfigError::Pattern {
+            flag,
+            value: value.clone(),
+            reason,
+        })
+    };
+    let patterns: Vec<Pattern> = values.iter().map(parse).collect::<Result<_, _>>()?;
+    Ok((!patterns.is_empty()).then_some(patterns))
+}
+
+fn node_name(flag: Option<String>) -> Result<String, ConfigError> {
+    let name = match flag {
+        Some(name) => name,
+        None => std::fs::read_to_string(HOSTNAME)
+            .map_err(ConfigError::HostName)?
+            .trim()
+            // The kubelet does the same to the host name.
+            .to_lowercase(),
+    };
+    let is_alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_valid = (1..=253).contains(&name.len())
+        && name
+            .chars()
+            .all(|c| is_alphanumeric(c) || c == '-' || c == '.')
+        && name.starts_with(is_alphanumeric)
+        && name.ends_with(is_alphanumeric);
+    if is_valid {
+        Ok(name)
+    } else {
+        Err(ConfigError::NodeName(name))
+    }
+}
+
+fn node_ips(flags: &[IpAddr]) -> Result<NodeAddresses, ConfigError> {
+    let mut found = NodeAddresses::default();
+    for &addr in flags {
+        if addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() {
+            return Err(ConfigError::NodeIp(addr));
+        }
+        let first = match addr {
+            IpAddr::V4(addr) => found.v4.replace(addr).map(IpAddr::V4),
+            IpAddr::V6(addr) => found.v6.replace(addr).map(IpAddr::V6),
+        };
+        if let Some(first) = first {
+            return Err(ConfigError::TwoNodeIps {
+                first,
+                second: addr,
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// The values of a prefix flag, each without host bits, and apart from each other and the `services`.
+fn prefixes(
+    flag: &'static str,
+    values: &[IpNet],
+    services: &[IpNet],
+) -> Result<Vec<IpNet>, ConfigError> {
+    let mut found: Vec<IpNet> = Vec::new();
+    for &value in values {
+        if value != value.trunc() {
+            return Err(ConfigError::HostBits { flag, value });
+        }
+        let overlaps = |other: &&IpNet| other.contains(&value) || value.contains(*other);
+        let others = [(flag, found.as_slice()), ("service-cidr", services)];
+        for (other_flag, others) in others {
+            if let Some(&other) = others.iter().find(overlaps) {
+                return Err(ConfigError::Overlap {
+                    flag,
+                    value,
+                    other_flag,
+                    other,
+                });
+            }
+        }
+        found.push(value);
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        flags: Flags,
+    }
+
+    fn config(line: &str) -> Result<Config, String> {
+        let words = ["run", "--manifests", "dir", "--node-name", "n1"].into_iter();
+        let line = Line::try_parse_from(words.chain(line.split_whitespace()))
+            .map_err(|error| error.to_string())?;
+        line.flags.check().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_documentation() {
+        let expected = Config {
+            manifests: Manifests::Path("dir".into()),
+            node_name: "n1".to_owned(),
+            node_ips: NodeAddresses::default(),
+            uplinks: None,
+            pod_devices: None,
+            service_cidrs: vec![
+                "10.96.0.0/12".parse().expect("literal"),
+                "fd00:10:96::/112".parse().expect("literal"),
+            ],
+            pod_cidrs: Vec::new(),
+            flow_table_size: capacity::FLOWS,
+            mode: Mode::Tc,
+        };
+        assert_eq!(config(""), Ok(expected));
+    }
+
+    #[test]
+    fn lists_may_be_repeated_or_joined_by_commas() {
+        let config = config("--uplink eth0,eth1 --uplink wg* --mode xdp").expect("valid flags");
+        let uplinks: Vec<String> = config
+            .uplinks
+            .expect("given")
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(uplinks, ["eth0", "eth1", "wg*"]);
+        assert_eq!(config.mode, Mode::Xdp);
+    }
+
+    #[test]
+    fn a_dash_means_standard_input() {
+        let words = ["run", "-f", "-", "--node-name", "n1"];
+        let line = Line::try_parse_from(words)
+            .map_err(|error| error.to_string())
+            .expect("valid");
+        assert_eq!(
+            line.flags.check().expect("valid").manifests,
+            Manifests::Stdin
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named_with_its_flag_and_value() {
+        for (line, message) in [
+            (
+                "--flow-table-size 1000",
+                "--flow-table-size 1000: must be a power of two from 64",
+            ),
+            (
+                "--flow-table-size 32",
+                "--flow-table-size 32: must be a power of two from 64",
+            ),
+            (
+                "--node-ip 0.0.0.0",
+                "--node-ip 0.0.0.0: not an address that a node can have",
+            ),
+            (
+                "--node-ip 192.0.2.1 --node-ip 192.0.2.2",
+                "--node-ip 192.0.2.2: there is 192.0.2.1 already",
+            ),
+            (
+                "--uplink a/b",
+                "--uplink \"a/b\": a device name has no blank, slash",
+            ),
+            (
+                "--pod-cidr 10.244.1.1/16",
+                "--pod-cidr 10.244.1.1/16: has host bits; did you mean 10.244.0.0/16?",
+            ),
+            (
+                "--pod-cidr 10.100.0.0/16",
+                "--pod-cidr 10.100.0.0/16 overlaps service-cidr 10.96.0.0/12",
+            ),
+            (
+                "--service-cidr 10.0.0.0/8,10.1.0.0/16",
+                "--service-cidr 10.1.0.0/16 overlaps service-cidr 10.0.0.0/8",
+            ),
+            ("--node-name Upper", "cannot be used multiple times"),
+        ] {
+            let error = config(line).expect_err(line);
+            assert!(error.contains(message), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_node_has_a_name_that_kubernetes_allows() {
+        assert_eq!(
+            node_name(Some("node-1.example".to_owned())).expect("valid"),
+            "node-1.example"
+        );
+        for name in ["", "Node", "-a", "a_b", "a-"] {
+            let error = node_name(Some(name.to_owned()))
+                .expect_err(name)
+                .to_string();
+            assert!(error.contains("--node-name"), "{error}");
+        }
+        assert!(
+            node_name(None).is_ok(),
+            "the host name of any machine that runs tests"
+        );
+    }
+}

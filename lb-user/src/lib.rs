@@ -1,0 +1,22 @@
+//! fulcrum's userspace: what the tables should contain, and the agent that makes it so.
+//!
+//! ```text
+//! source -> store -> compile (pure) -> plan (pure, ordered) -> apply -> maps
+//! ```
+
+pub mod agent;
+pub mod alloc;
+pub mod apply;
+pub mod causes;
+pub mod check;
+pub mod cli;
+pub mod compile;
+pub mod config;
+pub mod control;
+pub mod desired;
+pub mod loader;
+pub mod model;
+pub mod plan;
+pub mod source;
+pub mod store;
+pub mod sys;

@@ -1,0 +1,96 @@
+//! The datapath in the kernel: loads the object, pins its maps, puts its programs on devices.
+//!
+//! Knows nothing of services; what the maps contain is [`crate::apply`]'s. Everything it made goes
+//! when the [`Datapath`] and its [`attach::Attachment`]s are dropped.
+
+pub mod attach;
+pub mod device;
+pub mod netlink;
+pub mod object;
+pub mod pattern;
+pub mod pin;
+pub mod uplink;
+
+use std::path::{Path, PathBuf};
+
+use aya::Ebpf;
+use lb_common::abi::map;
+
+use crate::config::Mode;
+use attach::{AttachError, Attachment, Programs};
+use device::{Device, Role};
+use object::{Facts, ObjectError};
+use pin::{PinDirectory, PinError};
+
+/// Programs and maps, ready for devices.
+#[derive(Debug)]
+pub struct Datapath {
+    programs: Programs,
+    pins: PinDirectory,
+}
+
+/// Why there is no datapath.
+#[derive(Debug, thiserror::Error)]
+pub enum LoaderError {
+    /// No place to pin the maps.
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    /// The object does not load.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// A program does not load.
+    #[error(transparent)]
+    Program(#[from] AttachError),
+    /// The object is not the one that this binary was made for.
+    #[error("the BPF object has no map {0:?}")]
+    NoMap(&'static str),
+    /// A map could not be pinned.
+    #[error("cannot pin the map {name:?} at {path}")]
+    PinMap {
+        /// The map.
+        name: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The kernel's reason.
+        #[source]
+        source: aya::pin::PinError,
+    },
+}
+
+impl Datapath {
+    /// Loads the object with `facts`, its maps pinned for the agent of `run_dir`; attaches nothing yet.
+    pub fn load(
+        bpffs: &Path,
+        run_dir: &Path,
+        facts: Facts,
+        mode: Mode,
+    ) -> Result<Self, LoaderError> {
+        let pins = PinDirectory::create(bpffs, run_dir)?;
+        let ebpf = object::load(facts)?;
+        pin_maps(&ebpf, pins.maps())?;
+        Ok(Self {
+            programs: Programs::load(ebpf, mode)?,
+            pins,
+        })
+    }
+
+    /// The directory where the maps are pinned.
+    pub fn maps(&self) -> &Path {
+        self.pins.maps()
+    }
+
+    /// Puts the programs for this role on a device.
+    pub fn attach(&mut self, device: &Device, role: Role) -> Result<Attachment, AttachError> {
+        self.programs.attach(device, role)
+    }
+}
+
+fn pin_maps(ebpf: &Ebpf, directory: &Path) -> Result<(), LoaderError> {
+    for name in map::ALL {
+        let path = directory.join(name);
+        let map = ebpf.map(name).ok_or(LoaderError::NoMap(name))?;
+        map.pin(&path)
+            .map_err(|source| LoaderError::PinMap { name, path, source })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,431 @@
+//! The change of one service port.
+//!
+//! All ids and slots that the change needs are set aside before its first step exists: it is whole or
+//! refused, never half.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use lb_common::{
+    abi::{Service, backend_flags, map, service_flags},
+    net::addr::Family,
+};
+
+use super::{
+    delta::Delta,
+    ledger::{Block, Ledger, Port, Stage, Tenancy},
+    lists::{LIST_FLAGS, Lists, first_slot},
+    refusal::RefusalReason,
+    step::{BackendRow, FrontendKey, Step, family_of, frontend_key},
+};
+use crate::desired::{DesiredPort, Endpoint, FrontendKind, PortName};
+
+/// Steps of one service port, in the order in which they belong.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    /// New backends, and flags that are added. Nobody is sent there yet.
+    pub(super) prepare: Vec<Step>,
+    /// Frontends that it gives up.
+    pub(super) give_up: Vec<Step>,
+    /// The moment of the change, once per frontend.
+    pub(super) switch: Vec<Step>,
+    /// Flags that are taken away, and backends that go.
+    pub(super) clean_up: Vec<Step>,
+}
+
+impl Change {
+    /// Whether slots or ids come free by it.
+    pub(super) fn frees(&self, ledger: &Ledger) -> bool {
+        let replaces = |step: &Step| match step {
+            Step::PutService { key, .. } => ledger.services.contains_key(key),
+            _ => false,
+        };
+        !self.give_up.is_empty()
+            || self
+                .clean_up
+                .iter()
+                .any(|step| matches!(step, Step::RetireBackend { .. }))
+            || self.switch.iter().any(replaces)
+    }
+}
+
+/// Entries of the tables `services4` and `services6` as they will be.
+#[derive(Debug)]
+pub(super) struct Entries {
+    n_entries: BTreeMap<Family, usize>,
+    capacity: u32,
+}
+
+impl Entries {
+    pub(super) fn new(ledger: &Ledger) -> Self {
+        let families = [Family::V4, Family::V6];
+        let n_entries = families
+            .into_iter()
+            .map(|family| (family, ledger.n_services(family)))
+            .collect();
+        Self {
+            n_entries,
+            capacity: ledger.capacity.services,
+        }
+    }
+
+    /// Notes entries that go.
+    pub(super) fn remove(&mut self, family: Family, n_gone: usize) {
+        let n_entries = self.n_entries.entry(family).or_default();
+        *n_entries = n_entries.saturating_sub(n_gone);
+    }
+
+    fn replace(
+        &mut self,
+        family: Family,
+        n_new: usize,
+        n_gone: usize,
+    ) -> Result<(), RefusalReason> {
+        let n_entries = self.n_entries.entry(family).or_default();
+        let n_after = n_entries.saturating_sub(n_gone) + n_new;
+        if n_new > 0 && n_after > self.capacity as usize {
+            let table = match family {
+                Family::V4 => map::SERVICES4,
+                Family::V6 => map::SERVICES6,
+            };
+            return Err(RefusalReason::Full {
+                table,
+                needed: n_new,
+                capacity: self.capacity,
+            });
+        }
+        *n_entries = n_after;
+        Ok(())
+    }
+}
+
+/// One service port, about to be planned.
+#[derive(Debug)]
+pub(super) struct Planned<'a> {
+    pub(super) name: &'a PortName,
+    pub(super) desired: &'a DesiredPort,
+    /// The frontends' keys with the flags of their entries.
+    keys: BTreeMap<FrontendKey, u32>,
+}
+
+impl<'a> Planned<'a> {
+    pub(super) fn new(name: &'a PortName, desired: &'a DesiredPort) -> Result<Self, RefusalReason> {
+        let frontends = desired.frontends.iter().map(|frontend| frontend.addr);
+        let mut addresses = frontends.chain(desired.backends.keys().map(SocketAddr::ip));
+        let stranger = addresses.find(|address| family_of(*address) != name.family);
+        if let Some(address) = stranger {
+            return Err(RefusalReason::OtherFamily {
+                address,
+                family: name.family,
+            });
+        }
+        let mut keys = BTreeMap::new();
+        for frontend in &desired.frontends {
+            let FrontendKind::ClusterIp = frontend.kind;
+            *keys
+                .entry(frontend_key(frontend, name.protocol))
+                .or_default() |= service_flags::CLUSTER_IP;
+        }
+        Ok(Self {
+            name,
+            desired,
+            keys,
+        })
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &FrontendKey> {
+        self.keys.keys()
+    }
+
+    /// What must be done so that the tables say what is desired. `wanted`: all frontends that any
+    /// service port shall have.
+    pub(super) fn change(
+        &self,
+        ledger: &mut Ledger,
+        entries: &mut Entries,
+        wanted: &BTreeSet<FrontendKey>,
+    ) -> Result<Change, RefusalReason> {
+        let capacity = ledger.last_service();
+        let full = RefusalReason::Full {
+            table: map::SERVICES4,
+            needed: 1,
+            capacity,
+        };
+        let service = ledger.claim_port(self.name).ok_or(full)?;
+        let change = self.claim(ledger, service).and_then(|entry| {
+            self.count(ledger, service, entries, wanted)?;
+            Ok(self.steps(ledger, entry))
+        });
+        if change.is_err() {
+            ledger.unclaim_blocks(service, |_| false);
+            ledger.unclaim_backends(service, |_| false);
+            let port = ledger.ports.get(&service);
+            if port.is_some_and(Port::is_unseen) {
+                ledger.unclaim_port(service);
+            }
+        }
+        change
+    }
+
+    /// Sets ids and slots aside; what the entries of this service port shall say but for what is each
+    /// frontend's own.
+    fn claim(&self, ledger: &mut Ledger, service: u32) -> Result<Service, RefusalReason> {
+        let endpoints = &self.desired.backends;
+        ledger.unclaim_backends(service, |endpoint| endpoints.contains_key(endpoint));
+        let mut lists = Lists::default();
+        for (endpoint, facts) in endpoints {
+            let known = ledger
+                .ports
+                .get(&service)
+                .and_then(|port| port.backends.get(endpoint));
+            let tenancy = known
+                .copied()
+                .or_else(|| ledger.claim_backend(service, *endpoint));
+            let Some(Tenancy { id, .. }) = tenancy else {
+                return Err(self.no_backend_left(ledger));
+            };
+            lists.push(id.id, flags(*facts));
+        }
+        ledger.unclaim_blocks(service, |there| *there == lists);
+        let base = self.block(ledger, service, &lists)?;
+        let [cluster, external_local, internal_local] = lists.ranges(base);
+        Ok(Service {
+            id: service,
+            version: 0,
+            cluster,
+            external_local,
+            internal_local,
+            flags: 0,
+            affinity_timeout_s: self.desired.affinity_timeout_s,
+        })
+    }
+
+    /// The first slot of a block with these lists: one that is there, or a fresh one.
+    ///
+    /// One that readers have seen comes to rest with the last frontend that leaves it, maybe before
+    /// another one is put there. So it serves again only if a frontend stays on it.
+    fn block(
+        &self,
+        ledger: &mut Ledger,
+        service: u32,
+        lists: &Lists,
+    ) -> Result<u32, RefusalReason> {
+        if lists.len() == 0 {
+            return Ok(0);
+        }
+        let entries = self.keys().filter_map(|key| ledger.services.get(key));
+        let stays: BTreeSet<_> = entries
+            .filter(|entry| entry.id == service)
+            .filter_map(first_slot)
+            .collect();
+        let there = ledger.ports.get(&service).and_then(|port| {
+            let usable = |base: &u32, block: &Block| block.users == 0 || stays.contains(base);
+            let mut blocks = port
+                .blocks
+                .iter()
+                .filter(|(base, block)| usable(base, block));
+            blocks
+                .find(|(_, block)| block.lists == *lists)
+                .map(|(base, _)| *base)
+        });
+        let needed = lists.len() as usize;
+        let capacity = ledger.capacity.slots;
+        let full = RefusalReason::Full {
+            table: map::SLOTS,
+            needed,
+            capacity,
+        };
+        there
+            .or_else(|| ledger.claim_block(service, lists.clone()))
+            .ok_or(full)
+    }
+
+    fn no_backend_left(&self, ledger: &Ledger) -> RefusalReason {
+        let table = match self.name.family {
+            Family::V4 => map::BACKENDS4,
+            Family::V6 => map::BACKENDS6,
+        };
+        let capacity = ledger.capacity.backends.saturating_sub(1);
+        RefusalReason::Full {
+            table,
+            needed: self.desired.backends.len(),
+            capacity,
+        }
+    }
+
+    fn count(
+        &self,
+        ledger: &Ledger,
+        service: u32,
+        entries: &mut Entries,
+        wanted: &BTreeSet<FrontendKey>,
+    ) -> Result<(), RefusalReason> {
+        let n_new = self
+            .keys()
+            .filter(|key| !ledger.services.contains_key(key))
+            .count();
+        let gone = |port: &Port| port.keys.iter().filter(|key| !wanted.contains(key)).count();
+        let n_gone = ledger.ports.get(&service).map_or(0, gone);
+        entries.replace(self.name.family, n_new, n_gone)
+    }
+
+    fn steps(&self, ledger: &mut Ledger, entry: Service) -> Change {
+        let mut change = Change::default();
+        self.switch(ledger, entry, &mut change);
+        let Some(port) = ledger.ports.get(&entry.id) else {
+            return change;
+        };
+        for key in port.keys.iter().filter(|key| !self.keys.contains_key(key)) {
+            change.give_up.push(Step::DeleteService {
+                key: *key,
+                service: entry.id,
+            });
+        }
+        self.backends(ledger, entry.id, port, &mut change);
+        if let Some(base) = first_slot(&entry)
+            && let Some(block) = port.blocks.get(&base).filter(|block| !block.written)
+        {
+            let ids = block.lists.ids();
+            change.prepare.push(Step::WriteSlots {
+                service: entry.id,
+                base,
+                ids,
+            });
+        }
+        change
+    }
+
+    /// The entries that must be written.
+    fn switch(&self, ledger: &mut Ledger, entry: Service, change: &mut Change) {
+        for (key, flags) in &self.keys {
+            let entry = Service {
+                flags: *flags,
+                ..entry
+            };
+            let there = ledger.services.get(key);
+            let same = there.is_some_and(|there| {
+                Service {
+                    version: 0,
+                    ..*there
+                } == entry
+            });
+            if !same {
+                let service = Service {
+                    version: ledger.next_version(),
+                    ..entry
+                };
+                change.switch.push(Step::PutService { key: *key, service });
+            }
+        }
+    }
+
+    /// The rows that must be written, before and after the entries.
+    fn backends(&self, ledger: &Ledger, service: u32, port: &Port, change: &mut Change) {
+        let known = port
+            .backends
+            .iter()
+            .map(|(endpoint, tenancy)| (*endpoint, *tenancy));
+        let desired = self
+            .desired
+            .backends
+            .iter()
+            .map(|(endpoint, facts)| (*endpoint, *facts));
+        let at_once = change.switch.is_empty() && change.give_up.is_empty();
+        let delta = Delta::between(desired, known, |facts, tenancy| {
+            row_of(ledger, *tenancy).is_some_and(|row| row.flags == flags(*facts))
+        });
+        for (endpoint, facts, tenancy) in delta.update {
+            let row = |flags| row(service, endpoint, tenancy, flags);
+            let there = row_of(ledger, tenancy).map(|row| row.flags);
+            let kept = if at_once {
+                0
+            } else {
+                there.unwrap_or(0) & KEPT_UNTIL_SWITCH
+            };
+            let first = flags(facts) | kept;
+            if there != Some(first) {
+                change.prepare.push(Step::WriteBackend {
+                    id: tenancy.id,
+                    row: row(first),
+                });
+            }
+            if first != flags(facts) {
+                let row = row(flags(facts));
+                change.clean_up.push(Step::WriteBackend {
+                    id: tenancy.id,
+                    row,
+                });
+            }
+        }
+        for (endpoint, tenancy) in delta.delete {
+            let row = row(service, endpoint, tenancy, 0);
+            change.clean_up.push(Step::RetireBackend {
+                id: tenancy.id,
+                row,
+            });
+        }
+    }
+}
+
+/// Flags that a backend keeps as long as an entry may still send clients to it.
+const KEPT_UNTIL_SWITCH: u32 =
+    backend_flags::SERVING | LIST_FLAGS[0] | LIST_FLAGS[1] | LIST_FLAGS[2];
+
+/// The steps that take a service port out of the tables that nobody wants any more.
+pub(super) fn removal(ledger: &mut Ledger, service: u32) -> Change {
+    ledger.unclaim_blocks(service, |_| false);
+    ledger.unclaim_backends(service, |_| false);
+    let mut change = Change::default();
+    if let Some(port) = ledger.ports.get_mut(&service) {
+        port.stage = Stage::Leaving;
+        for key in &port.keys {
+            change
+                .give_up
+                .push(Step::DeleteService { key: *key, service });
+        }
+        for (endpoint, tenancy) in &port.backends {
+            let row = row(service, *endpoint, *tenancy, 0);
+            change.clean_up.push(Step::RetireBackend {
+                id: tenancy.id,
+                row,
+            });
+        }
+    }
+    ledger.leave(service);
+    change
+}
+
+/// The row of an endpoint, if it is written.
+fn row_of(ledger: &Ledger, tenancy: Tenancy) -> Option<&BackendRow> {
+    ledger
+        .backends
+        .get(&tenancy.id)
+        .filter(|row| row.generation == tenancy.generation)
+}
+
+fn row(service: u32, endpoint: SocketAddr, tenancy: Tenancy, flags: u32) -> BackendRow {
+    let addr: IpAddr = endpoint.ip();
+    BackendRow {
+        addr,
+        service,
+        port: endpoint.port(),
+        generation: tenancy.generation,
+        flags,
+    }
+}
+
+/// The flags that say the same as an endpoint's facts.
+fn flags(facts: Endpoint) -> u32 {
+    let bits = [
+        (facts.serving, backend_flags::SERVING),
+        (facts.in_cluster, backend_flags::IN_CLUSTER),
+        (facts.in_external_local, backend_flags::IN_EXTERNAL_LOCAL),
+        (facts.in_internal_local, backend_flags::IN_INTERNAL_LOCAL),
+        (facts.local, backend_flags::LOCAL),
+    ];
+    bits.into_iter()
+        .filter(|(is, _)| *is)
+        .fold(0, |flags, (_, flag)| flags | flag)
+}

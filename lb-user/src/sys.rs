@@ -1,0 +1,181 @@
+//! System calls that no library has: many rows of an array map at a time, and waiting for readers.
+//!
+//! Everything here is checked against the map before the kernel is told an address, so that nothing is
+//! left for callers to get wrong.
+
+use std::{
+    io,
+    marker::PhantomData,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    ptr, thread,
+    time::Duration,
+};
+
+use aya::maps::{MapData, MapType};
+use lb_common::abi::Plain;
+
+/// The rows of a map of type array (not per CPU), each a `V`. Needs Linux 5.6; without it each row is a
+/// system call of its own by other means.
+#[derive(Debug)]
+pub(crate) struct Rows<'a, V> {
+    fd: BorrowedFd<'a>,
+    len: u32,
+    value: PhantomData<V>,
+}
+
+/// `union bpf_attr` as the batch commands read it (`linux/bpf.h`).
+#[repr(C)]
+#[derive(Debug, Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// `enum bpf_cmd` in `linux/bpf.h`.
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+
+/// `MEMBARRIER_CMD_GLOBAL` in `linux/membarrier.h`.
+const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
+
+/// Rows per system call: keeps buffers below 512 KiB for the widest row.
+const ROWS_PER_CALL: u32 = 4096;
+
+/// Longer than any program runs that is in the middle of a packet, however busy the machine is.
+const LONGEST_READER: Duration = Duration::from_secs(1);
+
+impl<'a, V: Plain> Rows<'a, V> {
+    /// The rows of `map`; an error of kind `InvalidInput`: it is not an array of such values.
+    pub(crate) fn of(map: &'a MapData) -> io::Result<Self> {
+        let info = map.info().map_err(io::Error::other)?;
+        let is_array = matches!(info.map_type(), Ok(MapType::Array));
+        if !is_array || info.key_size() != 4 || info.value_size() as usize != size_of::<V>() {
+            let message = format!("not an array of values of {} bytes", size_of::<V>());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        Ok(Self {
+            fd: map.fd().as_fd(),
+            len: info.max_entries(),
+            value: PhantomData,
+        })
+    }
+
+    /// Number of rows.
+    pub(crate) fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Copies `count` rows from `base` on, or those of them that exist.
+    pub(crate) fn read(&self, base: u32, count: u32) -> io::Result<Vec<V>> {
+        let end = self.len.min(base.saturating_add(count));
+        let mut values = Vec::with_capacity(end.saturating_sub(base) as usize);
+        let mut at = base;
+        while at < end {
+            let n_read = self.read_some(at, (end - at).min(ROWS_PER_CALL), &mut values)?;
+            if n_read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            at += n_read;
+        }
+        Ok(values)
+    }
+
+    /// Writes rows from `base` on. After an error any of them may be written.
+    pub(crate) fn write(&self, base: u32, values: &[V]) -> io::Result<()> {
+        let rows_per_call = ROWS_PER_CALL as usize;
+        for (base, values) in (base..)
+            .step_by(rows_per_call)
+            .zip(values.chunks(rows_per_call))
+        {
+            let keys: Vec<u32> = (base..).take(values.len()).collect();
+            let mut attr = self.attr(&keys, values.len())?;
+            attr.values = values.as_ptr().addr() as u64;
+            attr.keys = keys.as_ptr().addr() as u64;
+            // SAFETY: the kernel reads `count` keys of 4 bytes and as many values of the map's size,
+            // which `of` has compared with `V`'s; both buffers are that long and outlive the call.
+            unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut attr) }?;
+        }
+        Ok(())
+    }
+
+    fn read_some(&self, base: u32, count: u32, values: &mut Vec<V>) -> io::Result<u32> {
+        let mut keys = vec![0_u32; count as usize];
+        let mut next = 0_u32;
+        let before = base.wrapping_sub(1);
+        let mut attr = self.attr(&keys, count as usize)?;
+        values.reserve(count as usize);
+        if base > 0 {
+            attr.in_batch = ptr::from_ref(&before).addr() as u64;
+        }
+        attr.out_batch = ptr::from_mut(&mut next).addr() as u64;
+        attr.keys = keys.as_mut_ptr().addr() as u64;
+        attr.values = values.spare_capacity_mut().as_mut_ptr().addr() as u64;
+        // SAFETY: the kernel reads one key at `in_batch` and writes one at `out_batch`, at most `count`
+        // keys and as many values of the map's size, which `of` has compared with `V`'s. There is room
+        // for them, and all of it outlives the call.
+        let result = unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) };
+        match result {
+            // The end of the map: what came before it is in the buffers.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            result => result?,
+        }
+        let n_read = attr.count.min(count);
+        // SAFETY: the kernel has written that many values behind the ones that were there, and every
+        // bit pattern is a valid `V`.
+        unsafe { values.set_len(values.len() + n_read as usize) };
+        Ok(n_read)
+    }
+
+    fn attr(&self, keys: &[u32], count: usize) -> io::Result<BatchAttr> {
+        debug_assert_eq!(keys.len(), count);
+        let map_fd = u32::try_from(self.fd.as_raw_fd()).map_err(io::Error::other)?;
+        let count = u32::try_from(count).map_err(io::Error::other)?;
+        Ok(BatchAttr {
+            count,
+            map_fd,
+            ..BatchAttr::default()
+        })
+    }
+}
+
+/// Returns when every BPF program that was running at the call has ended.
+///
+/// `membarrier(MEMBARRIER_CMD_GLOBAL)` is `synchronize_rcu`, which waits for programs in soft interrupts
+/// as well (RCU flavours are one since Linux 4.20). It does nothing where only one CPU is online and is
+/// refused where CPUs run without a tick; there the longest reader is waited for.
+pub(crate) fn wait_for_readers() {
+    // SAFETY: takes a name and touches no memory.
+    let n_cpus = unsafe { libc::sysconf(libc::_SC_NPROCESSORS_ONLN) };
+    // SAFETY: takes three numbers and touches no memory of this process.
+    let waited = n_cpus > 1
+        && unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) } == 0;
+    if !waited {
+        thread::sleep(LONGEST_READER);
+    }
+}
+
+/// # Safety
+///
+/// The addresses in `attr` must be those of memory that the command may read or write.
+unsafe fn bpf(command: libc::c_long, attr: &mut BatchAttr) -> io::Result<()> {
+    // SAFETY: `attr` is as long as the size says; what it points to is the caller's promise.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            ptr::from_mut(attr),
+            size_of::<BatchAttr>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
