@@ -13,6 +13,7 @@ mod lbmaps;
 #[cfg(test)]
 mod pinned;
 mod pod;
+mod retry;
 mod rows;
 #[cfg(test)]
 mod safety;
@@ -26,13 +27,12 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    thread,
-    time::Duration,
 };
 
 use lb_common::{abi::Backend, net::addr::Family};
 use thiserror::Error;
 
+use self::retry::Tries;
 pub use self::{
     bpf::BpfMaps,
     dump::{Names, dump},
@@ -41,6 +41,7 @@ pub use self::{
     layout::{MapError, MapKind, SHAPES, Shape, open_pinned},
     lbmaps::{Access, LbMaps, TableError},
     pod::Raw,
+    retry::Retry,
     rows::{MapInfo, Table, dump_rows, maps_table},
     scenario::{Scenario, short_name},
 };
@@ -48,27 +49,6 @@ use crate::{
     desired::Desired,
     plan::{Blocked, Capacity, Damaged, Found, Ledger, Plan, Refusal, Step, plan},
 };
-
-/// How failing writes are tried again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retry {
-    /// Tries per step, the first included.
-    pub attempts: u32,
-    /// Pause between two tries of a step.
-    pub backoff: Duration,
-    /// Tries of one run beyond the first ones; when they are used up, each step has one try.
-    pub budget: u32,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self {
-            attempts: 3,
-            backoff: Duration::from_millis(5),
-            budget: 32,
-        }
-    }
-}
 
 /// What became of a plan.
 #[derive(Debug, Default)]
@@ -202,7 +182,7 @@ pub fn reconcile(
 pub fn run(plan: &Plan, ledger: &mut Ledger, maps: &mut impl LbMaps, retry: &Retry) -> Report {
     let mut report = Report::default();
     let mut failed_services = BTreeSet::new();
-    let mut budget = retry.budget;
+    let mut tries = Tries::new(retry);
     for step in &plan.steps {
         let service = ledger.service_of(step);
         if service.is_some_and(|service| failed_services.contains(&service)) {
@@ -219,7 +199,7 @@ pub fn run(plan: &Plan, ledger: &mut Ledger, maps: &mut impl LbMaps, retry: &Ret
             });
             continue;
         }
-        match try_step(step, maps, retry, &mut budget) {
+        match tries.call(|| carry_out(step, maps)) {
             Ok(()) => {
                 ledger.commit(step);
                 report.n_done += 1;
@@ -237,25 +217,6 @@ pub fn run(plan: &Plan, ledger: &mut Ledger, maps: &mut impl LbMaps, retry: &Ret
         }
     }
     report
-}
-
-fn try_step(
-    step: &Step,
-    maps: &mut impl LbMaps,
-    retry: &Retry,
-    budget: &mut u32,
-) -> Result<(), TableError> {
-    let mut attempt = 1;
-    loop {
-        match carry_out(step, maps) {
-            Err(error) if error.is_transient() && attempt < retry.attempts && *budget > 0 => {
-                attempt += 1;
-                *budget -= 1;
-                thread::sleep(retry.backoff);
-            }
-            result => return result,
-        }
-    }
 }
 
 fn carry_out(step: &Step, maps: &mut impl LbMaps) -> Result<(), TableError> {

@@ -4,6 +4,8 @@
 //! when the [`Datapath`] and its [`attach::Attachment`]s are dropped.
 
 pub mod attach;
+#[cfg(feature = "bpf-log")]
+mod bpf_log;
 pub mod device;
 pub mod netlink;
 pub mod object;
@@ -66,7 +68,10 @@ impl Datapath {
         mode: Mode,
     ) -> Result<Self, LoaderError> {
         let pins = PinDirectory::create(bpffs, run_dir)?;
-        let ebpf = object::load(facts)?;
+        #[cfg_attr(not(feature = "bpf-log"), expect(unused_mut, reason = "only the log takes a map out"))]
+        let mut ebpf = object::load(facts)?;
+        #[cfg(feature = "bpf-log")]
+        bpf_log::forward(&mut ebpf);
         pin_maps(&ebpf, pins.maps())?;
         Ok(Self {
             programs: Programs::load(ebpf, mode)?,

@@ -44,6 +44,9 @@
 //! **One grace period per plan**, at its end and only if something rests. If ids or slots run out while
 //! others rest or are about to, the service ports concerned are [deferred](Plan::deferred): the plan
 //! ends with its grace period and the next plan finds the room.
+//!
+//! In full tables one thing is lost: a frontend that moves to a service port for which there is no room
+//! goes with its old owner. Everywhere else a frontend that is wanted before and after never goes.
 
 mod claims;
 mod delta;
