@@ -9,7 +9,7 @@ use super::uplink::NodeAddresses;
 use crate::apply::Raw;
 
 /// Compiled from the crate `lb-ebpf`.
-static OBJECT: &[u8] = include_bytes_aligned!(env!("FULCRUM_BPF_OBJECT"));
+pub static OBJECT: &[u8] = include_bytes_aligned!(env!("FULCRUM_BPF_OBJECT"));
 
 /// Name of the global that holds the [`NodeConfig`].
 const NODE: &str = "NODE";

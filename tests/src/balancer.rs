@@ -1,0 +1,387 @@
+//! `fulcrum run` on a node of a [`crate::topology::Cluster`]: started, watched and stopped.
+//!
+//! Each has a run directory and a BPF filesystem of its own, so that nothing of the machine is touched and runs side by
+//! side do not meet; both go with the value. The log is kept and printed when a test fails. The flags of the binary stand
+//! in this file and nowhere else.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::{
+    poll, residue,
+    topology::{Node, POD_DEVICES},
+};
+
+/// Names the binary to test.
+const BINARY_VARIABLE: &str = "FULCRUM_BIN";
+/// How long the agent may take to load its programs and serve what the manifests say.
+const START_LIMIT: Duration = Duration::from_mins(1);
+/// How long it may take to end.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// The line on standard output that says that it serves.
+const READY: &str = "ready";
+/// Of a longer log, the first half is forgotten.
+const MAX_LOG: usize = 1 << 20;
+
+/// A running agent; ends when it is dropped.
+#[derive(Debug)]
+pub struct Balancer {
+    node_name: String,
+    place: Place,
+    child: Child,
+    log: Arc<Log>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Balancer {
+    /// Starts the agent on `node` and waits until it serves what `manifests`, a file or a directory, says.
+    ///
+    /// `flags` are further flags of `fulcrum run`. The agent ends with the thread that calls this, at the latest.
+    pub fn start(node: &Node, manifests: &Path, flags: &[&str]) -> Result<Self> {
+        let place = Place::new()?;
+        let mut command = node.namespace.daemon(binary()?);
+        command
+            .args(place.flags())
+            .arg("run")
+            .args(run_flags(node))
+            .arg("--manifests")
+            .arg(manifests);
+        command
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("start {command:?}"))?;
+        let log = Arc::new(Log::default());
+        let mut readers = Vec::new();
+        if let Some(stdout) = child.stdout.take() {
+            readers.push(log.follow(stdout));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            readers.push(log.follow(stderr));
+        }
+        let mut balancer = Self {
+            node_name: node.name.clone(),
+            place,
+            child,
+            log,
+            readers,
+        };
+        balancer.wait_until_ready()?;
+        Ok(balancer)
+    }
+
+    /// What `fulcrum` with these arguments says about this agent.
+    pub fn fulcrum(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(binary()?);
+        command
+            .args(self.place.flags())
+            .args(arguments)
+            .stdin(Stdio::null());
+        let output = command
+            .output()
+            .with_context(|| format!("run {command:?}"))?;
+        let message = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.success(),
+            "`fulcrum {}` about {} failed ({}): {}",
+            arguments.join(" "),
+            self.node_name,
+            output.status,
+            message.trim()
+        );
+        String::from_utf8(output.stdout).context("the output is not UTF-8")
+    }
+
+    /// Asks until the output satisfies `is_wanted`; `what` completes "waited ... for".
+    pub fn fulcrum_until(
+        &self,
+        arguments: &[&str],
+        limit: Duration,
+        what: &str,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<String> {
+        let mut last = String::new();
+        let result = poll::until(limit, what, || {
+            last = self.fulcrum(arguments)?;
+            Ok(is_wanted(&last).then_some(()))
+        });
+        result
+            .with_context(|| format!("`fulcrum {}` said at last:\n{last}", arguments.join(" ")))?;
+        Ok(last)
+    }
+
+    /// The node that the agent serves.
+    pub fn node_name(&self) -> &str {
+        &self.node_name
+    }
+
+    /// The flags that make `fulcrum` speak of this agent.
+    pub fn flags(&self) -> [String; 4] {
+        self.place.flags()
+    }
+
+    /// The agent's process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the agent has said so far.
+    pub fn log(&self) -> String {
+        self.log.text().clone()
+    }
+
+    /// Ends the agent as an operator does, and returns how it ended.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let child = &mut self.child;
+        let log = &self.log;
+        let what = format!("`fulcrum run` on {} to be ready", self.node_name);
+        let result = poll::until(START_LIMIT, &what, || {
+            if log.is_ready() {
+                return Ok(Some(()));
+            }
+            match child
+                .try_wait()
+                .context("ask for the state of `fulcrum run`")?
+            {
+                Some(status) => bail!("`fulcrum run` ended with {status} before it was ready"),
+                None => Ok(None),
+            }
+        });
+        if result.is_err() {
+            // What it said last may still be on its way.
+            self.end();
+        }
+        result.with_context(|| format!("the log of {}:\n{}", self.node_name, self.log()))
+    }
+
+    fn wait(&mut self) -> Result<ExitStatus> {
+        let what = format!("`fulcrum run` on {} to end", self.node_name);
+        let child = &mut self.child;
+        poll::until(STOP_LIMIT, &what, || {
+            child
+                .try_wait()
+                .context("ask for the state of `fulcrum run`")
+        })
+    }
+
+    fn signal(&mut self, signal: Signal) {
+        // A child that has been waited for has no process id any more.
+        if matches!(self.child.try_wait(), Ok(None))
+            && let Ok(id) = i32::try_from(self.child.id())
+        {
+            // It may have ended meanwhile, which is what was asked for.
+            let _ = kill(Pid::from_raw(id), signal);
+        }
+    }
+
+    /// Ends the agent whatever it takes; never fails, as a test may be unwinding.
+    fn end(&mut self) {
+        self.signal(Signal::SIGTERM);
+        if self.wait().is_err() {
+            eprintln!(
+                "`fulcrum run` on {} did not end {STOP_LIMIT:?} after SIGTERM; killed; its log:\n{}",
+                self.node_name,
+                self.log()
+            );
+            self.signal(Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.end();
+        if thread::panicking() {
+            eprintln!("the log of {}:\n{}", self.node_name, self.log());
+        }
+    }
+}
+
+/// The binary to test: named by `FULCRUM_BIN`, else the one in the target directory that this test was built in.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
+        let path = PathBuf::from(path);
+        ensure!(
+            path.is_file(),
+            "{BINARY_VARIABLE}={}: is no file",
+            path.display()
+        );
+        return Ok(path);
+    }
+    let own = std::env::current_exe().context("find the directory of this test")?;
+    // Tests are in target/<profile>/deps, other binaries in target/<profile>.
+    let found = own
+        .ancestors()
+        .skip(1)
+        .take(2)
+        .map(|dir| dir.join("fulcrum"))
+        .find(|path| path.is_file());
+    found.with_context(|| {
+        format!(
+            "no `fulcrum` beside {}; build it by `cargo build`, or name it by {BINARY_VARIABLE}",
+            own.display()
+        )
+    })
+}
+
+/// What `fulcrum run` must know about the node.
+fn run_flags(node: &Node) -> Vec<String> {
+    let mut flags = vec![
+        format!("--node-name={}", node.name),
+        format!("--pod-device={POD_DEVICES}"),
+    ];
+    flags.extend(
+        node.uplinks
+            .iter()
+            .map(|device| format!("--uplink={device}")),
+    );
+    flags.extend(
+        node.addresses
+            .both()
+            .iter()
+            .map(|address| format!("--node-ip={address}")),
+    );
+    flags
+}
+
+/// The directories of one agent.
+#[derive(Debug)]
+struct Place {
+    scratch: TempDir,
+}
+
+impl Place {
+    fn new() -> Result<Self> {
+        let scratch = tempfile::Builder::new()
+            .prefix(&residue::prefix())
+            .tempdir()
+            .context("make a directory for an agent")?;
+        let place = Self { scratch };
+        let bpffs = place.bpffs();
+        fs::create_dir(&bpffs).with_context(|| format!("make {}", bpffs.display()))?;
+        mount(
+            Some("bpf"),
+            &bpffs,
+            Some("bpf"),
+            MsFlags::empty(),
+            None::<&str>,
+        )
+        .with_context(|| format!("mount a BPF filesystem at {}", bpffs.display()))?;
+        Ok(place)
+    }
+
+    fn bpffs(&self) -> PathBuf {
+        self.scratch.path().join(residue::BPFFS)
+    }
+
+    /// The flags of every verb.
+    fn flags(&self) -> [String; 4] {
+        let run_dir = self.scratch.path().join("run").display().to_string();
+        let bpffs = self.bpffs().display().to_string();
+        ["--run-dir".to_owned(), run_dir, "--bpffs".to_owned(), bpffs]
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Pins go with the mount, and with them whatever the agent left attached.
+        let _ = umount2(&self.bpffs(), MntFlags::MNT_DETACH);
+    }
+}
+
+/// What an agent says.
+#[derive(Debug, Default)]
+struct Log {
+    text: Mutex<String>,
+}
+
+impl Log {
+    /// Notes every line of `stream` until it ends.
+    fn follow(self: &Arc<Self>, stream: impl Read + Send + 'static) -> JoinHandle<()> {
+        let log = Arc::clone(self);
+        thread::spawn(move || {
+            let lines = BufReader::new(stream).split(b'\n');
+            lines
+                .map_while(Result::ok)
+                .for_each(|line| log.push(&String::from_utf8_lossy(&line)));
+        })
+    }
+
+    fn push(&self, line: &str) {
+        let mut text = self.text();
+        text.push_str(line);
+        text.push('\n');
+        if text.len() > MAX_LOG {
+            let half = text.floor_char_boundary(MAX_LOG / 2);
+            let from = text[half..]
+                .find('\n')
+                .map_or(text.len(), |at| half + at + 1);
+            text.drain(..from);
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.text().lines().any(|line| line == READY)
+    }
+
+    fn text(&self) -> MutexGuard<'_, String> {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_ready_by_a_line_of_its_own() {
+        let log = Log::default();
+        log.push("not ready yet");
+        assert!(!log.is_ready());
+        log.push("ready");
+        assert!(log.is_ready());
+    }
+
+    #[test]
+    fn a_long_log_keeps_its_end() {
+        let log = Log::default();
+        let line = "é".repeat(500);
+        for _ in 0..2000 {
+            log.push(&line);
+        }
+        log.push("end");
+        let text = log.text();
+        assert!(text.len() <= MAX_LOG);
+        assert!(
+            text.starts_with(&line) && text.ends_with("end\n"),
+            "whole lines"
+        );
+    }
+}

@@ -1,0 +1,172 @@
+//! Clients: one exchange with a hostname server, or many, and where each of them ended.
+//!
+//! Single exchanges use the network namespace of the calling thread ([`Namespace::run`]); the runs of many enter it
+//! themselves. Every reply must come from the address that was dialled: a connected socket gets no other, and an
+//! unconnected one checks what `recv_from` says.
+//!
+//! *Ports.* TCP takes the kernel's: the server closes first ([`crate::server`]), so none is left in `TIME_WAIT` here. UDP
+//! takes the next of a range below the ephemeral ports for each exchange, so that no two of a run share a flow, which
+//! would spoil the independence that a test of the spread needs.
+
+use std::{
+    fmt,
+    io::{ErrorKind, Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{netns::Namespace, tally::Tally};
+
+/// How long one step of an exchange may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// A run that fails this often has failed.
+const MAX_FAILURES: usize = 20;
+/// First port that UDP exchanges take.
+const FIRST_PORT: u16 = 10_000;
+/// How many they take in turn; the last is below Linux's ephemeral ports.
+const N_PORTS: u16 = 22_000;
+
+/// How a UDP client uses its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UdpMode {
+    /// `connect`, `send`, `recv`: the kernel drops what comes from elsewhere.
+    Connected,
+    /// `send_to`, `recv_from`: what comes from elsewhere is received, and a failure.
+    Unconnected,
+}
+
+/// Protocol and manner of the exchanges of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exchange {
+    /// A connection each.
+    Tcp,
+    /// A socket and port each.
+    Udp(UdpMode),
+}
+
+impl fmt::Display for Exchange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp(UdpMode::Connected) => "UDP (connected)",
+            Self::Udp(UdpMode::Unconnected) => "UDP (unconnected)",
+        })
+    }
+}
+
+/// `n` exchanges in a row from a namespace; ends early after many failures.
+pub fn many(namespace: &Namespace, exchange: Exchange, address: SocketAddr, n: usize) -> Tally {
+    namespace.run(|| {
+        let mut tally = Tally::new(format!("{n} {exchange} exchanges with {address}"), n);
+        while !tally.is_done() && tally.failures().len() < MAX_FAILURES {
+            tally.count(hit(exchange, address));
+        }
+        tally
+    })
+}
+
+/// One exchange; returns the name of the server that answered.
+pub fn hit(exchange: Exchange, address: SocketAddr) -> Result<String> {
+    match exchange {
+        Exchange::Tcp => tcp_hit(address),
+        Exchange::Udp(mode) => udp_hit(&udp_socket(mode, address)?, address),
+    }
+}
+
+/// One HTTP request on a connection of its own; returns the name of the server that answered.
+pub fn tcp_hit(address: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT).context("connect")?;
+    stream
+        .set_read_timeout(Some(LIMIT))
+        .context("set a time limit")?;
+    stream
+        .set_write_timeout(Some(LIMIT))
+        .context("set a time limit")?;
+    let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .context("send the request")?;
+    let mut response = String::new();
+    stream
+        .read_to_string(&mut response)
+        .context("receive the response")?;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
+    ensure!(
+        head.starts_with("HTTP/1.1 200 "),
+        "the response is {response:?}"
+    );
+    server_name(body)
+}
+
+/// One datagram and its answer, on a socket that is connected to `address` or not at all.
+pub fn udp_hit(socket: &UdpSocket, address: SocketAddr) -> Result<String> {
+    let mut answer = [0; 512];
+    let is_connected = socket.peer_addr().is_ok();
+    socket
+        .set_read_timeout(Some(LIMIT))
+        .context("set a time limit")?;
+    let len = if is_connected {
+        socket.send(b"hello\n").context("send")?;
+        socket.recv(&mut answer).context("receive")?
+    } else {
+        socket.send_to(b"hello\n", address).context("send")?;
+        let (len, from) = socket.recv_from(&mut answer).context("receive")?;
+        ensure!(
+            from == address,
+            "the answer comes from {from} instead of {address}"
+        );
+        len
+    };
+    server_name(&String::from_utf8_lossy(&answer[..len]))
+}
+
+/// A socket whose port no other exchange of this process had lately.
+pub fn udp_socket(mode: UdpMode, address: SocketAddr) -> Result<UdpSocket> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    for _ in 0..N_PORTS {
+        // Wrapping at 65,536 is no multiple of the range: some ports come round a little sooner, never at once.
+        let port = FIRST_PORT + NEXT.fetch_add(1, Ordering::Relaxed) % N_PORTS;
+        let socket = match UdpSocket::bind((any, port)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse => continue,
+            result => result.with_context(|| format!("bind UDP port {port}"))?,
+        };
+        if mode == UdpMode::Connected {
+            socket.connect(address).context("connect")?;
+        }
+        return Ok(socket);
+    }
+    bail!(
+        "no free UDP port from {FIRST_PORT} to {}",
+        FIRST_PORT + N_PORTS - 1
+    )
+}
+
+fn server_name(answer: &str) -> Result<String> {
+    let name = answer
+        .strip_prefix("You've hit ")
+        .and_then(|rest| rest.strip_suffix('\n'));
+    match name {
+        Some(name) => Ok(name.to_owned()),
+        None => bail!("the answer is {answer:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_known_by_its_whole_answer() {
+        assert_eq!(server_name("You've hit pod-1-1\n").unwrap(), "pod-1-1");
+        for answer in ["", "You've hit pod-1-1", "pod-1-1\n", "hit pod\n"] {
+            assert!(server_name(answer).is_err(), "{answer:?}");
+        }
+    }
+}

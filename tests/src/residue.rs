@@ -1,0 +1,81 @@
+//! What runs that were killed left behind, and its removal.
+//!
+//! Everything that can outlive a process has the process id in its name (`fc-<id>-...`) or, for routes, in its metric.
+//! What belongs to a living process is never touched, and neither is anything that does not carry our mark.
+
+use std::{fs, path::Path, sync::Once};
+
+use nix::mount::{MntFlags, umount2};
+
+use crate::{
+    blackhole,
+    netns::{self, NETNS_DIR},
+};
+
+/// Beginning of all names.
+const MARK: &str = "fc-";
+/// Where a private BPF filesystem is mounted inside a scratch directory.
+pub(crate) const BPFFS: &str = "bpf";
+
+/// The beginning of the names that this process gives.
+pub(crate) fn prefix() -> String {
+    format!("{MARK}{}-", std::process::id())
+}
+
+/// Removes what dead processes left; looks once per process.
+///
+/// Never fails: what cannot be removed now does not keep a test from running, as nothing of it is ever reused.
+pub(crate) fn reap() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        for path in of_dead_processes(Path::new(NETNS_DIR)) {
+            netns::unbind(&path);
+        }
+        for path in of_dead_processes(&std::env::temp_dir()) {
+            let _ = umount2(&path.join(BPFFS), MntFlags::MNT_DETACH);
+            let _ = fs::remove_dir_all(path);
+        }
+        let _ = blackhole::reap(is_alive);
+    });
+}
+
+fn of_dead_processes(dir: &Path) -> Vec<std::path::PathBuf> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|entry| owner(&entry.file_name().to_string_lossy()).is_some_and(|id| !is_alive(id)))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// The process that gave this name.
+fn owner(name: &str) -> Option<u32> {
+    let (id, _) = name.strip_prefix(MARK)?.split_once('-')?;
+    id.parse().ok()
+}
+
+fn is_alive(id: u32) -> bool {
+    Path::new("/proc").join(id.to_string()).exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_with_our_mark_have_an_owner() {
+        assert_eq!(owner("fc-17-0-node-1"), Some(17));
+        for name in ["fc-node-1", "fc-17", "xfc-17-0", "17-0", "fc--0"] {
+            assert_eq!(owner(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_this_process_makes_is_its_own_and_alive() {
+        let owner = owner(&(prefix() + "x")).unwrap();
+        assert_eq!(owner, std::process::id());
+        assert!(is_alive(owner));
+    }
+}
