@@ -31,9 +31,18 @@ pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
     let skb = ctx.skb.skb;
     // SAFETY: the context lives as long as the program.
     let (protocol, tagged, kind, ifindex) = unsafe {
-        ((*skb).protocol, (*skb).vlan_present, (*skb).pkt_type, (*skb).ingress_ifindex)
+        (
+            (*skb).protocol,
+            (*skb).vlan_present,
+            (*skb).pkt_type,
+            (*skb).ingress_ifindex,
+        )
     };
-    let tables = KernelTables::<false> { ctx: ctx.as_ptr(), ifindex, role };
+    let tables = KernelTables::<false> {
+        ctx: ctx.as_ptr(),
+        ifindex,
+        role,
+    };
     if tagged != 0 || kind != PACKET_HOST {
         count(&tables, Reason::PassNotForUs);
         return TC_ACT_UNSPEC;
@@ -96,7 +105,9 @@ fn send<const L2: u32>(
     // SAFETY: the context lives as long as the program.
     let ether_type = unsafe { (*skb).protocol } as u16;
     let written = match L2 {
-        0 => packet.write_l2(hop.macs).and_then(|()| TcPacket::<12>::over(skb).write(0, ether_type)),
+        0 => packet
+            .write_l2(hop.macs)
+            .and_then(|()| TcPacket::<12>::over(skb).write(0, ether_type)),
         _ => packet.write_l2(hop.macs),
     };
     if written.is_none() {
@@ -111,13 +122,19 @@ fn send<const L2: u32>(
 #[inline(always)]
 pub(crate) fn xdp(ctx: &XdpContext) -> u32 {
     let ifindex = ctx.ingress_ifindex() as u32;
-    let tables = KernelTables::<true> { ctx: ctx.as_ptr(), ifindex, role: Role::Uplink };
+    let tables = KernelTables::<true> {
+        ctx: ctx.as_ptr(),
+        ifindex,
+        role: Role::Uplink,
+    };
     let mut packet = XdpPacket::new(ctx.ctx);
     let Some(header) = packet.ethernet() else {
         return xdp_action::XDP_PASS;
     };
     // SAFETY: the pointer was checked against the packet's end.
-    let Ethernet { dst, ether_type, .. } = unsafe { header.read_unaligned() };
+    let Ethernet {
+        dst, ether_type, ..
+    } = unsafe { header.read_unaligned() };
     // Group addresses are never ours; other nodes' frames do not reach a driver that filters.
     if dst[0] & 1 != 0 {
         count(&tables, Reason::PassNotForUs);

@@ -3,14 +3,25 @@
 //! Each program is [`lb_common::datapath::process`] with a role and an L2 length fixed at compile time.
 //! On any other target than BPF this crate is an empty binary, so that the workspace builds as one.
 
-#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch, core_intrinsics))]
 #![cfg_attr(
     target_arch = "bpf",
-    expect(internal_features, reason = "the BPF target has no AtomicU32; its instructions are there")
+    no_std,
+    no_main,
+    feature(asm_experimental_arch, core_intrinsics)
 )]
-#![expect(
-    clippy::inline_always,
-    reason = "BPF allows 512 bytes of stack over a call chain: what is a call and what is not is a design decision"
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        internal_features,
+        reason = "the BPF target has no AtomicU32; its instructions are there"
+    )
+)]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(
+        clippy::inline_always,
+        reason = "BPF allows 512 bytes of stack over a call chain: what is a call and what is not is a design decision"
+    )
 )]
 
 #[cfg(target_arch = "bpf")]

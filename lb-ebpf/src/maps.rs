@@ -19,8 +19,12 @@ use lb_common::{
 use crate::memory::{reserve4, reserve6};
 
 /// The agent adds and removes services at run time: memory only for those that are there.
-pub(crate) type Services<A> =
-    HashMap<ServiceKey<A>, Service, { capacity::SERVICES as usize }, { BPF_F_NO_PREALLOC as usize }>;
+pub(crate) type Services<A> = HashMap<
+    ServiceKey<A>,
+    Service,
+    { capacity::SERVICES as usize },
+    { BPF_F_NO_PREALLOC as usize },
+>;
 pub(crate) type Backends<A> = Array<Backend<A>, { capacity::BACKENDS as usize }>;
 /// Mappable, which also puts the slots on page boundaries, so that one never straddles two cache lines.
 pub(crate) type Flows<A> =
@@ -122,5 +126,9 @@ macro_rules! bind {
     };
 }
 
-bind!(Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, POD_CIDRS4, WORK4, reserve4, flow_mask4, addr4);
-bind!(Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, POD_CIDRS6, WORK6, reserve6, flow_mask6, addr6);
+bind!(
+    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, POD_CIDRS4, WORK4, reserve4, flow_mask4, addr4
+);
+bind!(
+    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, POD_CIDRS6, WORK6, reserve6, flow_mask6, addr6
+);

@@ -31,7 +31,12 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
     }
 
     #[inline(always)]
-    fn reserve(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>, request: Request) -> Reserved {
+    fn reserve(
+        &self,
+        table: &FlowTable<'_, A, Self>,
+        key: &FlowKey<A>,
+        request: Request,
+    ) -> Reserved {
         Reserved(A::reserve(key, request.0, table.now()))
     }
 }
@@ -53,7 +58,9 @@ pub(crate) extern "C" fn reserve6(key: *const FlowKey<Addr6>, request: u32, now:
 #[inline(always)]
 fn reserve<A: FamilyMaps>(key: *const FlowKey<A>, request: u32, now: u32) -> u64 {
     // SAFETY: the callers pass references; the verifier asks for the check because it does not see them.
-    let Some(key) = (unsafe { key.as_ref() }) else { return Refusal::Busy as u64 };
+    let Some(key) = (unsafe { key.as_ref() }) else {
+        return Refusal::Busy as u64;
+    };
     let node = node();
     let table = FlowTable::new(&KernelSlots, A::flow_mask(node), &node.hash_key, now);
     table.reserve_here(key, Request(request)).0
@@ -142,7 +149,11 @@ impl HopMemory for KernelHop {
 
     #[inline(always)]
     fn exchange_stamp(self, old: u32, new: u32) -> bool {
-        let stamp = self.0.cast::<u8>().wrapping_add(offset_of!(NextHop, stamp)).cast::<u32>();
+        let stamp = self
+            .0
+            .cast::<u8>()
+            .wrapping_add(offset_of!(NextHop, stamp))
+            .cast::<u32>();
         // SAFETY: as in `read`; the word is aligned to 4.
         unsafe { exchange(stamp, old, new) }
     }

@@ -91,13 +91,15 @@ impl<const L2: u32> Packet for TcPacket<L2> {
     #[inline(always)]
     fn read<T: Pod>(&self, at: u32) -> Option<T> {
         // SAFETY: the pointer was checked against the packet's end; any bytes are a `T`.
-        self.pointer::<T>(at).map(|header| unsafe { header.read_unaligned() })
+        self.pointer::<T>(at)
+            .map(|header| unsafe { header.read_unaligned() })
     }
 
     #[inline(always)]
     fn write<T: Pod>(&mut self, at: u32, value: T) -> Option<()> {
         // SAFETY: as in `read`; the kernel has made the packet this program's own before it ran.
-        self.pointer::<T>(at).map(|header| unsafe { header.write_unaligned(value) })
+        self.pointer::<T>(at)
+            .map(|header| unsafe { header.write_unaligned(value) })
     }
 
     #[inline(always)]
@@ -116,7 +118,11 @@ impl<const L2: u32> Packet for TcPacket<L2> {
         header: Delta,
         zero_is_none: bool,
     ) -> Option<()> {
-        let mangled = if zero_is_none { u64::from(BPF_F_MARK_MANGLED_0) } else { 0 };
+        let mangled = if zero_is_none {
+            u64::from(BPF_F_MARK_MANGLED_0)
+        } else {
+            0
+        };
         let pseudo = mangled | u64::from(BPF_F_PSEUDO_HDR);
         let at = L2 + at;
         // SAFETY: size 0 means "`to` is a difference"; the helper checks the offset.
@@ -179,13 +185,15 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn read<T: Pod>(&self, at: u32) -> Option<T> {
         // SAFETY: the pointer was checked against the packet's end; any bytes are a `T`.
-        self.pointer::<T>(at).map(|header| unsafe { header.read_unaligned() })
+        self.pointer::<T>(at)
+            .map(|header| unsafe { header.read_unaligned() })
     }
 
     #[inline(always)]
     fn write<T: Pod>(&mut self, at: u32, value: T) -> Option<()> {
         // SAFETY: as in `read`.
-        self.pointer::<T>(at).map(|header| unsafe { header.write_unaligned(value) })
+        self.pointer::<T>(at)
+            .map(|header| unsafe { header.write_unaligned(value) })
     }
 
     #[inline(always)]
@@ -200,7 +208,13 @@ impl Packet for XdpPacket {
         zero_is_none: bool,
     ) -> Option<()> {
         let old = u16::from_ne_bytes(self.read::<[u8; 2]>(at)?);
-        self.write(at, addresses.and(header).update(old, zero_is_none).to_ne_bytes())
+        self.write(
+            at,
+            addresses
+                .and(header)
+                .update(old, zero_is_none)
+                .to_ne_bytes(),
+        )
     }
 }
 

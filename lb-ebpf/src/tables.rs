@@ -3,8 +3,8 @@
 use core::{arch::asm, ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
-    btf_maps::lpm_trie::Key,
     bindings::bpf_fib_lookup as FibLookup,
+    btf_maps::lpm_trie::Key,
     helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
 };
 use lb_common::{
@@ -86,7 +86,9 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
 
     #[inline(always)]
     fn is_pod(&self, addr: A) -> bool {
-        A::pod_cidrs().get(&Key::new(size_of::<A>() as u32 * 8, addr)).is_some()
+        A::pod_cidrs()
+            .get(&Key::new(size_of::<A>() as u32 * 8, addr))
+            .is_some()
     }
 
     #[inline(always)]
@@ -137,7 +139,8 @@ pub(crate) fn node() -> &'static NodeConfig {
 fn mac(bytes: &[u8; 6]) -> [u8; 6] {
     let halves = bytes.as_ptr().cast::<u16>();
     // SAFETY: six bytes, aligned to 2 inside the query.
-    let [[a, b], [c, d], [e, f]] = [0, 1, 2].map(|half| unsafe { halves.add(half).read_volatile() }.to_ne_bytes());
+    let [[a, b], [c, d], [e, f]] =
+        [0, 1, 2].map(|half| unsafe { halves.add(half).read_volatile() }.to_ne_bytes());
     [a, b, c, d, e, f]
 }
 

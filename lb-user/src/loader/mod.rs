@@ -68,7 +68,10 @@ impl Datapath {
         mode: Mode,
     ) -> Result<Self, LoaderError> {
         let pins = PinDirectory::create(bpffs, run_dir)?;
-        #[cfg_attr(not(feature = "bpf-log"), expect(unused_mut, reason = "only the log takes a map out"))]
+        #[cfg_attr(
+            not(feature = "bpf-log"),
+            expect(unused_mut, reason = "only the log takes a map out")
+        )]
         let mut ebpf = object::load(facts)?;
         #[cfg(feature = "bpf-log")]
         bpf_log::forward(&mut ebpf);
