@@ -28,11 +28,14 @@ mod tests {
 
     #[test]
     fn equal_shares_of_the_random_numbers_fall_on_each_slot() {
-        let range = SlotRange { base: 100, count: 4 };
+        let range = SlotRange {
+            base: 100,
+            count: 4,
+        };
         for share in 0..4_u32 {
             let first = share << 30;
             assert_eq!(uniform(range, first), Some(100 + share));
-            assert_eq!(uniform(range, first + (1 << 30) - 1), Some(100 + share));
+            assert_eq!(uniform(range, first + ((1 << 30) - 1)), Some(100 + share));
         }
     }
 

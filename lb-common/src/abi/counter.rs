@@ -45,7 +45,7 @@ pub enum Kind {
 }
 
 reasons! {
-    /// Not IPv4 or IPv6: ARP, VLAN tags, other EtherTypes.
+    /// Not IPv4 or IPv6: ARP, VLAN tags, other types of frames.
     PassNotIp = 0, "pass_not_ip", Pass;
     /// An IP packet whose header does not parse: wrong version, length or header length.
     PassMalformed = 1, "pass_malformed", Pass;
@@ -116,10 +116,19 @@ mod tests {
     #[test]
     fn names_are_unique_and_say_their_kind() {
         for reason in Reason::ALL {
-            let same = Reason::ALL.iter().filter(|other| other.name() == reason.name()).count();
+            let same = Reason::ALL
+                .iter()
+                .filter(|other| other.name() == reason.name())
+                .count();
             assert_eq!(same, 1, "{}", reason.name());
-            assert_eq!(reason.kind() == Kind::Drop, reason.name().starts_with("drop_"));
-            assert_eq!(reason.kind() == Kind::Pass, reason.name().starts_with("pass_"));
+            assert_eq!(
+                reason.kind() == Kind::Drop,
+                reason.name().starts_with("drop_")
+            );
+            assert_eq!(
+                reason.kind() == Kind::Pass,
+                reason.name().starts_with("pass_")
+            );
         }
     }
 }

@@ -74,7 +74,7 @@ pub mod capacity {
     /// Backends per family, id 0 included, which is never used.
     pub const BACKENDS: u32 = 262_144;
     /// Flow positions per family; a power of two. A connection takes two.
-    pub const FLOWS: u32 = 131_072;
+    pub const FLOWS: u32 = 262_144;
     /// Next hops; a power of two, at most 1,024 (ten bits of a flow's reference).
     pub const NEXT_HOPS: u32 = 1_024;
     /// Prefixes of pods per family.

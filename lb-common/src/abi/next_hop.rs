@@ -25,6 +25,10 @@ pub struct NextHop {
 
 impl NextHop {
     /// Both MACs, the neighbour's and the device's own, as an entry keeps them.
+    #[expect(
+        clippy::many_single_char_names,
+        reason = "bytes in a row have no other names"
+    )]
     pub fn join_macs(dst: [u8; 6], src: [u8; 6]) -> [u32; 3] {
         let [a, b, c, d, e, f] = dst;
         let [g, h, i, j, k, l] = src;
@@ -32,6 +36,10 @@ impl NextHop {
     }
 
     /// The neighbour's MAC and the device's own.
+    #[expect(
+        clippy::many_single_char_names,
+        reason = "bytes in a row have no other names"
+    )]
     pub fn split_macs(&self) -> ([u8; 6], [u8; 6]) {
         let [[a, b, c, d], [e, f, g, h], [i, j, k, l]] = self.macs.map(u32::to_ne_bytes);
         ([a, b, c, d, e, f], [g, h, i, j, k, l])

@@ -24,7 +24,12 @@ impl<A: Addr> ServiceKey<A> {
     /// The key of one frontend.
     #[inline(always)]
     pub fn new(addr: A, port: u16, proto: u8) -> Self {
-        Self { addr, port, proto, pad: 0 }
+        Self {
+            addr,
+            port,
+            proto,
+            pad: 0,
+        }
     }
 }
 
@@ -60,7 +65,7 @@ pub struct Service {
 
 /// Bits of [`Service::flags`].
 pub mod service_flags {
-    /// The address is a ClusterIP (else an address that outside clients dial).
+    /// The address is a `ClusterIP` (else an address that outside clients dial).
     pub const CLUSTER_IP: u32 = 1 << 0;
 }
 

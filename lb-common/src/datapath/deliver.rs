@@ -1,6 +1,6 @@
 //! Where a packet goes after its rewrite: the next hop that its flow knows, or what the FIB says.
 
-use super::{HopMemory, Hook, Tables, Via, Work};
+use super::{Hook, HopMemory, Tables, Via, Work};
 use crate::{
     abi::{NextHop, Reason, next_hop::NextHopRef},
     flow::clock::{NEXT_HOP_IDLE, NEXT_HOP_VALID, age},
@@ -101,12 +101,16 @@ fn leave_or(hook: Hook, drop: Reason) -> Reason {
 #[inline(always)]
 fn remember<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
     let now = tables.now();
-    let Work { flow, hop, entry, .. } = work;
+    let Work {
+        flow, hop, entry, ..
+    } = work;
     hop.valid_until = now.wrapping_add(NEXT_HOP_VALID);
     let start = hash::finish(identity(hop)) as u32;
     for probe in 0..PROBES {
         let index = start.wrapping_add(probe) & NextHopRef::INDEX_MASK;
-        let Some(memory) = tables.hop(index) else { continue };
+        let Some(memory) = tables.hop(index) else {
+            continue;
+        };
         memory.read(entry);
         if entry.stamp & 1 != 0 {
             continue;

@@ -61,7 +61,9 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     }
     let way = deliver::known(work, tables, next_hop).unwrap_or_else(|| {
         let way = deliver::resolve(work, tables);
-        found.slot.set_next_hop(work.flow.next_hop);
+        found
+            .slot
+            .replace_next_hop(backend, next_hop, work.flow.next_hop);
         way
     });
     let via = match way {
@@ -133,7 +135,7 @@ fn next_tcp_state<A: Addr, S: Slots<A>>(
 ) -> State {
     let fin = work.tcp.fin();
     if fin && !flags.fin() {
-        found.slot.set_flags(flags.with_fin());
+        found.slot.add_flags(SlotFlags::FIN);
     }
     let other_fin = fin && table.twin_flags(found).fin();
     tcp::next(found.word.state(), flags.direction(), work.tcp, other_fin)

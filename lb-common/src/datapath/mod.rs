@@ -13,7 +13,7 @@ mod rewrite;
 mod work;
 
 pub use deliver::Route;
-pub use ports::{HopMemory, Hook, Packet, Role, Tables};
+pub use ports::{Hook, HopMemory, Packet, Role, Tables};
 pub use work::Work;
 
 use crate::{
@@ -93,11 +93,11 @@ pub fn process<A: Addr, P: Packet, T: Tables<A>>(
         Glance::Anew => Existing::Replace,
     };
     let decision = open::open(work, tables, existing);
-    if existing == Existing::Replace && decision.is_for_want_of_backends() {
-        return match glance(packet, tables, work, OnLoss::Stay) {
-            Glance::Done(verdict) => verdict,
-            Glance::Miss | Glance::Anew => Verdict::Pass,
-        };
+    if existing == Existing::Replace
+        && decision.is_for_want_of_backends()
+        && let Glance::Done(verdict) = glance(packet, tables, work, OnLoss::Stay)
+    {
+        return verdict;
     }
     finish(decision, packet, tables, work)
 }
@@ -113,12 +113,17 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     if let Err(reason) = parse::parse(packet, work) {
         return Glance::Done(carry_out(Decision::Pass(reason), packet, tables, work));
     }
-    let table = FlowTable::new(tables.slots(), tables.flow_mask(), &tables.node().hash_key, tables.now());
-    let Some(found) = table.find(&work.key) else { return Glance::Miss };
+    let table = FlowTable::new(
+        tables.slots(),
+        tables.flow_mask(),
+        &tables.node().hash_key,
+        tables.now(),
+    );
+    let Some(found) = table.find(&work.key) else {
+        return Glance::Miss;
+    };
     match follow::follow(work, tables, &table, &found, on_loss) {
-        Followed::Decided(decision) => {
-            Glance::Done(carry_out(decision, packet, tables, work))
-        }
+        Followed::Decided(decision) => Glance::Done(carry_out(decision, packet, tables, work)),
         Followed::Recycled => Glance::Miss,
         Followed::Lost => Glance::Anew,
     }

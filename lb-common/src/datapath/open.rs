@@ -43,8 +43,12 @@ pub(super) fn open<A: Addr, T: Tables<A>>(
         Err(reason) => return refuse(reason),
     };
     let node = tables.node();
-    let table =
-        FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, tables.now());
+    let table = FlowTable::new(
+        tables.slots(),
+        tables.flow_mask(),
+        &node.hash_key,
+        tables.now(),
+    );
     if let Err(refusal) = insert(work, tables, &table, existing) {
         return Decision::Drop(match refusal {
             Refusal::Full => Reason::DropFlowTableFull,
@@ -97,7 +101,10 @@ fn pick<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, service: &Service
     let flow = &mut work.flow;
     flow.rewrite.ends.dst = backend.addr;
     flow.rewrite.dport = backend.port;
-    flow.backend = BackendRef { id, generation: backend.generation };
+    flow.backend = BackendRef {
+        id,
+        generation: backend.generation,
+    };
     flow.local = backend.flags & backend_flags::LOCAL != 0;
     Some(())
 }

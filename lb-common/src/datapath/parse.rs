@@ -23,12 +23,26 @@ pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Resul
             return Err(Reason::PassMalformed);
         };
         let headers = ip.l4 + u32::from(header.offset >> 4) * 4;
-        (header.sport, header.dport, Flags::from_bits(header.flags), headers)
+        // Else the header could end in what pads the frame.
+        if header.offset >> 4 < 5 {
+            return Err(Reason::PassMalformed);
+        }
+        (
+            header.sport,
+            header.dport,
+            Flags::from_bits(header.flags),
+            headers,
+        )
     } else {
         let Some(header) = packet.read::<Udp>(ip.l4) else {
             return Err(Reason::PassMalformed);
         };
-        (header.sport, header.dport, Flags::default(), ip.l4 + size_of::<Udp>() as u32)
+        (
+            header.sport,
+            header.dport,
+            Flags::default(),
+            ip.l4 + size_of::<Udp>() as u32,
+        )
     };
     if headers > ip.len {
         return Err(Reason::PassMalformed);

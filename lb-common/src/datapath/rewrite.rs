@@ -14,7 +14,10 @@ pub(super) fn rewrite<A: Addr, P: Packet>(packet: &mut P, work: &Work<A>) -> Opt
     let Work { key, ip, flow, .. } = work;
     let new = &flow.rewrite;
     let addresses = A::Header::write(packet, &key.ends, &new.ends)?;
-    let (old, ports) = (wire_ports(key.sport, key.dport), wire_ports(new.sport, new.dport));
+    let (old, ports) = (
+        wire_ports(key.sport, key.dport),
+        wire_ports(new.sport, new.dport),
+    );
     packet.write(ip.l4, ports)?;
     let header = Delta::replace(u32::from_ne_bytes(old), u32::from_ne_bytes(ports));
     let (check_at, zero_is_none) = match ip.proto {

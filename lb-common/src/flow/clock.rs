@@ -98,13 +98,22 @@ mod tests {
         let alive = SlotFlags::default();
         let word = |state| StateWord(8).with(state);
         assert_eq!(lifetime(6, word(State::HalfOpen), alive), seconds(60));
-        assert_eq!(lifetime(6, word(State::Established), alive), seconds(86_400));
+        assert_eq!(
+            lifetime(6, word(State::Established), alive),
+            seconds(86_400)
+        );
         assert_eq!(lifetime(6, word(State::Closing), alive), seconds(3600));
         assert_eq!(lifetime(6, word(State::Closed), alive), seconds(60));
         assert_eq!(lifetime(17, word(State::HalfOpen), alive), seconds(30));
         assert_eq!(lifetime(17, word(State::Established), alive), seconds(180));
-        assert_eq!(lifetime(6, word(State::Established), alive.with_orphan()), seconds(10));
-        assert_eq!(lifetime(17, word(State::Established), alive.with_orphan()), seconds(10));
+        assert_eq!(
+            lifetime(6, word(State::Established), SlotFlags::ORPHAN),
+            seconds(10)
+        );
+        assert_eq!(
+            lifetime(17, word(State::Established), SlotFlags::ORPHAN),
+            seconds(10)
+        );
     }
 
     #[test]

@@ -75,12 +75,14 @@ impl StateWord {
 
     /// Another state of the same version.
     #[inline(always)]
+    #[must_use]
     pub fn with(self, state: State) -> Self {
         Self(self.0 & !7 | state as u32)
     }
 
     /// Claimed, one version on.
     #[inline(always)]
+    #[must_use]
     pub fn claimed(self) -> Self {
         Self((self.0 & !7).wrapping_add(8) | State::Claimed as u32)
     }
@@ -97,9 +99,12 @@ impl StateWord {
 pub struct SlotFlags(pub u16);
 
 impl SlotFlags {
+    /// A FIN came this way.
+    pub const FIN: Self = Self(1 << 1);
+    /// The connection was opened anew elsewhere.
+    pub const ORPHAN: Self = Self(1 << 2);
+
     const REPLY: u16 = 1 << 0;
-    const FIN: u16 = 1 << 1;
-    const ORPHAN: u16 = 1 << 2;
     const LOCAL: u16 = 1 << 3;
 
     /// The flags of a new slot; `local`: its backend runs on this node.
@@ -115,37 +120,29 @@ impl SlotFlags {
     /// Which way the slot's packets go.
     #[inline(always)]
     pub fn direction(self) -> Direction {
-        if self.0 & Self::REPLY == 0 { Direction::Original } else { Direction::Reply }
+        if self.0 & Self::REPLY == 0 {
+            Direction::Original
+        } else {
+            Direction::Reply
+        }
     }
 
     /// A FIN came this way.
     #[inline(always)]
     pub fn fin(self) -> bool {
-        self.0 & Self::FIN != 0
+        self.0 & Self::FIN.0 != 0
     }
 
     /// The connection was opened anew elsewhere: translate, never refresh.
     #[inline(always)]
     pub fn orphan(self) -> bool {
-        self.0 & Self::ORPHAN != 0
+        self.0 & Self::ORPHAN.0 != 0
     }
 
     /// The backend runs on this node.
     #[inline(always)]
     pub fn local(self) -> bool {
         self.0 & Self::LOCAL != 0
-    }
-
-    /// With a FIN seen.
-    #[inline(always)]
-    pub fn with_fin(self) -> Self {
-        Self(self.0 | Self::FIN)
-    }
-
-    /// Without its connection.
-    #[inline(always)]
-    pub fn with_orphan(self) -> Self {
-        Self(self.0 | Self::ORPHAN)
     }
 }
 
@@ -179,7 +176,10 @@ impl<A: Addr, M: Words> Slot<A, M> {
     /// The slot in `words`, which is as long as a [`FlowSlot`].
     #[inline(always)]
     pub fn new(words: M) -> Self {
-        Self { words, family: PhantomData }
+        Self {
+            words,
+            family: PhantomData,
+        }
     }
 
     /// The state word.
@@ -219,7 +219,10 @@ impl<A: Addr, M: Words> Slot<A, M> {
     pub fn key(self) -> FlowKey<A> {
         let ports = self.words.load(word!(sport));
         FlowKey {
-            ends: Ends { src: self.address(word!(src)), dst: self.address(word!(dst)) },
+            ends: Ends {
+                src: self.address(word!(src)),
+                dst: self.address(word!(dst)),
+            },
             sport: ports as u16,
             dport: (ports >> 16) as u16,
             proto: self.words.load(word!(proto)) as u8,
@@ -232,7 +235,10 @@ impl<A: Addr, M: Words> Slot<A, M> {
         self.set_address(word!(src), key.ends.src);
         self.set_address(word!(dst), key.ends.dst);
         self.words.store(word!(sport), key.ports());
-        self.words.store(word!(proto), u32::from(flags.0) << 16 | u32::from(key.proto));
+        self.words.store(
+            word!(proto),
+            u32::from(flags.0) << 16 | u32::from(key.proto),
+        );
     }
 
     /// The slot's flags.
@@ -241,11 +247,13 @@ impl<A: Addr, M: Words> Slot<A, M> {
         SlotFlags((self.words.load(word!(proto)) >> 16) as u16)
     }
 
-    /// Changes the flags of a published slot.
+    /// Adds to the flags of a published slot.
+    ///
+    /// One atomic operation, since another CPU may add a flag or recycle the slot at this moment: key
+    /// and direction of whoever has the slot by then stay what they are.
     #[inline(always)]
-    pub fn set_flags(self, flags: SlotFlags) {
-        let protocol = self.words.load(word!(proto)) & 0xffff;
-        self.words.store(word!(proto), u32::from(flags.0) << 16 | protocol);
+    pub fn add_flags(self, flags: SlotFlags) {
+        self.words.set_bits(word!(proto), u32::from(flags.0) << 16);
     }
 
     /// The protocol of the slot's key.
@@ -287,11 +295,13 @@ impl<A: Addr, M: Words> Slot<A, M> {
         NextHopRef::from_bits((self.words.load(word!(generation)) >> 16) as u16)
     }
 
-    /// Points the flow at another next hop.
+    /// Points a flow with `backend` at another next hop than `old`, unless it was done already or the
+    /// slot has been given to a flow with others: one exchange, since the FIB takes its time.
     #[inline(always)]
-    pub fn set_next_hop(self, next_hop: NextHopRef) {
-        let generation = self.words.load(word!(generation)) & 0xffff;
-        self.words.store(word!(generation), u32::from(next_hop.bits()) << 16 | generation);
+    pub fn replace_next_hop(self, backend: BackendRef, old: NextHopRef, new: NextHopRef) {
+        let generation = u32::from(backend.generation);
+        let [old, new] = [old, new].map(|hop| u32::from(hop.bits()) << 16 | generation);
+        self.words.exchange(word!(generation), old, new);
     }
 
     /// What a packet of this direction becomes.
@@ -309,7 +319,8 @@ impl<A: Addr, M: Words> Slot<A, M> {
     pub fn set_rewrite(self, src: A, dst: A, sport: u16, dport: u16) {
         self.set_address(word!(new_src), src);
         self.set_address(word!(new_dst), dst);
-        self.words.store(word!(new_sport), u32::from(dport) << 16 | u32::from(sport));
+        self.words
+            .store(word!(new_sport), u32::from(dport) << 16 | u32::from(sport));
     }
 
     /// Writes the rest, but for key, flags and state, into a slot that is not published.
@@ -368,6 +379,7 @@ impl<A: Addr, M: Words> Slot<A, M> {
 pub struct Home(pub u32);
 
 impl Home {
+    const PLACES: u32 = 0xff;
     const SPILLED: u32 = 1 << 8;
 
     /// A flow is at `place` of this window.
@@ -391,7 +403,7 @@ impl Home {
     /// True if no flow was ever put into this window from here.
     #[inline(always)]
     pub fn has_none(self) -> bool {
-        self.0 & 0xff == 0
+        self.0 & Self::PLACES == 0
     }
 
     /// True if a flow went to its second home.

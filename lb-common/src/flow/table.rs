@@ -8,22 +8,26 @@
 //!
 //! # Protocol
 //!
-//! The state word is the only thing compared-and-exchanged. A claim raises its version; everything
-//! else in a slot is written only by the one that has it claimed, but for `last seen`, the counters,
-//! the next hop and the flags of a published slot, where a late write does no harm.
+//! The state word is the only thing compared-and-exchanged to decide who owns a slot. A claim raises
+//! its version; everything else in a slot is written only by the one that has it claimed, but for what
+//! readers of a published slot write: `last seen` and the counters, where a late write does no harm,
+//! flags, which are only ever added, atomically, and the next hop, which is exchanged for the one
+//! that was read.
 //!
 //! * **Open.** Claim a slot for the original direction, mark its place in its home, write the key, become
-//!   `Keyed`, then look at all marked places for the same key. Who sees it published gives up. Who sees it
-//!   `Keyed` at a later position cancels that one, at an earlier position gives up. The same for the reply. Then the
-//!   bodies are written, and the reply is published before the original, by an exchange that fails if
-//!   the slot was cancelled.
+//!   `Keyed`, then look at all marked places for the same key. Who sees it published gives up; so does
+//!   who sees it in a slot that is claimed, since that may be a flow which is put back. Who sees it
+//!   `Keyed` at a later position cancels that one, at an earlier position gives up. The same for the
+//!   reply. Then the bodies are written, and the reply is published before the original, by an exchange
+//!   that fails if the slot was cancelled.
 //! * **Never twice.** Of two CPUs that write the same key, both mark their place and exchange `Keyed`
 //!   before they look (full barriers), so at least one sees the other; that one gives up or cancels. A cancelled slot
 //!   cannot be published, since both are exchanges of the same word. A cancelled slot is given back by its
 //!   owner alone, so nobody else writes into a slot while its owner still may.
 //! * **Recycling.** Whoever wants a reply slot claims its twin, the original slot, first; an original slot is
 //!   claimed directly. So one exchange decides who recycles a pair. A flow that was answered meanwhile is put
-//!   back: an answered, live connection never loses its slots.
+//!   back, and a pair of which one half is half open and the other no longer is left alone: an answered,
+//!   live connection never loses its slots.
 //! * **Reading.** Read the state, compare the key, copy, read the state again: another version means that
 //!   the slot was recycled in between, and the packet counts as a miss.
 //!
@@ -55,7 +59,12 @@ pub trait Slots<A: Addr> {
     /// Carries out [`FlowTable::reserve_here`]. A host may do so in a function of its own: in the kernel
     /// it is one that the verifier checks once, not anew wherever it is called.
     #[inline(always)]
-    fn reserve(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>, request: Request) -> Reserved
+    fn reserve(
+        &self,
+        table: &FlowTable<'_, A, Self>,
+        key: &FlowKey<A>,
+        request: Request,
+    ) -> Reserved
     where
         Self: Sized,
     {
@@ -72,7 +81,11 @@ impl Request {
 
     #[inline(always)]
     fn new(flags: SlotFlags, existing: Existing) -> Self {
-        let replace = if existing == Existing::Replace { Self::REPLACE } else { 0 };
+        let replace = if existing == Existing::Replace {
+            Self::REPLACE
+        } else {
+            0
+        };
         Self(u32::from(flags.0) | replace)
     }
 
@@ -83,7 +96,11 @@ impl Request {
 
     #[inline(always)]
     fn existing(self) -> Existing {
-        if self.0 & Self::REPLACE == 0 { Existing::Keep } else { Existing::Replace }
+        if self.0 & Self::REPLACE == 0 {
+            Existing::Keep
+        } else {
+            Existing::Replace
+        }
     }
 }
 
@@ -190,7 +207,13 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     /// The table in `slots` at the moment `now`.
     #[inline(always)]
     pub fn new(slots: &'a S, mask: u32, hash_key: &'a HashKey, now: Tick) -> Self {
-        Self { slots, mask, hash_key, now, family: PhantomData }
+        Self {
+            slots,
+            mask,
+            hash_key,
+            now,
+            family: PhantomData,
+        }
     }
 
     /// The moment that the table is looked at.
@@ -202,7 +225,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     /// The live flow with this key.
     #[inline(always)]
     pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
-        let found = self.find_published(&self.homes(key), key)?;
+        let found = self.find_published(self.homes(key), key)?;
         self.is_live(&found).then_some(found)
     }
 
@@ -218,7 +241,9 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     pub fn advance(&self, found: &Found<A, S::Words>, state: State) {
         let twin_position = found.slot.twin();
         found.slot.exchange(found.word, found.word.with(state));
-        let Some(twin) = self.slot(twin_position) else { return };
+        let Some(twin) = self.slot(twin_position) else {
+            return;
+        };
         let word = twin.state();
         let mine = word.published() && twin.twin() == found.position && self.is_still(found);
         if mine && (word.state() as u32) < state as u32 {
@@ -278,7 +303,10 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         if !self.publish(original) {
             if let Some(slot) = self.slot(reply.position) {
                 let word = reply.word.with(State::HalfOpen);
-                slot.exchange(word, word.with(State::Empty));
+                if !slot.exchange(word, word.with(State::Empty)) {
+                    // An answer was faster: the slot ends as an orphan does.
+                    slot.add_flags(SlotFlags::ORPHAN);
+                }
             }
             self.give_back(original);
             return Err(Refusal::Busy);
@@ -288,8 +316,17 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
 
     #[inline(always)]
     fn homes(&self, key: &FlowKey<A>) -> Homes {
-        let hash = hash::tuple(self.hash_key, key.ends.src, key.ends.dst, key.ports(), key.proto);
-        Homes { first: hash as u32 & self.mask, second: (hash >> 32) as u32 & self.mask }
+        let hash = hash::tuple(
+            self.hash_key,
+            key.ends.src,
+            key.ends.dst,
+            key.ports(),
+            key.proto,
+        );
+        Homes {
+            first: hash as u32 & self.mask,
+            second: (hash >> 32) as u32 & self.mask,
+        }
     }
 
     #[inline(always)]
@@ -299,7 +336,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
 
     /// The published slot with this key, live or not.
     #[inline(always)]
-    fn find_published(&self, homes: &Homes, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
+    fn find_published(&self, homes: Homes, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
         let home = self.slot(homes.first)?.home();
         match self.find_in(homes.first, home, key) {
             None if home.spilled() => {
@@ -323,7 +360,11 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
             let slot = self.slot(position)?;
             let word = slot.state();
             if word.published() && slot.has_key(key) {
-                return Some(Found { position, slot, word });
+                return Some(Found {
+                    position,
+                    slot,
+                    word,
+                });
             }
         }
         None
@@ -332,7 +373,11 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     /// A flow lives as long as either direction does: a download sends nothing up for minutes.
     #[inline(always)]
     fn is_live(&self, found: &Found<A, S::Words>) -> bool {
-        let Found { position, slot, word } = *found;
+        let Found {
+            position,
+            slot,
+            word,
+        } = *found;
         let flags = slot.flags();
         let limit = lifetime(slot.protocol(), word, flags);
         if age(self.now, slot.last_seen()) <= limit {
@@ -341,7 +386,9 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         if flags.orphan() {
             return false;
         }
-        let Some(twin) = self.slot(slot.twin()) else { return false };
+        let Some(twin) = self.slot(slot.twin()) else {
+            return false;
+        };
         twin.state().published()
             && twin.twin() == position
             && age(self.now, twin.last_seen()) <= limit
@@ -354,7 +401,9 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         flags: SlotFlags,
         existing: Existing,
     ) -> Result<Claim, Refusal> {
-        self.slots.reserve(self, key, Request::new(flags, existing)).claim()
+        self.slots
+            .reserve(self, key, Request::new(flags, existing))
+            .claim()
     }
 
     /// A slot with `key` written and nobody else having that key. Not yet published.
@@ -371,16 +420,23 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         existing: Existing,
     ) -> Result<Claim, Refusal> {
         let homes = self.homes(key);
-        let place = self.choose_place(&homes, key, existing)?;
-        let Some(word) = self.claim(place, existing) else { return Err(Refusal::Busy) };
-        let Some(slot) = self.slot(place.position) else { return Err(Refusal::Busy) };
+        let place = self.choose_place(homes, key, existing)?;
+        let Some(word) = self.claim(place, existing) else {
+            return Err(Refusal::Busy);
+        };
+        let Some(slot) = self.slot(place.position) else {
+            return Err(Refusal::Busy);
+        };
         // Before `Keyed`: who looks for the same key looks only at marked places.
-        self.mark_homes(&homes, place.position);
+        self.mark_homes(homes, place.position);
         slot.set_key(key, flags);
         slot.set_last_seen(self.now);
-        let claim = Claim { word: word.with(State::Keyed), ..place };
+        let claim = Claim {
+            word: word.with(State::Keyed),
+            ..place
+        };
         slot.exchange(word, claim.word);
-        if let Err(refusal) = self.outdo_others(&homes, key, claim) {
+        if let Err(refusal) = self.outdo_others(homes, key, claim) {
             self.give_back(claim);
             return Err(refusal);
         }
@@ -391,7 +447,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     #[inline(always)]
     fn choose_place(
         &self,
-        homes: &Homes,
+        homes: Homes,
         key: &FlowKey<A>,
         existing: Existing,
     ) -> Result<Claim, Refusal> {
@@ -401,22 +457,34 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
                 || same.slot.flags().orphan()
                 || self.is_over(&same, 0);
             return if replace {
-                Ok(Claim { position: same.position, word: same.word })
+                Ok(Claim {
+                    position: same.position,
+                    word: same.word,
+                })
             } else {
                 Err(Refusal::ReplyTaken)
             };
         }
-        self.first_free(homes).or_else(|| self.oldest_half_open(homes)).ok_or(Refusal::Full)
+        self.first_free(homes)
+            .or_else(|| self.oldest_half_open(homes))
+            .ok_or(Refusal::Full)
     }
 
     /// The first place where nothing is, or a flow that ended long enough ago.
     #[inline(never)]
-    fn first_free(&self, homes: &Homes) -> Option<Claim> {
+    fn first_free(&self, homes: Homes) -> Option<Claim> {
         for place in 0..2 * WINDOW {
             let position = self.place(homes, place);
             let slot = self.slot(position)?;
             let word = slot.state();
-            if self.is_over(&Found { position, slot, word }, REUSE_AFTER) {
+            if self.is_over(
+                &Found {
+                    position,
+                    slot,
+                    word,
+                },
+                REUSE_AFTER,
+            ) {
                 return Some(Claim { position, word });
             }
         }
@@ -425,7 +493,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
 
     /// The half-open flow that has waited longest for an answer.
     #[inline(never)]
-    fn oldest_half_open(&self, homes: &Homes) -> Option<Claim> {
+    fn oldest_half_open(&self, homes: Homes) -> Option<Claim> {
         let mut oldest = None;
         let mut oldest_age = 0;
         for place in 0..2 * WINDOW {
@@ -443,8 +511,12 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
 
     /// The place'th position where a key may be, first window first.
     #[inline(always)]
-    fn place(&self, homes: &Homes, place: u32) -> u32 {
-        let base = if place < WINDOW { homes.first } else { homes.second };
+    fn place(&self, homes: Homes, place: u32) -> u32 {
+        let base = if place < WINDOW {
+            homes.first
+        } else {
+            homes.second
+        };
         base.wrapping_add(place % WINDOW) & self.mask
     }
 
@@ -456,7 +528,10 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         if !found.word.published() {
             return found.word.state() == State::Empty;
         }
-        let then = Self { now: self.now.wrapping_sub(grace), ..*self };
+        let then = Self {
+            now: self.now.wrapping_sub(grace),
+            ..*self
+        };
         !then.is_live(found)
     }
 
@@ -472,9 +547,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         let flags = slot.flags();
         let twin = self.slot(slot.twin())?;
         let twin_word = twin.state();
-        let alone = flags.orphan()
-            || twin_word.state() == State::Empty
-            || twin.twin() != position;
+        let alone = flags.orphan() || twin_word.state() == State::Empty || twin.twin() != position;
         // Unchanged: what was read of the twin is about this flow.
         if slot.state() != word {
             return None;
@@ -483,11 +556,15 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
             _ if alone => slot.exchange(word, claimed).then_some(claimed),
             // Somebody is recycling this very pair.
             _ if !twin_word.published() => None,
+            // Somebody is moving it on: it was answered at this moment.
+            _ if (word.state() == State::HalfOpen) != (twin_word.state() == State::HalfOpen) => {
+                None
+            }
             Direction::Original if existing == Existing::Replace => {
                 if !slot.exchange(word, claimed) {
                     return None;
                 }
-                twin.set_flags(twin.flags().with_orphan());
+                twin.add_flags(SlotFlags::ORPHAN);
                 Some(claimed)
             }
             Direction::Original => {
@@ -505,12 +582,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
 
     /// Makes sure that nobody else publishes `key`: cancels who is behind, yields to who is ahead.
     #[inline(never)]
-    fn outdo_others(
-        &self,
-        homes: &Homes,
-        key: &FlowKey<A>,
-        mine: Claim,
-    ) -> Result<(), Refusal> {
+    fn outdo_others(&self, homes: Homes, key: &FlowKey<A>, mine: Claim) -> Result<(), Refusal> {
         let (Some(first), Some(second)) = (self.slot(homes.first), self.slot(homes.second)) else {
             return Err(Refusal::Busy);
         };
@@ -520,10 +592,14 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
             if marked & 1 << place == 0 || position == mine.position {
                 continue;
             }
-            let Some(slot) = self.slot(position) else { continue };
+            let Some(slot) = self.slot(position) else {
+                continue;
+            };
             let word = slot.state();
             let keyed = word.state() == State::Keyed;
-            if !(keyed || word.published()) || !slot.has_key(key) {
+            // Claimed: its flow is being recycled, but may yet be put back.
+            let claimed = word.state() == State::Claimed;
+            if !(keyed || claimed || word.published()) || !slot.has_key(key) {
                 continue;
             }
             let behind = keyed && position > mine.position;
@@ -536,14 +612,18 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
 
     /// Tells the readers of both homes where to look.
     #[inline(always)]
-    fn mark_homes(&self, homes: &Homes, position: u32) {
-        let Some(first) = self.slot(homes.first) else { return };
+    fn mark_homes(&self, homes: Homes, position: u32) {
+        let Some(first) = self.slot(homes.first) else {
+            return;
+        };
         let place = position.wrapping_sub(homes.first) & self.mask;
         if place < WINDOW {
             first.add_home(Home::at(place));
             return;
         }
-        let Some(second) = self.slot(homes.second) else { return };
+        let Some(second) = self.slot(homes.second) else {
+            return;
+        };
         second.add_home(Home::at(position.wrapping_sub(homes.second) & self.mask));
         first.add_home(Home::spill());
     }
@@ -557,7 +637,9 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     /// Frees a slot that was keyed but not published, cancelled or not.
     #[inline(always)]
     fn give_back(&self, claim: Claim) {
-        let Some(slot) = self.slot(claim.position) else { return };
+        let Some(slot) = self.slot(claim.position) else {
+            return;
+        };
         let empty = claim.word.with(State::Empty);
         if !slot.exchange(claim.word, empty) {
             slot.exchange(claim.word.with(State::Cancelled), empty);
@@ -580,12 +662,19 @@ fn take_pair<A: Addr, M: Words>(
     if !first.exchange(first_word, claimed) {
         return false;
     }
-    let next = if to == State::Claimed { second_word.claimed() } else { second_word.with(to) };
+    let next = if to == State::Claimed {
+        second_word.claimed()
+    } else {
+        second_word.with(to)
+    };
     if second.exchange(second_word, next) {
         return true;
     }
     let now = second.state();
     let lives = now.published() && now.same_flow(second_word);
-    first.exchange(claimed, claimed.with(if lives { now.state() } else { State::Empty }));
+    first.exchange(
+        claimed,
+        claimed.with(if lives { now.state() } else { State::Empty }),
+    );
     false
 }

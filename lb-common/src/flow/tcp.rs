@@ -47,22 +47,48 @@ mod tests {
 
     #[test]
     fn only_an_answer_establishes() {
-        assert_eq!(next(State::HalfOpen, Direction::Original, SYN, false), State::HalfOpen);
-        assert_eq!(next(State::HalfOpen, Direction::Original, ACK, false), State::HalfOpen);
-        assert_eq!(next(State::HalfOpen, Direction::Reply, SYN_ACK, false), State::Established);
+        assert_eq!(
+            next(State::HalfOpen, Direction::Original, SYN, false),
+            State::HalfOpen
+        );
+        assert_eq!(
+            next(State::HalfOpen, Direction::Original, ACK, false),
+            State::HalfOpen
+        );
+        assert_eq!(
+            next(State::HalfOpen, Direction::Reply, SYN_ACK, false),
+            State::Established
+        );
     }
 
     #[test]
     fn a_connection_closes_when_both_sides_have_finished() {
-        assert_eq!(next(State::Established, Direction::Original, FIN, false), State::Closing);
-        assert_eq!(next(State::Closing, Direction::Reply, ACK, true), State::Closing);
-        assert_eq!(next(State::Closing, Direction::Reply, FIN, true), State::Closed);
-        assert_eq!(next(State::Closed, Direction::Original, ACK, true), State::Closed);
+        assert_eq!(
+            next(State::Established, Direction::Original, FIN, false),
+            State::Closing
+        );
+        assert_eq!(
+            next(State::Closing, Direction::Reply, ACK, true),
+            State::Closing
+        );
+        assert_eq!(
+            next(State::Closing, Direction::Reply, FIN, true),
+            State::Closed
+        );
+        assert_eq!(
+            next(State::Closed, Direction::Original, ACK, true),
+            State::Closed
+        );
     }
 
     #[test]
     fn a_reset_closes_from_every_state() {
-        for state in [State::HalfOpen, State::Established, State::Closing, State::Closed] {
+        for state in [
+            State::HalfOpen,
+            State::Established,
+            State::Closing,
+            State::Closed,
+        ] {
             assert_eq!(next(state, Direction::Reply, RST, false), State::Closed);
         }
     }

@@ -132,7 +132,9 @@ impl Addr for Addr6 {
 
 impl From<Ipv4Addr> for Addr4 {
     fn from(ip: Ipv4Addr) -> Self {
-        Self { be32: u32::from_ne_bytes(ip.octets()) }
+        Self {
+            be32: u32::from_ne_bytes(ip.octets()),
+        }
     }
 }
 

@@ -24,12 +24,12 @@ impl Delta {
     /// `old` gave way to `new`, word by word.
     #[inline(always)]
     pub fn replace_words(old: [u32; 4], new: [u32; 4]) -> Self {
-        let [a, b, c, d] = old;
-        let [e, f, g, h] = new;
-        Self::replace(a, e)
-            .and(Self::replace(b, f))
-            .and(Self::replace(c, g))
-            .and(Self::replace(d, h))
+        let [old0, old1, old2, old3] = old;
+        let [new0, new1, new2, new3] = new;
+        Self::replace(old0, new0)
+            .and(Self::replace(old1, new1))
+            .and(Self::replace(old2, new2))
+            .and(Self::replace(old3, new3))
     }
 
     /// Both changes. Up to 2^30 of them fit before a carry could be lost.

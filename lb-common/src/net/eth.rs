@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 /// Length of the header, bytes, without tags.
 pub const LEN: u32 = 14;
 
-/// EtherTypes (IEEE 802 numbers), host byte order.
+/// `EtherType`s (IEEE 802 numbers), host byte order.
 pub mod ether_type {
     /// RFC 894.
     pub const IPV4: u16 = 0x0800;
@@ -21,7 +21,7 @@ pub struct Ethernet {
     pub dst: [u8; 6],
     /// Source MAC.
     pub src: [u8; 6],
-    /// EtherType, network byte order.
+    /// `EtherType`, network byte order.
     pub ether_type: [u8; 2],
 }
 

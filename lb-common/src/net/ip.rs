@@ -34,7 +34,7 @@ pub struct Ip {
 pub trait IpHeader: Pod {
     /// The addresses it carries.
     type Addr: Addr;
-    /// The packet's EtherType, host byte order.
+    /// The packet's `EtherType`, host byte order.
     const ETHER_TYPE: u16;
 
     /// Reads the header at the packet's beginning; the addresses go to `ends`.

@@ -79,17 +79,22 @@ impl IpHeader for Ipv4 {
         if header.proto != proto::TCP && header.proto != proto::UDP {
             return Err(Reason::PassProtocol);
         }
-        ends.src = Addr4 { be32: u32::from_ne_bytes(header.src) };
-        ends.dst = Addr4 { be32: u32::from_ne_bytes(header.dst) };
-        Ok(Ip { proto: header.proto, ttl: header.ttl, l4, len })
+        ends.src = Addr4 {
+            be32: u32::from_ne_bytes(header.src),
+        };
+        ends.dst = Addr4 {
+            be32: u32::from_ne_bytes(header.dst),
+        };
+        Ok(Ip {
+            proto: header.proto,
+            ttl: header.ttl,
+            l4,
+            len,
+        })
     }
 
     #[inline(always)]
-    fn write<P: Packet>(
-        packet: &mut P,
-        old: &Ends<Addr4>,
-        new: &Ends<Addr4>,
-    ) -> Option<Delta> {
+    fn write<P: Packet>(packet: &mut P, old: &Ends<Addr4>, new: &Ends<Addr4>) -> Option<Delta> {
         let mut tail = packet.read::<Tail>(TAIL_AT)?;
         let ttl = tail.ttl.wrapping_sub(1);
         let addresses = old.delta(new);

@@ -66,15 +66,16 @@ impl IpHeader for Ipv6 {
         }
         ends.src = address(header.src);
         ends.dst = address(header.dst);
-        Ok(Ip { proto: header.next_header, ttl: header.hop_limit, l4: LEN, len })
+        Ok(Ip {
+            proto: header.next_header,
+            ttl: header.hop_limit,
+            l4: LEN,
+            len,
+        })
     }
 
     #[inline(always)]
-    fn write<P: Packet>(
-        packet: &mut P,
-        old: &Ends<Addr6>,
-        new: &Ends<Addr6>,
-    ) -> Option<Delta> {
+    fn write<P: Packet>(packet: &mut P, old: &Ends<Addr6>, new: &Ends<Addr6>) -> Option<Delta> {
         let [next_header, hop_limit] = packet.read::<[u8; 2]>(HOPS_AT)?;
         let hops = [next_header, hop_limit.wrapping_sub(1)];
         packet.write(HOPS_AT, hops)?;
@@ -107,5 +108,10 @@ fn address(bytes: [[u8; 4]; 4]) -> Addr6 {
 #[inline(always)]
 fn octets(addr: Addr6) -> [[u8; 4]; 4] {
     let [a, b, c, d] = addr.words();
-    [a.to_ne_bytes(), b.to_ne_bytes(), c.to_ne_bytes(), d.to_ne_bytes()]
+    [
+        a.to_ne_bytes(),
+        b.to_ne_bytes(),
+        c.to_ne_bytes(),
+        d.to_ne_bytes(),
+    ]
 }

@@ -1,0 +1,340 @@
+//! A node's maps in memory, and the programs that work on them.
+
+use core::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{packet::FakePacket, slots::FakeSlots};
+use crate::{
+    abi::{
+        Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, capacity, next_hop::NextHopRef,
+    },
+    datapath::{Hook, HopMemory, Role, Route, Tables, Verdict, Work, process},
+    flow::clock::Tick,
+    net::{
+        addr::{Addr, Family},
+        ip::Ends,
+    },
+};
+
+/// All that the programs on one node share. Everything can be changed between any two packets.
+#[derive(Debug)]
+pub struct FakeNode<A> {
+    config: NodeConfig,
+    flows: FakeSlots<A>,
+    hops: Vec<Cell<NextHop>>,
+    services: RefCell<BTreeMap<ServiceKey<A>, Service>>,
+    slots: RefCell<BTreeMap<u32, u32>>,
+    backends: RefCell<BTreeMap<u32, Backend<A>>>,
+    pods: RefCell<BTreeSet<(A, u32)>>,
+    routes: RefCell<BTreeMap<A, (Route, NextHop)>>,
+    now: Cell<Tick>,
+    luck: Cell<u64>,
+    counts: RefCell<BTreeMap<Reason, u64>>,
+    /// Not cleared between packets, as the kernel's is not.
+    work: RefCell<Work<A>>,
+}
+
+/// What became of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// The datapath's verdict.
+    pub verdict: Verdict,
+    /// Where it is sent, if it is.
+    pub hop: NextHop,
+}
+
+impl<A: Addr> FakeNode<A> {
+    /// A node with empty tables, `flows` flow positions, and the facts in `config` but for its masks.
+    ///
+    /// # Panics
+    /// If `flows` is not a power of two.
+    pub fn new(flows: u32, config: NodeConfig) -> Self {
+        Self {
+            config: NodeConfig {
+                flow_mask4: flows - 1,
+                flow_mask6: flows - 1,
+                ..config
+            },
+            flows: FakeSlots::new(flows),
+            hops: (0..capacity::NEXT_HOPS).map(|_| Cell::default()).collect(),
+            services: RefCell::default(),
+            slots: RefCell::default(),
+            backends: RefCell::default(),
+            pods: RefCell::default(),
+            routes: RefCell::default(),
+            now: Cell::new(0),
+            luck: Cell::new(1),
+            counts: RefCell::default(),
+            work: RefCell::default(),
+        }
+    }
+
+    /// The TC program on device `ifindex`, which is a `role` to the node.
+    pub fn tc(&self, role: Role, ifindex: u32) -> FakeTables<'_, A, false> {
+        FakeTables {
+            node: self,
+            flows: &self.flows,
+            role,
+            ifindex,
+        }
+    }
+
+    /// The XDP program on the uplink `ifindex`.
+    pub fn xdp(&self, ifindex: u32) -> FakeTables<'_, A, true> {
+        FakeTables {
+            node: self,
+            flows: &self.flows,
+            role: Role::Uplink,
+            ifindex,
+        }
+    }
+
+    /// Adds, replaces or (`None`) removes a service.
+    pub fn set_service(&self, key: ServiceKey<A>, service: Option<Service>) {
+        set(&self.services, key, service);
+    }
+
+    /// Writes a slot; 0: unused.
+    pub fn set_slot(&self, index: u32, backend: u32) {
+        set(&self.slots, index, Some(backend));
+    }
+
+    /// Adds, replaces or (`None`) removes a backend.
+    pub fn set_backend(&self, id: u32, backend: Option<Backend<A>>) {
+        set(&self.backends, id, backend);
+    }
+
+    /// Makes the addresses that share the first `bits` bits with `prefix` pods' addresses.
+    pub fn add_pod_cidr(&self, prefix: A, bits: u32) {
+        self.pods.borrow_mut().insert((prefix, bits));
+    }
+
+    /// What the FIB says about one destination; without it there is no route.
+    pub fn set_route(&self, dst: A, route: Route, hop: NextHop) {
+        set(&self.routes, dst, Some((route, hop)));
+    }
+
+    /// Sets the clock.
+    pub fn set_now(&self, now: Tick) {
+        self.now.set(now);
+    }
+
+    /// The clock.
+    pub fn now(&self) -> Tick {
+        self.now.get()
+    }
+
+    /// Begins another random sequence.
+    ///
+    /// # Panics
+    /// If `seed` is 0, of which xorshift makes nothing but zeros.
+    pub fn seed(&self, seed: u64) {
+        assert_ne!(seed, 0, "seed 0: take any other");
+        self.luck.set(seed);
+    }
+
+    /// What was counted since the last call, nothing with a count of zero.
+    pub fn take_counts(&self) -> BTreeMap<Reason, u64> {
+        self.counts.take()
+    }
+
+    /// The flow table's memory.
+    pub fn flows(&self) -> &FakeSlots<A> {
+        &self.flows
+    }
+
+    /// The node's facts.
+    pub fn config(&self) -> &NodeConfig {
+        &self.config
+    }
+
+    fn is_pod(&self, addr: A) -> bool {
+        self.pods
+            .borrow()
+            .iter()
+            .any(|(prefix, bits)| shares(addr, *prefix, *bits))
+    }
+
+    /// xorshift64 (Marsaglia 2003), its better half.
+    fn random(&self) -> u32 {
+        let mut luck = self.luck.get();
+        luck ^= luck << 13;
+        luck ^= luck >> 7;
+        luck ^= luck << 17;
+        self.luck.set(luck);
+        (luck >> 32) as u32
+    }
+}
+
+fn set<K: Ord, V>(table: &RefCell<BTreeMap<K, V>>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => table.borrow_mut().insert(key, value),
+        None => table.borrow_mut().remove(&key),
+    };
+}
+
+/// True if the first `bits` bits of both addresses are equal.
+fn shares<A: Addr>(a: A, b: A, bits: u32) -> bool {
+    let (a, b) = (a.words().map(u32::from_be), b.words().map(u32::from_be));
+    (0..4).all(|word: usize| {
+        let bits = bits.saturating_sub(word as u32 * 32).min(32);
+        let differ = a[word] ^ b[word];
+        bits == 0 || differ >> (32 - bits) == 0
+    })
+}
+
+/// One program on one device of a [`FakeNode`].
+#[derive(Clone, Copy, Debug)]
+pub struct FakeTables<'n, A, const XDP: bool> {
+    node: &'n FakeNode<A>,
+    flows: &'n FakeSlots<A>,
+    role: Role,
+    ifindex: u32,
+}
+
+impl<A: Addr, const XDP: bool> FakeTables<'_, A, XDP> {
+    /// Takes a packet through the datapath.
+    pub fn run(&self, packet: &mut FakePacket) -> Outcome {
+        let work = &mut *self.node.work.borrow_mut();
+        let verdict = process(packet, self, work);
+        Outcome {
+            verdict,
+            hop: work.hop,
+        }
+    }
+}
+
+impl<'n, A: Addr, const XDP: bool> Tables<A> for FakeTables<'n, A, XDP> {
+    type Slots = &'n FakeSlots<A>;
+    type Hop = FakeHop<'n>;
+    const HOOK: Hook = if XDP { Hook::Xdp } else { Hook::Tc };
+
+    fn role(&self) -> Role {
+        self.role
+    }
+
+    fn ingress_ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    fn node(&self) -> &NodeConfig {
+        &self.node.config
+    }
+
+    fn node_addr(&self) -> A {
+        A::from_words(match A::FAMILY {
+            Family::V4 => self.node.config.addr4.words(),
+            Family::V6 => self.node.config.addr6.words(),
+        })
+    }
+
+    fn flow_mask(&self) -> u32 {
+        self.flows.mask()
+    }
+
+    fn slots(&self) -> &Self::Slots {
+        &self.flows
+    }
+
+    fn service(&self, key: &ServiceKey<A>) -> Option<Service> {
+        self.node.services.borrow().get(key).copied()
+    }
+
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.node.slots.borrow().get(&index).copied()
+    }
+
+    fn backend(&self, id: u32) -> Option<Backend<A>> {
+        self.node.backends.borrow().get(&id).copied()
+    }
+
+    fn is_pod(&self, addr: A) -> bool {
+        self.node.is_pod(addr)
+    }
+
+    fn hop(&self, index: u32) -> Option<FakeHop<'n>> {
+        self.node
+            .hops
+            .get((index & NextHopRef::INDEX_MASK) as usize)
+            .map(FakeHop)
+    }
+
+    fn route(&self, ends: &Ends<A>, hop: &mut NextHop) -> Route {
+        let routes = self.node.routes.borrow();
+        let Some((route, found)) = routes.get(&ends.dst) else {
+            return Route::None;
+        };
+        let mtu = if *route == Route::Unresolved {
+            0
+        } else {
+            found.mtu
+        };
+        *hop = NextHop {
+            stamp: hop.stamp,
+            valid_until: hop.valid_until,
+            mtu,
+            ..*found
+        };
+        *route
+    }
+
+    fn now(&self) -> Tick {
+        self.node.now()
+    }
+
+    fn random(&self) -> u32 {
+        self.node.random()
+    }
+
+    fn count(&self, reason: Reason) {
+        *self.node.counts.borrow_mut().entry(reason).or_default() += 1;
+    }
+}
+
+/// One next hop's memory.
+#[derive(Clone, Copy, Debug)]
+pub struct FakeHop<'n>(&'n Cell<NextHop>);
+
+impl HopMemory for FakeHop<'_> {
+    fn read(self, into: &mut NextHop) {
+        *into = self.0.get();
+    }
+
+    fn write(self, hop: &NextHop) {
+        self.0.set(NextHop {
+            stamp: self.0.get().stamp,
+            ..*hop
+        });
+    }
+
+    fn exchange_stamp(self, old: u32, new: u32) -> bool {
+        let hop = self.0.get();
+        if hop.stamp == old {
+            self.0.set(NextHop { stamp: new, ..hop });
+        }
+        hop.stamp == old
+    }
+
+    fn prolong(self, valid_until: Tick, mtu: u32) {
+        self.0.set(NextHop {
+            valid_until,
+            mtu,
+            ..self.0.get()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::addr::Addr6;
+
+    #[test]
+    fn a_prefix_may_end_anywhere() {
+        let addr = |ip: &str| Addr6::from_ip(ip.parse().expect("literal")).expect("IPv6");
+        let (a, b) = (addr("fd00:0:0:8000::1"), addr("fd00:0:0:c000::1"));
+        assert!(shares(a, b, 0) && shares(a, b, 32) && shares(a, b, 49));
+        assert!(!shares(a, b, 50) && !shares(a, b, 64) && !shares(a, b, 128));
+        assert!(shares(a, a, 128));
+    }
+}

@@ -1,0 +1,141 @@
+//! The flow table's memory as a vector of atomics, of the standard library's or of a model checker's.
+
+use core::marker::PhantomData;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+use crate::{
+    abi::FlowSlot,
+    flow::{
+        slot::{Slot, Words},
+        table::Slots,
+    },
+    net::addr::Addr,
+};
+
+/// One word that several threads share. All operations are sequentially consistent.
+pub trait AtomicWord: Default {
+    /// Reads it.
+    fn load(&self) -> u32;
+    /// Writes it.
+    fn store(&self, value: u32);
+    /// Writes `new` if it holds `old`. True: it did.
+    fn exchange(&self, old: u32, new: u32) -> bool;
+    /// Sets `bits`.
+    fn set_bits(&self, bits: u32);
+}
+
+impl AtomicWord for AtomicU32 {
+    fn load(&self) -> u32 {
+        self.load(SeqCst)
+    }
+
+    fn store(&self, value: u32) {
+        self.store(value, SeqCst);
+    }
+
+    fn exchange(&self, old: u32, new: u32) -> bool {
+        self.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+    }
+
+    fn set_bits(&self, bits: u32) {
+        self.fetch_or(bits, SeqCst);
+    }
+}
+
+/// The memory of a flow table, laid out as [`FlowSlot`] is. `&FakeSlots` is what the table takes.
+#[derive(Debug)]
+pub struct FakeSlots<A, W = AtomicU32> {
+    words: Vec<W>,
+    family: PhantomData<A>,
+}
+
+impl<A: Addr, W: AtomicWord> FakeSlots<A, W> {
+    const STRIDE: usize = size_of::<FlowSlot<A>>() / 4;
+
+    /// An empty table of `positions` slots.
+    ///
+    /// # Panics
+    /// If `positions` is not a power of two: the table masks positions.
+    pub fn new(positions: u32) -> Self {
+        assert!(
+            positions.is_power_of_two(),
+            "{positions} flow positions: must be a power of two"
+        );
+        let words = (0..positions as usize * Self::STRIDE)
+            .map(|_| W::default())
+            .collect();
+        Self {
+            words,
+            family: PhantomData,
+        }
+    }
+
+    /// Number of positions, minus one.
+    pub fn mask(&self) -> u32 {
+        self.positions() - 1
+    }
+
+    /// Number of positions.
+    pub fn positions(&self) -> u32 {
+        (self.words.len() / Self::STRIDE) as u32
+    }
+
+    /// The slot at `position` modulo the table's size.
+    pub fn slot(&self, position: u32) -> Slot<A, FakeWords<'_, W>> {
+        Slot::new(self.at(position & self.mask()))
+    }
+
+    fn at(&self, position: u32) -> FakeWords<'_, W> {
+        let start = position as usize * Self::STRIDE;
+        FakeWords {
+            words: &self.words[start..start + Self::STRIDE],
+        }
+    }
+}
+
+impl<'s, A: Addr, W: AtomicWord> Slots<A> for &'s FakeSlots<A, W> {
+    type Words = FakeWords<'s, W>;
+
+    fn words(&self, position: u32) -> Option<FakeWords<'s, W>> {
+        (position < self.positions()).then(|| self.at(position))
+    }
+}
+
+/// One slot's words.
+#[derive(Debug)]
+pub struct FakeWords<'s, W> {
+    words: &'s [W],
+}
+
+impl<W> Clone for FakeWords<'_, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<W> Copy for FakeWords<'_, W> {}
+
+impl<W: AtomicWord> Words for FakeWords<'_, W> {
+    fn load(self, at: usize) -> u32 {
+        self.words[at].load()
+    }
+
+    fn store(self, at: usize, value: u32) {
+        self.words[at].store(value);
+    }
+
+    fn exchange(self, at: usize, old: u32, new: u32) -> bool {
+        self.words[at].exchange(old, new)
+    }
+
+    fn set_bits(self, at: usize, bits: u32) {
+        self.words[at].set_bits(bits);
+    }
+
+    fn add64(self, at: usize, value: u64) {
+        let sum: u64 = bytemuck::cast([self.load(at), self.load(at + 1)]);
+        let [first, second]: [u32; 2] = bytemuck::cast(sum.wrapping_add(value));
+        self.store(at, first);
+        self.store(at + 1, second);
+    }
+}

@@ -1,0 +1,240 @@
+//! The XDP host forwards what leaves by the device it came by, and leaves all else to TC.
+
+use lb_common::{
+    abi::{
+        NextHop,
+        Reason::{HitOriginal, HitReply, Open, PassNoService, PassToTc, Resolved, XdpForward},
+    },
+    datapath::{
+        Route, Verdict,
+        Via::{Kernel, Neighbour},
+    },
+    fake::PacketSpec,
+    net::addr::Addr,
+};
+
+use crate::world::{
+    ACK, SYN, SYN_ACK, UDP, World, answer, delivered, for_both_families, forwarded, leaves,
+    local_pod, node_addr, outsider, remote_pod, request, sends, to_gateway, to_pod,
+};
+
+for_both_families!(
+    a_remote_backend_is_reached_and_answers_before_the_stack,
+    a_local_backend_is_left_to_tc,
+    what_leaves_by_another_device_is_left_to_tc,
+    what_tc_would_drop_is_left_to_tc,
+    an_unresolved_neighbour_is_left_to_tc,
+    both_hosts_follow_one_flow,
+    what_is_not_ours_passes,
+);
+
+fn masqueraded<A: Addr>(request: &PacketSpec<A>) -> PacketSpec<A> {
+    let mut masqueraded = forwarded(request, remote_pod(1));
+    masqueraded.ends.src = node_addr();
+    masqueraded
+}
+
+fn a_remote_backend_is_reached_and_answers_before_the_stack<A: Addr>() {
+    for (transport, reply) in [(SYN, SYN_ACK), (UDP, UDP)] {
+        let world = World::<A>::with_remote_backends(1);
+        let request = request(outsider(1), transport);
+        let there = masqueraded(&request);
+        let way = (Neighbour, to_gateway());
+        sends(
+            &world.node,
+            world.xdp(),
+            &request,
+            &there,
+            way,
+            &[Open, XdpForward],
+        );
+        let (back, home) = (answer(&there, reply), delivered(&request, reply));
+        sends(
+            &world.node,
+            world.xdp(),
+            &back,
+            &home,
+            way,
+            &[HitReply, XdpForward],
+        );
+        sends(
+            &world.node,
+            world.xdp(),
+            &request,
+            &there,
+            way,
+            &[HitOriginal, XdpForward],
+        );
+    }
+}
+
+fn a_local_backend_is_left_to_tc<A: Addr>() {
+    let world = World::<A>::with_local_backends(1);
+    let syn = request(outsider(1), SYN);
+    leaves(
+        &world.node,
+        world.xdp(),
+        &syn.packet(),
+        Verdict::Pass,
+        &[PassToTc],
+    );
+    let there = forwarded(&syn, local_pod(1));
+    sends(
+        &world.node,
+        world.uplink(),
+        &syn,
+        &there,
+        (Kernel, to_pod()),
+        &[Resolved, Open],
+    );
+    // Also when the flow is known.
+    leaves(
+        &world.node,
+        world.xdp(),
+        &syn.packet(),
+        Verdict::Pass,
+        &[PassToTc],
+    );
+}
+
+fn what_leaves_by_another_device_is_left_to_tc<A: Addr>() {
+    let world = World::<A>::with_remote_backends(1);
+    let elsewhere = NextHop {
+        ifindex: 3,
+        ..to_gateway()
+    };
+    world
+        .node
+        .set_route(remote_pod(1), Route::Neighbour, elsewhere);
+    let syn = request(outsider(1), SYN);
+    leaves(
+        &world.node,
+        world.xdp(),
+        &syn.packet(),
+        Verdict::Pass,
+        &[PassToTc],
+    );
+    let there = masqueraded(&syn);
+    sends(
+        &world.node,
+        world.uplink(),
+        &syn,
+        &there,
+        (Kernel, elsewhere),
+        &[Resolved, Open],
+    );
+    let data = PacketSpec {
+        transport: ACK,
+        ..syn
+    };
+    leaves(
+        &world.node,
+        world.xdp(),
+        &data.packet(),
+        Verdict::Pass,
+        &[PassToTc],
+    );
+}
+
+fn what_tc_would_drop_is_left_to_tc<A: Addr>() {
+    let world = World::<A>::with_remote_backends(1);
+    let left = |packet: PacketSpec<A>| {
+        leaves(
+            &world.node,
+            world.xdp(),
+            &packet.packet(),
+            Verdict::Pass,
+            &[PassToTc],
+        );
+    };
+    let query = request(outsider(1), UDP);
+    left(PacketSpec {
+        ttl: 1,
+        ..query.clone()
+    });
+    left(PacketSpec {
+        payload: vec![0; 1_500],
+        ..query.clone()
+    });
+    world
+        .node
+        .set_route(remote_pod(1), Route::None, to_gateway());
+    left(query.clone());
+    world
+        .node
+        .set_route(remote_pod(1), Route::Neighbour, to_gateway());
+    let (there, way) = (masqueraded(&query), (Neighbour, to_gateway()));
+    sends(
+        &world.node,
+        world.xdp(),
+        &query,
+        &there,
+        way,
+        &[Open, XdpForward],
+    );
+    left(PacketSpec {
+        ttl: 1,
+        ..query.clone()
+    });
+    left(PacketSpec {
+        payload: vec![0; 1_500],
+        ..query
+    });
+}
+
+fn an_unresolved_neighbour_is_left_to_tc<A: Addr>() {
+    let world = World::<A>::with_remote_backends(1);
+    world
+        .node
+        .set_route(remote_pod(1), Route::Unresolved, to_gateway());
+    let syn = request::<A>(outsider(1), SYN).packet();
+    leaves(&world.node, world.xdp(), &syn, Verdict::Pass, &[PassToTc]);
+}
+
+/// TC opens, XDP goes on, TC goes on: one table, one answer.
+fn both_hosts_follow_one_flow<A: Addr>() {
+    let world = World::<A>::with_remote_backends(1);
+    let syn = request(outsider(1), SYN);
+    let data = PacketSpec {
+        transport: ACK,
+        ..syn.clone()
+    };
+    let (there, more) = (masqueraded(&syn), masqueraded(&data));
+    let (asked, known) = ((Kernel, to_gateway()), (Neighbour, to_gateway()));
+    sends(
+        &world.node,
+        world.uplink(),
+        &syn,
+        &there,
+        asked,
+        &[Resolved, Open],
+    );
+    sends(
+        &world.node,
+        world.xdp(),
+        &data,
+        &more,
+        known,
+        &[HitOriginal, XdpForward],
+    );
+    sends(
+        &world.node,
+        world.uplink(),
+        &data,
+        &more,
+        known,
+        &[HitOriginal],
+    );
+}
+
+fn what_is_not_ours_passes<A: Addr>() {
+    let world = World::<A>::with_remote_backends(1);
+    let to_node = answer(&request::<A>(node_addr(), ACK), ACK).packet();
+    leaves(
+        &world.node,
+        world.xdp(),
+        &to_node,
+        Verdict::Pass,
+        &[PassNoService],
+    );
+}
