@@ -1,14 +1,14 @@
 //! `fulcrum run` on a node of a [`crate::topology::Cluster`]: started, watched and stopped.
 //!
-//! Each has a run directory and a BPF filesystem of its own, so that nothing of the machine is touched and runs side by
-//! side do not meet; both go with the value. The log is kept and printed when a test fails. The flags of the binary stand
+//! Each has a [`Place`] of its own unless a test gives it one, so that nothing of the machine is touched and runs side by
+//! side do not meet. The log is kept and printed when a test fails. The flags of the binary stand
 //! in this file and nowhere else.
 
 use std::{
-    fs,
-    io::{BufRead, BufReader, Read},
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -16,14 +16,13 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::{
-    mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use tempfile::TempDir;
 
 use crate::{
-    poll, residue,
+    place::Place,
+    poll,
     topology::{Node, POD_DEVICES},
 };
 
@@ -37,6 +36,15 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 const READY: &str = "ready";
 /// Of a longer log, the first half is forgotten.
 const MAX_LOG: usize = 1 << 20;
+
+/// What an agent serves.
+#[derive(Clone, Copy, Debug)]
+pub enum Manifests<'a> {
+    /// A file or a directory.
+    Path(&'a Path),
+    /// A text on standard input.
+    Stdin(&'a str),
+}
 
 /// A running agent; ends when it is dropped.
 #[derive(Debug)]
@@ -53,22 +61,34 @@ impl Balancer {
     ///
     /// `flags` are further flags of `fulcrum run`. The agent ends with the thread that calls this, at the latest.
     pub fn start(node: &Node, manifests: &Path, flags: &[&str]) -> Result<Self> {
-        let place = Place::new()?;
+        Self::start_at(&Place::new()?, node, Manifests::Path(manifests), flags)
+    }
+
+    /// As [`Self::start`], with directories that the test gives.
+    pub fn start_at(
+        place: &Place,
+        node: &Node,
+        manifests: Manifests<'_>,
+        flags: &[&str],
+    ) -> Result<Self> {
         let mut command = node.namespace.daemon(binary()?);
-        command
-            .args(place.flags())
-            .arg("run")
-            .args(run_flags(node))
-            .arg("--manifests")
-            .arg(manifests);
+        command.args(place.flags()).arg("run").args(run_flags(node));
+        command.arg("--manifests").arg(match manifests {
+            Manifests::Path(path) => path,
+            Manifests::Stdin(_) => Path::new("-"),
+        });
         command
             .args(flags)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
+        if let (Some(mut stdin), Manifests::Stdin(text)) = (child.stdin.take(), manifests) {
+            // A broken pipe means that the agent gave up; its log says why.
+            let _ = stdin.write_all(text.as_bytes());
+        }
         let log = Arc::new(Log::default());
         let mut readers = Vec::new();
         if let Some(stdout) = child.stdout.take() {
@@ -79,7 +99,7 @@ impl Balancer {
         }
         let mut balancer = Self {
             node_name: node.name.clone(),
-            place,
+            place: place.clone(),
             child,
             log,
             readers,
@@ -90,14 +110,7 @@ impl Balancer {
 
     /// What `fulcrum` with these arguments says about this agent.
     pub fn fulcrum(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(binary()?);
-        command
-            .args(self.place.flags())
-            .args(arguments)
-            .stdin(Stdio::null());
-        let output = command
-            .output()
-            .with_context(|| format!("run {command:?}"))?;
+        let output = self.place.fulcrum(arguments)?;
         let message = String::from_utf8_lossy(&output.stderr);
         ensure!(
             output.status.success(),
@@ -123,9 +136,26 @@ impl Balancer {
             last = self.fulcrum(arguments)?;
             Ok(is_wanted(&last).then_some(()))
         });
-        result
-            .with_context(|| format!("`fulcrum {}` said at last:\n{last}", arguments.join(" ")))?;
-        Ok(last)
+        match result {
+            Ok(()) => Ok(last),
+            Err(error) => {
+                let verb = arguments.join(" ");
+                bail!("{error:#}; `fulcrum {verb}` said at last:\n{last}")
+            }
+        }
+    }
+
+    /// How often each reason was counted so far, by name.
+    pub fn counters(&self) -> Result<BTreeMap<String, u64>> {
+        #[derive(serde::Deserialize)]
+        struct Row {
+            reason: String,
+            count: u64,
+        }
+        let text = self.fulcrum(&["counters", "--all", "--output", "json"])?;
+        let rows: Vec<Row> = serde_json::from_str(&text)
+            .with_context(|| format!("read the counters of {}: {text}", self.node_name))?;
+        Ok(rows.into_iter().map(|row| (row.reason, row.count)).collect())
     }
 
     /// The node that the agent serves.
@@ -136,6 +166,11 @@ impl Balancer {
     /// The flags that make `fulcrum` speak of this agent.
     pub fn flags(&self) -> [String; 4] {
         self.place.flags()
+    }
+
+    /// The agent's directories, which outlive it as long as somebody holds them.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The agent's process id.
@@ -151,6 +186,12 @@ impl Balancer {
     /// Ends the agent as an operator does, and returns how it ended.
     pub fn stop(mut self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// Ends the agent with no chance to tidy up.
+    pub fn kill(mut self) -> Result<ExitStatus> {
+        self.signal(Signal::SIGKILL);
         self.wait()
     }
 
@@ -170,11 +211,10 @@ impl Balancer {
                 None => Ok(None),
             }
         });
-        if result.is_err() {
-            // What it said last may still be on its way.
-            self.end();
-        }
-        result.with_context(|| format!("the log of {}:\n{}", self.node_name, self.log()))
+        let Err(error) = result else { return Ok(()) };
+        // What it said last may still be on its way.
+        self.end();
+        bail!("{error:#}; its log:\n{}", self.log())
     }
 
     fn wait(&mut self) -> Result<ExitStatus> {
@@ -269,51 +309,6 @@ fn run_flags(node: &Node) -> Vec<String> {
             .map(|address| format!("--node-ip={address}")),
     );
     flags
-}
-
-/// The directories of one agent.
-#[derive(Debug)]
-struct Place {
-    scratch: TempDir,
-}
-
-impl Place {
-    fn new() -> Result<Self> {
-        let scratch = tempfile::Builder::new()
-            .prefix(&residue::prefix())
-            .tempdir()
-            .context("make a directory for an agent")?;
-        let place = Self { scratch };
-        let bpffs = place.bpffs();
-        fs::create_dir(&bpffs).with_context(|| format!("make {}", bpffs.display()))?;
-        mount(
-            Some("bpf"),
-            &bpffs,
-            Some("bpf"),
-            MsFlags::empty(),
-            None::<&str>,
-        )
-        .with_context(|| format!("mount a BPF filesystem at {}", bpffs.display()))?;
-        Ok(place)
-    }
-
-    fn bpffs(&self) -> PathBuf {
-        self.scratch.path().join(residue::BPFFS)
-    }
-
-    /// The flags of every verb.
-    fn flags(&self) -> [String; 4] {
-        let run_dir = self.scratch.path().join("run").display().to_string();
-        let bpffs = self.bpffs().display().to_string();
-        ["--run-dir".to_owned(), run_dir, "--bpffs".to_owned(), bpffs]
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // Pins go with the mount, and with them whatever the agent left attached.
-        let _ = umount2(&self.bpffs(), MntFlags::MNT_DETACH);
-    }
 }
 
 /// What an agent says.

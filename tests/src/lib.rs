@@ -7,7 +7,11 @@
 //! | [`topology`], [`addressing`] | nodes, pods and a client outside, with fixed addresses |
 //! | [`server`], [`client`], [`tally`] | who answers, who asks, and what came of it |
 //! | [`manifest`] | the objects that an agent is told about |
-//! | [`balancer`] | `fulcrum run` on a node |
+//! | [`balancer`], [`place`] | `fulcrum run` on a node, and its directories |
+//! | [`deployment`] | a cluster whose nodes all run it |
+//! | [`progrun`], [`packet`], [`lone_node`] | the programs, run in the kernel on frames that a test makes |
+//! | [`verify`], [`listing`] | what the verifier says about them, and what their instructions say |
+//! | [`bench`] | the time that a packet takes |
 //! | [`poll`] | waiting with a deadline |
 //!
 //! Everything made lives in namespaces of its own and goes when its value is dropped, also while a test unwinds. The
@@ -18,19 +22,26 @@
 //! in it: they are dropped in reverse.
 
 pub mod addressing;
+mod asm;
 pub mod balancer;
+pub mod bench;
 mod blackhole;
 pub mod client;
+pub mod deployment;
 mod ioctl;
 pub mod link;
+pub mod listing;
 pub mod lone_node;
 pub mod manifest;
 pub mod netns;
 pub mod packet;
+pub mod place;
 pub mod poll;
 pub mod progrun;
+mod rawbpf;
 mod residue;
 pub mod server;
 pub mod tally;
 pub mod topology;
 pub mod tun;
+pub mod verify;

@@ -12,10 +12,11 @@
 //! | node 5 | not at all |
 
 use anyhow::{Context, Result};
+use lb_common::net::addr::{Addr, Addr4, Addr6, Family};
 use nix::net::if_::if_nametoindex;
 
 use crate::{
-    addressing::{self, Dual, client, node, pod, pod_cidrs},
+    addressing::{Dual, client, node, pod, pod_cidrs},
     netns::Namespace,
     packet::Mac,
 };
@@ -73,6 +74,15 @@ impl Device {
 /// The MAC of the external client.
 pub const CLIENT_MAC: Mac = station(200);
 
+/// The address of one family.
+pub fn address<A: Addr>(dual: Dual) -> A {
+    let words = match A::FAMILY {
+        Family::V4 => Addr4::from(dual.v4).words(),
+        Family::V6 => Addr6::from(dual.v6).words(),
+    };
+    A::from_words(words)
+}
+
 /// A station on the uplink's segment.
 const fn station(host: u8) -> Mac {
     [2, 0, 0, 0, 0, host]
@@ -111,11 +121,17 @@ impl LoneNode {
 
     /// Gives a device another MAC.
     pub fn set_mac(&self, device: Device, mac: Mac) -> Result<()> {
-        self.namespace.ip(&[format!(
+        let mut commands = vec![format!(
             "link set dev {} address {}",
             device.name(),
             display(mac)
-        )])
+        )];
+        // The change makes the kernel forget the device's neighbours, permanent ones included.
+        let behind = all_neighbours()
+            .into_iter()
+            .filter(|(of, ..)| *of == device);
+        commands.extend(behind.flat_map(neighbours));
+        self.namespace.ip(&commands)
     }
 }
 
@@ -126,20 +142,14 @@ fn commands() -> Vec<String> {
         format!("addr add {v4}/24 dev up0"),
         format!("addr add {v6}/64 dev up0 nodad"),
     ]);
-    commands.extend(neighbours(
-        node(NEIGHBOUR),
-        Device::Uplink,
-        Device::Uplink.neighbour(),
-    ));
-    commands.extend(neighbours(client(), Device::Uplink, CLIENT_MAC));
+    commands.extend(all_neighbours().into_iter().flat_map(neighbours));
     for number in [1, 2] {
-        let Dual { v4, v6 } = pod(NODE, number);
-        let device = Device::Pod(number);
+        let name = Device::Pod(number).name();
         commands.extend(
-            [v4.to_string(), v6.to_string()]
-                .map(|pod| format!("route add {pod} dev {}", device.name())),
+            pod(NODE, number)
+                .both()
+                .map(|pod| format!("route add {pod} dev {name}")),
         );
-        commands.extend(neighbours(pod(NODE, number), device, device.neighbour()));
     }
     commands.extend(routes(NEIGHBOUR, NEIGHBOUR, ""));
     commands.extend(routes(UNRESOLVED, UNRESOLVED, ""));
@@ -160,17 +170,34 @@ fn link(device: Device) -> Vec<String> {
     ]
 }
 
-fn neighbours(of: Dual, device: Device, mac: Mac) -> [String; 2] {
-    of.both().map(|addr| {
+/// Who is known behind which device, and by which MAC.
+fn all_neighbours() -> [(Device, Dual, Mac); 4] {
+    let pod = |number| {
+        (
+            Device::Pod(number),
+            pod(NODE, number),
+            Device::Pod(number).neighbour(),
+        )
+    };
+    [
+        (Device::Uplink, node(NEIGHBOUR), Device::Uplink.neighbour()),
+        (Device::Uplink, client(), CLIENT_MAC),
+        pod(1),
+        pod(2),
+    ]
+}
+
+fn neighbours((device, addresses, mac): (Device, Dual, Mac)) -> [String; 2] {
+    addresses.both().map(|addr| {
         let (name, mac) = (device.name(), display(mac));
         format!("neigh add {addr} lladdr {mac} nud permanent dev {name}")
     })
 }
 
-/// Routes to the pods of `node` through the node `via`.
-fn routes(number: u8, via: u8, options: &str) -> [String; 2] {
-    let [via4, via6] = addressing::node(via).both();
-    let [cidr4, cidr6] = pod_cidrs(number);
+/// Routes to the pods of node `of` through the node `via`.
+fn routes(of: u8, via: u8, options: &str) -> [String; 2] {
+    let [via4, via6] = node(via).both();
+    let [cidr4, cidr6] = pod_cidrs(of);
     [(cidr4, via4), (cidr6, via6)].map(|(cidr, via)| format!("route add {cidr} via {via}{options}"))
 }
 

@@ -8,7 +8,10 @@ use std::{fmt, io::Write, net::IpAddr, path::Path};
 use anyhow::{Context, Result};
 use tempfile::NamedTempFile;
 
-use crate::{addressing, topology::Cluster};
+use crate::{
+    addressing,
+    topology::{self, Cluster},
+};
 
 /// The value of the label `app` that ties pods to the services that select them.
 type App = String;
@@ -94,22 +97,14 @@ pub struct Node {
 pub struct Manifest(String);
 
 impl Manifest {
-    /// The Nodes of a cluster and its Pods, all ready, with this label `app`.
-    pub fn of_cluster(cluster: &Cluster, app: &str) -> Self {
+    /// The Nodes of a cluster.
+    pub fn nodes_of(cluster: &Cluster) -> Self {
         let nodes = cluster.nodes.iter().map(|node| Node {
             name: node.name.clone(),
             ips: node.addresses.both().into(),
             pod_cidrs: addressing::pod_cidrs(node.number).into(),
         });
-        let pods = cluster.pods().map(|(node, pod)| Pod {
-            name: pod.name.clone(),
-            app: app.to_owned(),
-            node_name: node.name.clone(),
-            ips: pod.addresses.both().into(),
-            ready: true,
-        });
-        let with_nodes = nodes.fold(Self::default(), |manifest, node| manifest.with(&node));
-        pods.fold(with_nodes, |manifest, pod| manifest.with(&pod))
+        nodes.fold(Self::default(), |manifest, node| manifest.with(&node))
     }
 
     /// Adds an object.
@@ -152,6 +147,19 @@ impl Port {
             protocol,
             port,
             target,
+        }
+    }
+}
+
+impl Pod {
+    /// A pod of a cluster, ready, with this label `app`.
+    pub fn of(node: &topology::Node, pod: &topology::Pod, app: &str) -> Self {
+        Self {
+            name: pod.name.clone(),
+            app: app.to_owned(),
+            node_name: node.name.clone(),
+            ips: pod.addresses.both().into(),
+            ready: true,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Ethernet frames: what a test gives to a program and what it expects back.
 //!
-//! The packets inside are made by [`lb_common::fake::PacketSpec`]; a frame adds MACs and EtherType, and shows itself as
+//! The packets inside are made by [`lb_common::fake::PacketSpec`]; a frame adds MACs and `EtherType`, and shows itself as
 //! a hex dump when two of them differ.
 
 use std::fmt;

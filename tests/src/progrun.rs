@@ -2,9 +2,9 @@
 //!
 //! [`Datapath`] is the object with its programs verified and its tables to be filled; nothing is attached to any device.
 //! A run happens on the calling thread's CPU and in its network namespace. It tells what the program returned and what
-//! it made of the packet; not where a redirect leads, which TEST_RUN does not show.
+//! it made of the packet; not where a redirect leads, which the kernel does not show.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, net::SocketAddr};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::{
@@ -13,8 +13,11 @@ use aya::{
     programs::{Program, ProgramError, TestRunOptions, TestRunResult},
 };
 use lb_common::{
-    abi::{FlowSlot, NodeConfig, Plain, Reason, Service, SlotRange, map},
-    net::addr::Addr,
+    abi::{
+        Backend, FlowSlot, NodeConfig, Plain, Reason, Service, ServiceKey, SlotRange,
+        backend_flags, map,
+    },
+    net::addr::{Addr, Family},
 };
 use lb_user::{
     apply::{BpfMaps, LbMaps, Raw},
@@ -135,6 +138,28 @@ impl ServicePort {
             },
             ..Service::default()
         }
+    }
+}
+
+/// The key of a frontend.
+pub fn frontend(addr: SocketAddr, proto: u8) -> FrontendKey {
+    ServiceKey {
+        addr: addr.ip(),
+        port: addr.port(),
+        proto,
+        pad: 0,
+    }
+}
+
+/// A backend that serves; `flags` come in addition.
+pub fn backend(addr: SocketAddr, flags: u32) -> BackendRow {
+    let flags = flags | backend_flags::SERVING | backend_flags::IN_CLUSTER;
+    Backend {
+        addr: addr.ip(),
+        service: 0,
+        port: addr.port(),
+        generation: 0,
+        flags,
     }
 }
 
@@ -358,7 +383,7 @@ impl Run {
 }
 
 /// `struct __sk_buff` of `linux/bpf.h` as words, as long as Linux 6.1 knows it.
-fn skb_context(arrival: Arrival) -> [u32; 46] {
+pub(crate) fn skb_context(arrival: Arrival) -> [u32; 46] {
     const INGRESS_IFINDEX: usize = 9;
     const IFINDEX: usize = 10;
     const GSO_SIZE: usize = 44;
@@ -370,7 +395,7 @@ fn skb_context(arrival: Arrival) -> [u32; 46] {
 }
 
 /// `struct xdp_md` of `linux/bpf.h`.
-fn xdp_context(input: &Frame, arrival: Arrival) -> [u32; 6] {
+pub(crate) fn xdp_context(input: &Frame, arrival: Arrival) -> [u32; 6] {
     const DATA_END: usize = 1;
     const INGRESS_IFINDEX: usize = 3;
     let mut context = [0; 6];
@@ -391,8 +416,7 @@ fn verify(program: &mut Program) -> Result<()> {
     Ok(())
 }
 
-fn family_of(row: &BackendRow) -> lb_common::net::addr::Family {
-    use lb_common::net::addr::Family;
+fn family_of(row: &BackendRow) -> Family {
     if row.addr.is_ipv4() {
         Family::V4
     } else {

@@ -56,12 +56,20 @@ fn owner(name: &str) -> Option<u32> {
     id.parse().ok()
 }
 
+/// A process that has ended, and that nobody has waited for yet, holds nothing any more.
 fn is_alive(id: u32) -> bool {
-    Path::new("/proc").join(id.to_string()).exists()
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may contain any character.
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next());
+    state.is_some_and(|state| !matches!(state, 'Z' | 'X'))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{process::Command, time::Duration};
+
     use super::*;
 
     #[test]
@@ -77,5 +85,19 @@ mod tests {
         let owner = owner(&(prefix() + "x")).unwrap();
         assert_eq!(owner, std::process::id());
         assert!(is_alive(owner));
+    }
+
+    #[test]
+    fn a_process_that_nobody_has_waited_for_is_dead() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let id = child.id();
+        let what = format!("process {id} to be dead");
+        let is_dead = || Ok((!is_alive(id)).then_some(()));
+        crate::poll::until(Duration::from_secs(10), &what, is_dead).unwrap();
+        assert!(
+            Path::new(&format!("/proc/{id}")).exists(),
+            "it is there until we wait"
+        );
+        child.wait().unwrap();
     }
 }

@@ -8,8 +8,9 @@
 //! it does with real clients.
 
 use std::{
+    borrow::Cow,
     io::{ErrorKind, PipeReader, PipeWriter, Read, Write},
-    net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd,
     thread::{self, JoinHandle},
 };
@@ -44,6 +45,12 @@ impl Server {
     pub fn hostname(namespace: &Namespace, name: &str, port: u16) -> Result<Self> {
         let answer = format!("You've hit {name}\n");
         Self::start(namespace, name, port, Service::Hostname(answer))
+    }
+
+    /// As [`Self::hostname`], but names the client's address, too, as the server sees it: `You've hit <name> from <ip>`.
+    pub fn witness(namespace: &Namespace, name: &str, port: u16) -> Result<Self> {
+        let greeting = format!("You've hit {name} from ");
+        Self::start(namespace, name, port, Service::Witness(greeting))
     }
 
     /// A server that sends back whatever it receives.
@@ -103,7 +110,23 @@ impl Drop for Server {
 #[derive(Debug)]
 enum Service {
     Hostname(String),
+    /// What comes before the client's address.
+    Witness(String),
     Echo,
+}
+
+impl Service {
+    /// What is said to a client whose request is complete; nothing by a server that sends back what it receives.
+    fn greeting(&self, client: SocketAddr) -> Option<Cow<'_, str>> {
+        match self {
+            Self::Hostname(answer) => Some(answer.into()),
+            // IPv4 arrives at a socket of both families, in IPv6's clothes.
+            Self::Witness(greeting) => {
+                Some(format!("{greeting}{}\n", client.ip().to_canonical()).into())
+            }
+            Self::Echo => None,
+        }
+    }
 }
 
 /// The sockets of both protocols, each for both families.
@@ -190,9 +213,10 @@ impl Worker {
     fn accept(&mut self) {
         while self.connections.len() < MAX_CONNECTIONS {
             match self.sockets.tcp.accept() {
-                Ok((stream, _)) if stream.set_nonblocking(true).is_ok() => {
+                Ok((stream, client)) if stream.set_nonblocking(true).is_ok() => {
                     self.connections.push(Connection {
                         stream,
+                        client,
                         request: Vec::new(),
                         answer: Vec::new(),
                         is_last: false,
@@ -207,10 +231,10 @@ impl Worker {
 
     fn answer_datagrams(&mut self) {
         while let Ok((len, from)) = self.sockets.udp.recv_from(&mut self.datagram) {
-            let answer = match &self.service {
-                Service::Hostname(answer) => answer.as_bytes(),
-                Service::Echo => &self.datagram[..len],
-            };
+            let greeting = self.service.greeting(from);
+            let answer = greeting
+                .as_ref()
+                .map_or(&self.datagram[..len], |greeting| greeting.as_bytes());
             // A client that is gone needs no answer.
             let _ = self.sockets.udp.send_to(answer, from);
         }
@@ -219,6 +243,7 @@ impl Worker {
 
 struct Connection {
     stream: TcpStream,
+    client: SocketAddr,
     request: Vec<u8>,
     /// What is still to be sent; nothing is read before it is.
     answer: Vec<u8>,
@@ -263,15 +288,15 @@ impl Connection {
         let mut bytes = [0; 4096];
         let len = self.stream.read(&mut bytes)?;
         let is_end = len == 0;
-        match service {
-            Service::Echo => {
+        match service.greeting(self.client) {
+            None => {
                 self.answer.extend(&bytes[..len]);
                 self.is_last = is_end;
             }
-            Service::Hostname(answer) => {
+            Some(greeting) => {
                 self.request.extend(&bytes[..len]);
                 if is_end || is_complete(&self.request) {
-                    self.answer = http_response(answer);
+                    self.answer = http_response(&greeting);
                     self.is_last = true;
                 }
             }

@@ -1,0 +1,270 @@
+//! A client outside that dials ClusterIPs by way of one node: backends of that node see the client's address, others see
+//! the node's, and every answer comes from the ClusterIP. At TC, and with native XDP on the uplink.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of tests fail as tests do: with a line number"
+)]
+
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket},
+    thread,
+    time::Duration,
+};
+
+use lb_tests::{
+    client::{self, Exchange, UdpMode},
+    deployment::Deployment,
+    link,
+    manifest::{Manifest, Pod, Port, Service},
+    netns::require_root,
+    server::Server,
+    tally::Tally,
+    topology::{Cluster, Config, Node, UPLINK},
+};
+
+const PORT: u16 = 80;
+const TARGET: u16 = 8080;
+const WITNESSES: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+const ECHO_PORT: u16 = 81;
+const ECHO_TARGET: u16 = 8081;
+const CONNECTED: Exchange = Exchange::Udp(UdpMode::Connected);
+const EXCHANGES: [Exchange; 3] = [
+    Exchange::Tcp,
+    CONNECTED,
+    Exchange::Udp(UdpMode::Unconnected),
+];
+const LIMIT: Duration = Duration::from_secs(20);
+
+#[test]
+fn backends_here_see_the_client_and_backends_elsewhere_see_the_node() {
+    if !require_root() {
+        return;
+    }
+    let (deployment, _servers) = deploy(cluster(), &[]);
+    let cluster = &deployment.cluster;
+    // The client reaches the services through node 1, then through node 2.
+    for via in &cluster.nodes {
+        cluster.route_client_via(via).unwrap();
+        for address in frontends(PORT) {
+            for exchange in EXCHANGES {
+                exchange_many(cluster, via, exchange, address, 1000);
+            }
+        }
+    }
+    deployment.expect_no_drops().unwrap();
+    for balancer in &deployment.balancers {
+        let opened = balancer.counters().unwrap()["open"];
+        assert_eq!(opened, 6000, "{}", balancer.node_name());
+    }
+}
+
+#[test]
+fn connections_from_one_port_to_two_services_keep_apart_before_one_backend() {
+    if !require_root() {
+        return;
+    }
+    let cluster = cluster();
+    let far = &cluster.nodes[1];
+    let ips = |number: u8| [format!("10.96.0.{number}"), format!("fd00:10:96::{number}")];
+    let services = [21, 22].map(|number| Service {
+        name: format!("far-{number}"),
+        cluster_ips: ips(number).map(|ip| ip.parse().unwrap()).into(),
+        ports: vec![Port::new("UDP", PORT, TARGET)],
+        selector: Some("far".to_owned()),
+    });
+    let manifest = services
+        .iter()
+        .fold(Manifest::default(), Manifest::with)
+        .with(&Pod::of(far, &far.pods[0], "far"));
+    let server = Server::witness(&far.pods[0].namespace, "far", TARGET).unwrap();
+    let deployment = Deployment::start(cluster, &manifest, &[]).unwrap();
+    let cluster = &deployment.cluster;
+    for (family, from) in cluster.nodes[0].addresses.both().into_iter().enumerate() {
+        cluster.client.namespace.run(|| {
+            let any = if from.is_ipv4() { "0.0.0.0" } else { "::" };
+            let socket = UdpSocket::bind((any, 7777)).unwrap();
+            // Asked in turn: each answer must find its way to the service that was dialled.
+            for _ in 0..3 {
+                for service in [21, 22] {
+                    let ip = ips(service)[family].parse().unwrap();
+                    let answer = client::udp_hit(&socket, SocketAddr::new(ip, PORT)).unwrap();
+                    assert_eq!(answer, format!("far from {from}"));
+                }
+            }
+        });
+    }
+    drop(server);
+    let counters = deployment.balancers[0].counters().unwrap();
+    assert_eq!(counters["port_remapped"], 2, "one per family");
+    assert_eq!(counters["open"], 4);
+    deployment.expect_no_drops().unwrap();
+}
+
+#[test]
+fn native_xdp_forwards_to_backends_elsewhere_and_leaves_those_here_to_tc() {
+    if !require_root() {
+        return;
+    }
+    let cluster = cluster();
+    prepare_for_native_xdp(&cluster);
+    let (deployment, _servers) = deploy(cluster, &["--mode=xdp"]);
+    let (cluster, balancer) = (&deployment.cluster, &deployment.balancers[0]);
+    let via = &cluster.nodes[0];
+    for address in frontends(PORT) {
+        // XDP waits for nobody: the node's neighbours must be known.
+        client::many(&cluster.client.namespace, CONNECTED, address, 50)
+            .complete()
+            .unwrap();
+        let before = balancer.counters().unwrap();
+        let tally = exchange_many(cluster, via, CONNECTED, address, 4000);
+        let after = balancer.counters().unwrap();
+        let grown = |reason: &str| after[reason] - before[reason];
+        let n_far = n_hits_of(&tally, "pod-2-");
+        assert_eq!(grown("open"), 4000);
+        assert_eq!(
+            grown("xdp_forward"),
+            2 * n_far,
+            "datagram and answer of each that a backend elsewhere served"
+        );
+        assert_eq!(
+            grown("pass_to_tc"),
+            4000 - n_far,
+            "the datagram of each that a backend here served"
+        );
+        exchange_many(cluster, via, Exchange::Tcp, address, 1000);
+    }
+    deployment.expect_no_drops().unwrap();
+}
+
+#[test]
+fn native_xdp_carries_large_transfers() {
+    if !require_root() {
+        return;
+    }
+    let cluster = cluster();
+    prepare_for_native_xdp(&cluster);
+    let (deployment, _servers) = deploy(cluster, &["--mode=xdp"]);
+    let pods = deployment.cluster.pods();
+    let _echoes: Vec<Server> = pods
+        .map(|(_, pod)| Server::echo(&pod.namespace, ECHO_TARGET).unwrap())
+        .collect();
+    let sent: Vec<u8> = (0..251).cycle().take(2 << 20).collect();
+    for address in frontends(ECHO_PORT) {
+        // So many that some are served here and some elsewhere.
+        for _ in 0..8 {
+            let received = deployment
+                .cluster
+                .client
+                .namespace
+                .run(|| echoed(address, &sent));
+            assert!(received == sent, "{} bytes came back", received.len());
+        }
+    }
+    let counters = deployment.balancers[0].counters().unwrap();
+    assert!(counters["xdp_forward"] > 1000, "{counters:?}");
+    deployment.expect_no_drops().unwrap();
+}
+
+/// What native XDP on veth needs: whole checksums, and ends that take what XDP sends back.
+fn prepare_for_native_xdp(cluster: &Cluster) {
+    link::set_tx_offload(&cluster.client.namespace, UPLINK, false).unwrap();
+    for (node, pod) in cluster.pods() {
+        link::set_tx_offload(&pod.namespace, "eth0", false).unwrap();
+        link::set_gro(&cluster.segment, &node.name, true).unwrap();
+    }
+}
+
+/// Exchanges of the client through node `via`; all succeed, all backends have their share, and each sees who it should.
+fn exchange_many(
+    cluster: &Cluster,
+    via: &Node,
+    exchange: Exchange,
+    address: SocketAddr,
+    n: usize,
+) -> Tally {
+    let family = |[v4, v6]: [IpAddr; 2]| if address.is_ipv4() { v4 } else { v6 };
+    let expected: Vec<String> = cluster
+        .pods()
+        .map(|(node, pod)| {
+            let seen = if node.number == via.number {
+                cluster.client.addresses
+            } else {
+                via.addresses
+            };
+            format!("{} from {}", pod.name, family(seen.both()))
+        })
+        .collect();
+    let expected: Vec<&str> = expected.iter().map(String::as_str).collect();
+    let tally = client::many(&cluster.client.namespace, exchange, address, n);
+    tally
+        .complete()
+        .and_then(|tally| tally.uniform_over(&expected))
+        .unwrap();
+    tally
+}
+
+fn n_hits_of(tally: &Tally, prefix: &str) -> u64 {
+    let hits: BTreeMap<_, _> = tally.hits().iter().collect();
+    let of_prefix = hits
+        .into_iter()
+        .filter(|(server, _)| server.starts_with(prefix));
+    of_prefix.map(|(_, n)| u64::try_from(*n).unwrap()).sum()
+}
+
+/// Sends all of it, and returns what comes back.
+fn echoed(address: SocketAddr, sent: &[u8]) -> Vec<u8> {
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.set_write_timeout(Some(LIMIT)).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let mut received = Vec::with_capacity(sent.len());
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            writer.write_all(sent).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        stream.read_to_end(&mut received).unwrap();
+    });
+    received
+}
+
+fn cluster() -> Cluster {
+    Cluster::new(&Config::default()).unwrap()
+}
+
+/// A service before servers in all pods, which say who they are and whom they see.
+fn deploy(cluster: Cluster, flags: &[&str]) -> (Deployment, Vec<Server>) {
+    let servers = cluster
+        .pods()
+        .map(|(_, pod)| Server::witness(&pod.namespace, &pod.name, TARGET).unwrap())
+        .collect();
+    let port = |name: &str, protocol, port, target| Port {
+        name: name.to_owned(),
+        ..Port::new(protocol, port, target)
+    };
+    let service = Service {
+        name: "witnesses".to_owned(),
+        cluster_ips: WITNESSES.map(|ip| ip.parse().unwrap()).into(),
+        ports: vec![
+            port("tcp", "TCP", PORT, TARGET),
+            port("udp", "UDP", PORT, TARGET),
+            port("echo", "TCP", ECHO_PORT, ECHO_TARGET),
+        ],
+        selector: Some("witness".to_owned()),
+    };
+    let manifest = cluster.pods().fold(
+        Manifest::default().with(&service),
+        |manifest, (node, pod)| manifest.with(&Pod::of(node, pod, "witness")),
+    );
+    (
+        Deployment::start(cluster, &manifest, flags).unwrap(),
+        servers,
+    )
+}
+
+fn frontends(port: u16) -> [SocketAddr; 2] {
+    WITNESSES.map(|ip| SocketAddr::new(ip.parse().unwrap(), port))
+}

@@ -1,0 +1,17 @@
+//! The real programs in the kernel, one packet at a time: what they return, the bytes they leave, what they count.
+//!
+//! Each test has a network namespace and an object of its own. Whole frames are compared, with ones that were built
+//! from scratch, and whole sets of counters.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of tests fail as tests do: with a line number"
+)]
+
+mod drops;
+mod exchanges;
+mod fixture;
+mod layer3;
+mod loaders;
+mod passes;
+mod xdp;

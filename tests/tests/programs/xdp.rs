@@ -1,0 +1,198 @@
+//! XDP at the uplink: connections from outside to backends on other nodes are forwarded there, all else is left to TC.
+
+use lb_common::{
+    abi::Reason,
+    fake::PacketSpec,
+    net::{
+        addr::{Addr, Addr4, Addr6},
+        ip::proto,
+    },
+};
+use lb_tests::{
+    addressing,
+    lone_node::{CLIENT_MAC, Device, NARROW_MTU, NODE, address},
+    packet::{Frame, Macs},
+    progrun::Action,
+};
+
+use crate::fixture::{
+    ACK, Case, Fixture, SYN_ACK, Vip, arriving, label, leaving, opening, pod, sent_on,
+};
+
+const UPLINK: Device = Device::Uplink;
+const PROGRAM: &str = "xdp_uplink";
+/// From the external client, and back to it.
+const FROM_CLIENT: Macs = Macs {
+    dst: [2, 0, 0, 0, 0, NODE],
+    src: CLIENT_MAC,
+};
+const TO_CLIENT: Macs = Macs {
+    dst: CLIENT_MAC,
+    src: [2, 0, 0, 0, 0, NODE],
+};
+
+#[test]
+fn a_client_outside_reaches_a_remote_backend_without_the_stack() {
+    let Some(fixture) = Fixture::new(&[PROGRAM]) else {
+        return;
+    };
+    for protocol in [proto::TCP, proto::UDP] {
+        forwards::<Addr4>(&fixture, protocol);
+        forwards::<Addr6>(&fixture, protocol);
+    }
+}
+
+fn forwards<A: Addr>(fixture: &Fixture, protocol: u8) {
+    let client = (address::<A>(addressing::client()), 40_000);
+    let node = (address::<A>(addressing::node(NODE)), 40_000);
+    let (service, backend) = (Vip::Remote.frontend(), Vip::Remote.backend());
+    let open = PacketSpec::new(client, service, opening(protocol));
+    let (next, reply) = if protocol == proto::TCP {
+        (
+            PacketSpec {
+                transport: ACK,
+                ..open.clone()
+            },
+            PacketSpec::new(backend, node, SYN_ACK),
+        )
+    } else {
+        (
+            open.clone(),
+            PacketSpec::new(backend, node, opening(protocol)),
+        )
+    };
+    let there = |spec| sent_on(spec, node, backend);
+    for (what, macs, spec, sent, out, reason) in [
+        (
+            "open",
+            FROM_CLIENT,
+            &open,
+            there(&open),
+            leaving(UPLINK),
+            Reason::Open,
+        ),
+        (
+            "hit",
+            FROM_CLIENT,
+            &next,
+            there(&next),
+            leaving(UPLINK),
+            Reason::HitOriginal,
+        ),
+        (
+            "reply",
+            arriving(UPLINK),
+            &reply,
+            sent_on(&reply, service, client),
+            TO_CLIENT,
+            Reason::HitReply,
+        ),
+    ] {
+        fixture.check(Case {
+            name: label::<A>(protocol, what),
+            program: PROGRAM,
+            device: UPLINK,
+            input: Frame::of(macs, spec),
+            action: Action::Transmit,
+            output: Frame::of(out, &sent),
+            counts: &[(reason, 1), (Reason::XdpForward, 1)],
+        });
+    }
+}
+
+#[test]
+fn what_needs_the_stack_or_another_device_is_left_to_tc() {
+    let Some(fixture) = Fixture::new(&["pod", PROGRAM]) else {
+        return;
+    };
+    for protocol in [proto::TCP, proto::UDP] {
+        left_to_tc::<Addr4>(&fixture, protocol);
+        left_to_tc::<Addr6>(&fixture, protocol);
+    }
+}
+
+fn left_to_tc<A: Addr>(fixture: &Fixture, protocol: u8) {
+    let client = (address::<A>(addressing::client()), 40_000);
+    let dialling = |vip: Vip| PacketSpec::<A>::new(client, vip.frontend(), opening(protocol));
+    let big = PacketSpec {
+        payload: vec![0; NARROW_MTU.into()],
+        ..dialling(Vip::Narrow)
+    };
+    for (name, spec) in [
+        ("a local backend", dialling(Vip::Local)),
+        ("no route", dialling(Vip::Unrouted)),
+        ("no MAC", dialling(Vip::Unresolved)),
+        (
+            "the last hop",
+            PacketSpec {
+                ttl: 1,
+                ..dialling(Vip::Remote)
+            },
+        ),
+        ("larger than the route takes", big),
+    ] {
+        passed::<A>(fixture, &label::<A>(protocol, name), &spec, FROM_CLIENT);
+    }
+    // A pod's connection, opened at its device: its replies leave by another device than they come.
+    let client = (pod::<A>(NODE, 2), 40_000);
+    let open = PacketSpec::new(client, Vip::Remote.frontend(), opening(protocol));
+    let device = Device::Pod(2);
+    let (outcome, counts) = fixture.run("pod", &Frame::of(arriving(device), &open), device);
+    assert_eq!(outcome.action, Action::Redirect, "{counts:?}");
+    let transport = if protocol == proto::TCP {
+        SYN_ACK
+    } else {
+        opening(protocol)
+    };
+    let reply = PacketSpec::new(Vip::Remote.backend(), client, transport);
+    passed::<A>(
+        fixture,
+        &label::<A>(protocol, "a reply to a pod"),
+        &reply,
+        arriving(UPLINK),
+    );
+}
+
+fn passed<A: Addr>(fixture: &Fixture, name: &str, spec: &PacketSpec<A>, macs: Macs) {
+    let frame = Frame::of(macs, spec);
+    fixture.check(Case {
+        name: name.to_owned(),
+        program: PROGRAM,
+        device: UPLINK,
+        input: frame.clone(),
+        action: Action::Pass,
+        output: frame,
+        counts: &[(Reason::PassToTc, 1)],
+    });
+}
+
+#[test]
+fn what_no_one_will_answer_is_dropped_before_the_stack() {
+    let Some(fixture) = Fixture::new(&[PROGRAM]) else {
+        return;
+    };
+    dropped::<Addr4>(&fixture);
+    dropped::<Addr6>(&fixture);
+}
+
+fn dropped<A: Addr>(fixture: &Fixture) {
+    let client = (address::<A>(addressing::client()), 40_000);
+    for (vip, transport, reason) in [
+        (Vip::Empty, opening(proto::TCP), Reason::DropNoBackend),
+        (Vip::Remote, ACK, Reason::DropNotSyn),
+    ] {
+        let frame = Frame::of(
+            FROM_CLIENT,
+            &PacketSpec::<A>::new(client, vip.frontend(), transport),
+        );
+        fixture.check(Case {
+            name: label::<A>(proto::TCP, reason.name()),
+            program: PROGRAM,
+            device: UPLINK,
+            input: frame.clone(),
+            action: Action::Drop,
+            output: frame,
+            counts: &[(reason, 1)],
+        });
+    }
+}
