@@ -152,6 +152,16 @@ impl Columns {
     }
 }
 
+/// What `get services` prints of one namespace, made of rows as the agent gives them.
+pub fn services_table(rows: Vec<Value>) -> serde_json::Result<String> {
+    Ok(services(rows, false)?.render(false))
+}
+
+/// What `get endpoints` prints of one namespace, made of rows as the agent gives them.
+pub fn endpoints_table(rows: Vec<Value>) -> serde_json::Result<String> {
+    Ok(endpoints(rows, false)?.render(false))
+}
+
 fn services(rows: Vec<Value>, is_wide: bool) -> serde_json::Result<Columns> {
     let mut header = vec![
         "NAMESPACE",

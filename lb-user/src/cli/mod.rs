@@ -15,6 +15,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+pub use self::get::{endpoints_table, services_table};
 use crate::{agent::run_dir, causes::with_causes, loader::pin};
 
 /// Kubernetes Services in eBPF, from manifests
