@@ -126,10 +126,13 @@ impl<const L2: u32> Packet for TcPacket<L2> {
         let pseudo = mangled | u64::from(BPF_F_PSEUDO_HDR);
         let at = L2 + at;
         // SAFETY: size 0 means "`to` is a difference"; the helper checks the offset.
-        let error = unsafe {
-            bpf_l4_csum_replace(self.skb, at, 0, u64::from(addresses.fold32()), pseudo)
-                | bpf_l4_csum_replace(self.skb, at, 0, u64::from(header.fold32()), mangled)
+        let replace = |change: Delta, flags| unsafe {
+            bpf_l4_csum_replace(self.skb, at, 0, u64::from(change.fold32()), flags)
         };
+        let mut error = replace(addresses, pseudo);
+        if !header.is_none() {
+            error |= replace(header, mangled);
+        }
         (error == 0).then_some(())
     }
 }

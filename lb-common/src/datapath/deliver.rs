@@ -33,7 +33,7 @@ pub(super) fn known<A: Addr, T: Tables<A>>(
     next_hop: NextHopRef,
 ) -> Option<Result<Via, Reason>> {
     tables.hop(next_hop.index())?.read(&mut work.hop);
-    if !next_hop.matches(work.hop.stamp) || age(tables.now(), work.hop.valid_until) != 0 {
+    if !next_hop.matches(work.hop.stamp) || age(work.now, work.hop.valid_until) != 0 {
         return None;
     }
     Some(fits(work, tables).map(|()| Via::Neighbour))
@@ -60,7 +60,7 @@ pub(super) fn resolve<A: Addr, T: Tables<A>>(
     }
     fits(work, tables)?;
     match (T::HOOK, route) {
-        // Only TC prolongs: its packets are the ones that confirm the neighbour.
+        // Only TC remembers: its packets are the ones that confirm the neighbour.
         (Hook::Xdp, Route::Neighbour) => return Ok(Via::Neighbour),
         (Hook::Xdp, _) => return Err(Reason::PassToTc),
         (Hook::Tc, Route::Neighbour) => remember(work, tables),
@@ -100,10 +100,14 @@ fn leave_or(hook: Hook, drop: Reason) -> Reason {
 /// have it, with a new generation, so that flows which still point at it notice.
 #[inline(always)]
 fn remember<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
-    let now = tables.now();
     let Work {
-        flow, hop, entry, ..
+        now,
+        flow,
+        hop,
+        entry,
+        ..
     } = work;
+    let now = *now;
     hop.valid_until = now.wrapping_add(NEXT_HOP_VALID);
     let start = hash::finish(identity(hop)) as u32;
     for probe in 0..PROBES {

@@ -60,6 +60,10 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
         return Followed::Recycled;
     }
     let way = deliver::known(work, tables, next_hop).unwrap_or_else(|| {
+        // TC asks the FIB, and lets the kernel confirm the neighbour; XDP goes on with what TC has noted.
+        if T::HOOK == Hook::Xdp {
+            return Err(Reason::PassToTc);
+        }
         let way = deliver::resolve(work, tables);
         found
             .slot
@@ -70,7 +74,7 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
         Ok(via) => via,
         Err(reason) => return Followed::Decided(refuse(reason)),
     };
-    note(work, table, found, flags, tables.now());
+    note(work, table, found, flags, work.now);
     count_xdp(tables);
     let reason = match direction {
         Direction::Original => Reason::HitOriginal,

@@ -113,12 +113,9 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     if let Err(reason) = parse::parse(packet, work) {
         return Glance::Done(carry_out(Decision::Pass(reason), packet, tables, work));
     }
-    let table = FlowTable::new(
-        tables.slots(),
-        tables.flow_mask(),
-        &tables.node().hash_key,
-        tables.now(),
-    );
+    work.now = tables.now();
+    let node = tables.node();
+    let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
     let Some(found) = table.find(&work.key) else {
         return Glance::Miss;
     };

@@ -43,12 +43,7 @@ pub(super) fn open<A: Addr, T: Tables<A>>(
         Err(reason) => return refuse(reason),
     };
     let node = tables.node();
-    let table = FlowTable::new(
-        tables.slots(),
-        tables.flow_mask(),
-        &node.hash_key,
-        tables.now(),
-    );
+    let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
     if let Err(refusal) = insert(work, tables, &table, existing) {
         return Decision::Drop(match refusal {
             Refusal::Full => Reason::DropFlowTableFull,

@@ -7,7 +7,7 @@
 
 use crate::{
     abi::NextHop,
-    flow::{FlowKey, table::NewFlow},
+    flow::{FlowKey, clock::Tick, table::NewFlow},
     net::{ip::Ip, tcp::Flags},
 };
 
@@ -15,6 +15,8 @@ use crate::{
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Work<A> {
+    /// When the packet came.
+    pub now: Tick,
     /// The packet's flow.
     pub key: FlowKey<A>,
     /// The IP header besides the addresses.

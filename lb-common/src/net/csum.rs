@@ -32,6 +32,13 @@ impl Delta {
             .and(Self::replace(old3, new3))
     }
 
+    /// True if what changed adds up to nothing.
+    #[inline(always)]
+    pub fn is_none(self) -> bool {
+        // Both zeros of one's complement.
+        matches!(self.fold32(), 0 | 0xffff_ffff)
+    }
+
     /// Both changes. Up to 2^30 of them fit before a carry could be lost.
     #[inline(always)]
     pub fn and(self, other: Self) -> Self {

@@ -3,13 +3,16 @@
 use lb_common::{
     abi::{
         NextHop,
-        Reason::{HitOriginal, HitReply, Open, PassNoService, PassToTc, Resolved, XdpForward},
+        Reason::{
+            self, HitOriginal, HitReply, Open, PassNoService, PassToTc, Resolved, XdpForward,
+        },
     },
     datapath::{
         Route, Verdict,
         Via::{Kernel, Neighbour},
     },
     fake::PacketSpec,
+    flow::clock::NEXT_HOP_VALID,
     net::addr::Addr,
 };
 
@@ -34,38 +37,61 @@ fn masqueraded<A: Addr>(request: &PacketSpec<A>) -> PacketSpec<A> {
     masqueraded
 }
 
+/// Opened at once, then once each way to TC, which asks the FIB; from then on before the stack.
 fn a_remote_backend_is_reached_and_answers_before_the_stack<A: Addr>() {
     for (transport, reply) in [(SYN, SYN_ACK), (UDP, UDP)] {
         let world = World::<A>::with_remote_backends(1);
         let request = request(outsider(1), transport);
         let there = masqueraded(&request);
-        let way = (Neighbour, to_gateway());
+        let opened = [Open, XdpForward];
         sends(
             &world.node,
             world.xdp(),
             &request,
             &there,
-            way,
-            &[Open, XdpForward],
+            (Neighbour, to_gateway()),
+            &opened,
         );
         let (back, home) = (answer(&there, reply), delivered(&request, reply));
-        sends(
-            &world.node,
-            world.xdp(),
-            &back,
-            &home,
-            way,
-            &[HitReply, XdpForward],
-        );
-        sends(
-            &world.node,
-            world.xdp(),
-            &request,
-            &there,
-            way,
-            &[HitOriginal, XdpForward],
-        );
+        first_goes_to_tc(&world, &back, &home, HitReply);
+        first_goes_to_tc(&world, &request, &there, HitOriginal);
+        // The kernel confirms the neighbour every two seconds.
+        world.wait(NEXT_HOP_VALID + 1);
+        first_goes_to_tc(&world, &back, &home, HitReply);
     }
+}
+
+/// Asserts that XDP leaves a known flow's packet to TC, and forwards the next one.
+fn first_goes_to_tc<A: Addr>(
+    world: &World<A>,
+    packet: &PacketSpec<A>,
+    sent: &PacketSpec<A>,
+    hit: Reason,
+) {
+    let (asked, known) = ((Kernel, to_gateway()), (Neighbour, to_gateway()));
+    leaves(
+        &world.node,
+        world.xdp(),
+        &packet.packet(),
+        Verdict::Pass,
+        &[PassToTc],
+    );
+    sends(
+        &world.node,
+        world.uplink(),
+        packet,
+        sent,
+        asked,
+        &[Resolved, hit],
+    );
+    sends(
+        &world.node,
+        world.xdp(),
+        packet,
+        sent,
+        known,
+        &[hit, XdpForward],
+    );
 }
 
 fn a_local_backend_is_left_to_tc<A: Addr>() {

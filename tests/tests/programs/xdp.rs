@@ -33,7 +33,7 @@ const TO_CLIENT: Macs = Macs {
 
 #[test]
 fn a_client_outside_reaches_a_remote_backend_without_the_stack() {
-    let Some(fixture) = Fixture::new(&[PROGRAM]) else {
+    let Some(fixture) = Fixture::new(&["uplink", PROGRAM]) else {
         return;
     };
     for protocol in [proto::TCP, proto::UDP] {
@@ -62,15 +62,15 @@ fn forwards<A: Addr>(fixture: &Fixture, protocol: u8) {
         )
     };
     let there = |spec| sent_on(spec, node, backend);
+    let label = |what| label::<A>(protocol, what);
+    transmits(
+        fixture,
+        label("open"),
+        Frame::of(FROM_CLIENT, &open),
+        Frame::of(leaving(UPLINK), &there(&open)),
+        Reason::Open,
+    );
     for (what, macs, spec, sent, out, reason) in [
-        (
-            "open",
-            FROM_CLIENT,
-            &open,
-            there(&open),
-            leaving(UPLINK),
-            Reason::Open,
-        ),
         (
             "hit",
             FROM_CLIENT,
@@ -88,16 +88,32 @@ fn forwards<A: Addr>(fixture: &Fixture, protocol: u8) {
             Reason::HitReply,
         ),
     ] {
+        // The first of each direction asks TC, which lets the kernel confirm the neighbour and notes it.
+        passed::<A>(fixture, &label(what), spec, macs);
         fixture.check(Case {
-            name: label::<A>(protocol, what),
-            program: PROGRAM,
+            name: label(what),
+            program: "uplink",
             device: UPLINK,
             input: Frame::of(macs, spec),
-            action: Action::Transmit,
-            output: Frame::of(out, &sent),
-            counts: &[(reason, 1), (Reason::XdpForward, 1)],
+            action: Action::Redirect,
+            output: Frame::of(macs, &sent),
+            counts: &[(reason, 1), (Reason::Resolved, 1)],
         });
+        let input = Frame::of(macs, spec);
+        transmits(fixture, label(what), input, Frame::of(out, &sent), reason);
     }
+}
+
+fn transmits(fixture: &Fixture, name: String, input: Frame, output: Frame, reason: Reason) {
+    fixture.check(Case {
+        name,
+        program: PROGRAM,
+        device: UPLINK,
+        input,
+        action: Action::Transmit,
+        output,
+        counts: &[(reason, 1), (Reason::XdpForward, 1)],
+    });
 }
 
 #[test]
