@@ -11,8 +11,9 @@ use lb_common::{
     flow::{
         FlowKey,
         clock::Tick,
+        reserve::{Request, Reserved},
         slot::Words,
-        table::{FlowTable, Refusal, Request, Reserved, Slots},
+        table::{FlowTable, Refusal, Slots},
     },
     net::addr::{Addr4, Addr6},
 };

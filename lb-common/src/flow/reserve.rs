@@ -1,0 +1,358 @@
+//! Reserving a slot of the flow table: choosing a place, claiming it, making sure that nobody else has the key.
+//!
+//! The protocol and its argument are in [`super::table`]. Everything here happens on the miss path.
+
+use super::{
+    Direction, FlowKey,
+    clock::{REUSE_AFTER, Tick, age},
+    slot::{Home, Slot, SlotFlags, State, StateWord, Words},
+    table::{Existing, FlowTable, Found, Homes, Refusal, Slots, WINDOW},
+};
+use crate::net::addr::Addr;
+
+/// What a reservation is for, in one word: it crosses a call in the BPF object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request(pub u32);
+
+impl Request {
+    const REPLACE: u32 = 1 << 16;
+
+    #[inline(always)]
+    fn new(flags: SlotFlags, existing: Existing) -> Self {
+        let replace = if existing == Existing::Replace {
+            Self::REPLACE
+        } else {
+            0
+        };
+        Self(u32::from(flags.0) | replace)
+    }
+
+    #[inline(always)]
+    fn flags(self) -> SlotFlags {
+        SlotFlags(self.0 as u16)
+    }
+
+    #[inline(always)]
+    fn existing(self) -> Existing {
+        if self.0 & Self::REPLACE == 0 {
+            Existing::Keep
+        } else {
+            Existing::Replace
+        }
+    }
+}
+
+/// What became of a reservation, in one word: position and state word, or a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserved(pub u64);
+
+impl Reserved {
+    #[inline(always)]
+    fn new(result: Result<Claim, Refusal>) -> Self {
+        match result {
+            Ok(claim) => Self(u64::from(claim.word.0) << 32 | u64::from(claim.position)),
+            // An empty slot's state word is never one that was reserved.
+            Err(refusal) => Self(refusal as u64),
+        }
+    }
+
+    #[inline(always)]
+    fn claim(self) -> Result<Claim, Refusal> {
+        let word = StateWord((self.0 >> 32) as u32);
+        match (word.0, self.0 as u32) {
+            (0, 0) => Err(Refusal::Full),
+            (0, 1) => Err(Refusal::Busy),
+            (0, _) => Err(Refusal::ReplyTaken),
+            (_, position) => Ok(Claim { position, word }),
+        }
+    }
+}
+
+/// A slot that this CPU has, or wants, to itself.
+#[derive(Clone, Copy)]
+pub(super) struct Claim {
+    pub(super) position: u32,
+    pub(super) word: StateWord,
+}
+
+impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
+    #[inline(always)]
+    pub(super) fn reserve(
+        &self,
+        key: &FlowKey<A>,
+        flags: SlotFlags,
+        existing: Existing,
+    ) -> Result<Claim, Refusal> {
+        self.slots
+            .reserve(self, key, Request::new(flags, existing))
+            .claim()
+    }
+
+    /// A slot with `key` written and nobody else having that key. Not yet published.
+    #[inline(always)]
+    pub fn reserve_here(&self, key: &FlowKey<A>, request: Request) -> Reserved {
+        Reserved::new(self.try_reserve(key, request.flags(), request.existing()))
+    }
+
+    #[inline(always)]
+    fn try_reserve(
+        &self,
+        key: &FlowKey<A>,
+        flags: SlotFlags,
+        existing: Existing,
+    ) -> Result<Claim, Refusal> {
+        let homes = self.homes(key);
+        let place = self.choose_place(homes, key, existing)?;
+        let Some(word) = self.claim(place, existing) else {
+            return Err(Refusal::Busy);
+        };
+        let Some(slot) = self.slot(place.position) else {
+            return Err(Refusal::Busy);
+        };
+        // Before `Keyed`: who looks for the same key looks only at marked places.
+        self.mark_homes(homes, place.position);
+        slot.set_key(key, flags);
+        slot.set_last_seen(self.now);
+        let claim = Claim {
+            word: word.with(State::Keyed),
+            ..place
+        };
+        slot.exchange(word, claim.word);
+        if let Err(refusal) = self.outdo_others(homes, key, claim) {
+            self.give_back(claim);
+            return Err(refusal);
+        }
+        Ok(claim)
+    }
+
+    /// The key's own old slot, else the first free or expired one, else the oldest half-open one.
+    #[inline(always)]
+    fn choose_place(
+        &self,
+        homes: Homes,
+        key: &FlowKey<A>,
+        existing: Existing,
+    ) -> Result<Claim, Refusal> {
+        if let Some(same) = self.find_published(homes, key) {
+            let replace = existing == Existing::Replace
+                || same.word.state() == State::Closed
+                || same.slot.flags().orphan()
+                || self.is_over(&same, 0);
+            return if replace {
+                Ok(Claim {
+                    position: same.position,
+                    word: same.word,
+                })
+            } else {
+                Err(Refusal::ReplyTaken)
+            };
+        }
+        self.first_free(homes)
+            .or_else(|| self.oldest_half_open(homes))
+            .ok_or(Refusal::Full)
+    }
+
+    /// The first place where nothing is, or a flow that ended long enough ago.
+    #[inline(never)]
+    fn first_free(&self, homes: Homes) -> Option<Claim> {
+        for place in 0..2 * WINDOW {
+            let position = self.place(homes, place);
+            let slot = self.slot(position)?;
+            let word = slot.state();
+            if self.is_over(
+                &Found {
+                    position,
+                    slot,
+                    word,
+                },
+                REUSE_AFTER,
+            ) {
+                return Some(Claim { position, word });
+            }
+        }
+        None
+    }
+
+    /// The half-open flow that has waited longest for an answer.
+    #[inline(never)]
+    fn oldest_half_open(&self, homes: Homes) -> Option<Claim> {
+        let mut oldest = None;
+        let mut oldest_age = 0;
+        for place in 0..2 * WINDOW {
+            let position = self.place(homes, place);
+            let slot = self.slot(position)?;
+            let word = slot.state();
+            let waited = 1 + age(self.now, slot.last_seen());
+            if word.state() == State::HalfOpen && waited > oldest_age {
+                oldest_age = waited;
+                oldest = Some(Claim { position, word });
+            }
+        }
+        oldest
+    }
+
+    /// The place'th position where a key may be, first window first.
+    #[inline(always)]
+    fn place(&self, homes: Homes, place: u32) -> u32 {
+        let base = if place < WINDOW {
+            homes.first
+        } else {
+            homes.second
+        };
+        base.wrapping_add(place % WINDOW) & self.mask
+    }
+
+    /// True if nothing is in the slot, or a flow that ended `grace` ticks ago.
+    ///
+    /// Another connection's slot is taken only after a grace, so that no reader is inside any more.
+    #[inline(always)]
+    fn is_over(&self, found: &Found<A, S::Words>, grace: Tick) -> bool {
+        if !found.word.published() {
+            return found.word.state() == State::Empty;
+        }
+        !self.earlier(grace).is_live(found)
+    }
+
+    /// Claims a slot, and with a published one its whole pair; `None`: somebody was faster.
+    #[inline(always)]
+    fn claim(&self, place: Claim, existing: Existing) -> Option<StateWord> {
+        let Claim { position, word } = place;
+        let slot = self.slot(position)?;
+        let claimed = word.claimed();
+        if !word.published() {
+            return slot.exchange(word, claimed).then_some(claimed);
+        }
+        let flags = slot.flags();
+        let twin = self.slot(slot.twin())?;
+        let twin_word = twin.state();
+        let alone = flags.orphan() || twin_word.state() == State::Empty || twin.twin() != position;
+        // Unchanged: what was read of the twin is about this flow.
+        if slot.state() != word {
+            return None;
+        }
+        match flags.direction() {
+            _ if alone => slot.exchange(word, claimed).then_some(claimed),
+            // Somebody is recycling this very pair.
+            _ if !twin_word.published() => None,
+            // Somebody is moving it on: it was answered at this moment.
+            _ if (word.state() == State::HalfOpen) != (twin_word.state() == State::HalfOpen) => {
+                None
+            }
+            Direction::Original if existing == Existing::Replace => {
+                if !slot.exchange(word, claimed) {
+                    return None;
+                }
+                twin.add_flags(SlotFlags::ORPHAN);
+                Some(claimed)
+            }
+            Direction::Original => {
+                take_pair(slot, word, twin, twin_word, State::Empty).then_some(claimed)
+            }
+            Direction::Reply => {
+                if !take_pair(twin, twin_word, slot, word, State::Claimed) {
+                    return None;
+                }
+                twin.exchange(twin_word.claimed(), twin_word.claimed().with(State::Empty));
+                Some(claimed)
+            }
+        }
+    }
+
+    /// Makes sure that nobody else publishes `key`: cancels who is behind, yields to who is ahead.
+    #[inline(never)]
+    fn outdo_others(&self, homes: Homes, key: &FlowKey<A>, mine: Claim) -> Result<(), Refusal> {
+        let (Some(first), Some(second)) = (self.slot(homes.first), self.slot(homes.second)) else {
+            return Err(Refusal::Busy);
+        };
+        let marked = first.home().0 & 0xff | (second.home().0 & 0xff) << WINDOW;
+        for place in 0..2 * WINDOW {
+            let position = self.place(homes, place);
+            if marked & 1 << place == 0 || position == mine.position {
+                continue;
+            }
+            let Some(slot) = self.slot(position) else {
+                continue;
+            };
+            let word = slot.state();
+            let keyed = word.state() == State::Keyed;
+            // Claimed: its flow is being recycled, but may yet be put back.
+            let claimed = word.state() == State::Claimed;
+            if !(keyed || claimed || word.published()) || !slot.has_key(key) {
+                continue;
+            }
+            let behind = keyed && position > mine.position;
+            if !behind || !slot.exchange(word, word.with(State::Cancelled)) {
+                return Err(Refusal::Busy);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the readers of both homes where to look.
+    #[inline(always)]
+    fn mark_homes(&self, homes: Homes, position: u32) {
+        let Some(first) = self.slot(homes.first) else {
+            return;
+        };
+        let place = position.wrapping_sub(homes.first) & self.mask;
+        if place < WINDOW {
+            first.add_home(Home::at(place));
+            return;
+        }
+        let Some(second) = self.slot(homes.second) else {
+            return;
+        };
+        second.add_home(Home::at(position.wrapping_sub(homes.second) & self.mask));
+        first.add_home(Home::spill());
+    }
+
+    #[inline(always)]
+    pub(super) fn publish(&self, claim: Claim) -> bool {
+        self.slot(claim.position)
+            .is_some_and(|slot| slot.exchange(claim.word, claim.word.with(State::HalfOpen)))
+    }
+
+    /// Frees a slot that was keyed but not published, cancelled or not.
+    #[inline(always)]
+    pub(super) fn give_back(&self, claim: Claim) {
+        let Some(slot) = self.slot(claim.position) else {
+            return;
+        };
+        let empty = claim.word.with(State::Empty);
+        if !slot.exchange(claim.word, empty) {
+            slot.exchange(claim.word.with(State::Cancelled), empty);
+        }
+    }
+}
+
+/// Claims `first`, which decides about the pair, then moves `second` out of its published state.
+///
+/// Puts `first` back if `second` went on meanwhile: its connection was answered, and must not be lost.
+#[inline(always)]
+fn take_pair<A: Addr, M: Words>(
+    first: Slot<A, M>,
+    first_word: StateWord,
+    second: Slot<A, M>,
+    second_word: StateWord,
+    to: State,
+) -> bool {
+    let claimed = first_word.claimed();
+    if !first.exchange(first_word, claimed) {
+        return false;
+    }
+    let next = if to == State::Claimed {
+        second_word.claimed()
+    } else {
+        second_word.with(to)
+    };
+    if second.exchange(second_word, next) {
+        return true;
+    }
+    let now = second.state();
+    let lives = now.published() && now.same_flow(second_word);
+    first.exchange(
+        claimed,
+        claimed.with(if lives { now.state() } else { State::Empty }),
+    );
+    false
+}
