@@ -85,16 +85,14 @@ reasons! {
     DropEdit = 18, "drop_edit", Drop;
     /// A flow was opened anew: a new TCP connection on old ports, or UDP whose backend no longer serves.
     Reopened = 19, "reopened", Note;
-    /// A half-open flow gave its place to a new one.
-    Displaced = 20, "displaced", Note;
     /// The next hop was asked from the FIB and the packet sent through the kernel's neighbour table.
-    Resolved = 21, "resolved", Note;
+    Resolved = 20, "resolved", Note;
     /// A flow took another source port because the client's own was in use towards that backend.
-    PortRemapped = 22, "port_remapped", Note;
+    PortRemapped = 21, "port_remapped", Note;
     /// XDP forwarded the packet without the stack.
-    XdpForward = 23, "xdp_forward", Note;
+    XdpForward = 22, "xdp_forward", Note;
     /// A frame for another station, or with a VLAN tag: it belongs to another device.
-    PassNotForUs = 24, "pass_not_for_us", Pass;
+    PassNotForUs = 23, "pass_not_for_us", Pass;
 }
 
 impl Reason {
