@@ -155,7 +155,10 @@ impl Balancer {
         let text = self.fulcrum(&["counters", "--all", "--output", "json"])?;
         let rows: Vec<Row> = serde_json::from_str(&text)
             .with_context(|| format!("read the counters of {}: {text}", self.node_name))?;
-        Ok(rows.into_iter().map(|row| (row.reason, row.count)).collect())
+        Ok(rows
+            .into_iter()
+            .map(|row| (row.reason, row.count))
+            .collect())
     }
 
     /// The node that the agent serves.

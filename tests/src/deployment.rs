@@ -108,7 +108,8 @@ mod tests {
 
     #[test]
     fn endpoints_are_those_of_the_service_that_is_meant() {
-        let text = r#"[{"name": "a", "ready": ["10.0.0.2:1", "10.0.0.1:1"]}, {"name": "b", "ready": []}]"#;
+        let text =
+            r#"[{"name": "a", "ready": ["10.0.0.2:1", "10.0.0.1:1"]}, {"name": "b", "ready": []}]"#;
         let sorted = ["10.0.0.1:1", "10.0.0.2:1"].map(str::to_owned).to_vec();
         assert_eq!(ready_endpoints(text, "a"), Some(sorted));
         assert_eq!(ready_endpoints(text, "b"), Some(Vec::new()));

@@ -1,6 +1,6 @@
 //! Device ioctls that iproute2 has no command for.
 //!
-//! All act on the calling thread's network namespace: run them inside [`crate::netns::Namespace::run`]. They change
+//! Both act on the calling thread's network namespace: run them inside [`crate::netns::Namespace::run`]. They change
 //! the named device and nothing else.
 
 use std::{
@@ -26,18 +26,8 @@ pub(crate) fn tun_attach(file: &File, device: &str) -> io::Result<()> {
 ///
 /// With offload on, a veth sends packets whose checksum is still partial; XDP on the peer cannot recognise those.
 pub(crate) fn set_tx_checksum(device: &str, on: bool) -> io::Result<()> {
-    set_offload(device, ETHTOOL_STXCSUM, on)
-}
-
-/// Switches generic receive offload of `device`, and with it, on a veth, the queue through which frames of the peer's
-/// XDP program come in.
-pub(crate) fn set_gro(device: &str, on: bool) -> io::Result<()> {
-    set_offload(device, ETHTOOL_SGRO, on)
-}
-
-fn set_offload(device: &str, command: u32, on: bool) -> io::Result<()> {
     let mut value = EthtoolValue {
-        command,
+        command: ETHTOOL_STXCSUM,
         value: u32::from(on),
     };
     let mut request = request_for(device)?;
@@ -58,8 +48,6 @@ const TUN_WITHOUT_PACKET_INFO: libc::c_short = (libc::IFF_TUN | libc::IFF_NO_PI)
 
 /// `ETHTOOL_STXCSUM` of `linux/ethtool.h`.
 const ETHTOOL_STXCSUM: u32 = 0x17;
-/// `ETHTOOL_SGRO` of `linux/ethtool.h`.
-const ETHTOOL_SGRO: u32 = 0x2c;
 
 /// `struct ethtool_value` of `linux/ethtool.h`.
 #[repr(C)]

@@ -3,7 +3,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`netns`] | a network namespace: entered by threads and children, gone when dropped |
-//! | [`link`], [`tun`] | veth pairs, and links without Ethernet header |
+//! | [`link`], [`tun`], [`xdp_pass`] | veth pairs, links without Ethernet header, and what XDP needs of a peer |
 //! | [`topology`], [`addressing`] | nodes, pods and a client outside, with fixed addresses |
 //! | [`server`], [`client`], [`tally`] | who answers, who asks, and what came of it |
 //! | [`manifest`] | the objects that an agent is told about |
@@ -45,3 +45,4 @@ pub mod tally;
 pub mod topology;
 pub mod tun;
 pub mod verify;
+pub mod xdp_pass;

@@ -68,14 +68,6 @@ pub fn set_tx_offload(namespace: &Namespace, device: &str, on: bool) -> Result<(
         .with_context(|| format!("set the tx offload of {device} in {}", namespace.label()))
 }
 
-/// Switches the generic receive offload of a device: a veth takes frames that XDP on its peer sends back (`XDP_TX`) only
-/// when it is on, or an XDP program is there, too.
-pub fn set_gro(namespace: &Namespace, device: &str, on: bool) -> Result<()> {
-    namespace
-        .run(|| ioctl::set_gro(device, on))
-        .with_context(|| format!("set the receive offload of {device} in {}", namespace.label()))
-}
-
 /// Sets the largest packet of a device, L3 bytes.
 pub fn set_mtu(namespace: &Namespace, device: &str, mtu: u32) -> Result<()> {
     namespace.ip(&[format!("link set dev {device} mtu {mtu}")])

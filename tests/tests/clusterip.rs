@@ -363,17 +363,10 @@ fn deploy(
         .map(|(_, pod)| serve(&pod.namespace, &pod.name, TARGET).unwrap())
         .collect();
     let manifest = manifest(&cluster, &BACKENDS);
-    (
-        Deployment::start(cluster, &manifest, &[]).unwrap(),
-        servers,
-    )
+    (Deployment::start(cluster, &manifest, &[]).unwrap(), servers)
 }
 
-fn echo(
-    namespace: &Namespace,
-    _name: &str,
-    port: u16,
-) -> anyhow::Result<Server> {
+fn echo(namespace: &Namespace, _name: &str, port: u16) -> anyhow::Result<Server> {
     Server::echo(namespace, port)
 }
 

@@ -7,7 +7,6 @@
 )]
 
 use std::{
-    collections::BTreeMap,
     io::{Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket},
     thread,
@@ -18,22 +17,27 @@ use lb_tests::{
     client::{self, Exchange, UdpMode},
     deployment::Deployment,
     link,
-    manifest::{Manifest, Pod, Port, Service},
+    manifest::{Endpoint, EndpointSlice, Manifest, Pod, Port, Service},
     netns::require_root,
+    poll,
     server::Server,
-    tally::Tally,
     topology::{Cluster, Config, Node, UPLINK},
+    xdp_pass::XdpPass,
 };
 
 const PORT: u16 = 80;
 const TARGET: u16 = 8080;
-const WITNESSES: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+/// The service of all pods.
+const ALL: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+/// The service of the first pod of node 1 alone.
+const NEAR: [&str; 2] = ["10.96.0.11", "fd00:10:96::b"];
+/// The service of the first pod of node 2 alone.
+const FAR: [&str; 2] = ["10.96.0.12", "fd00:10:96::c"];
 const ECHO_PORT: u16 = 81;
 const ECHO_TARGET: u16 = 8081;
-const CONNECTED: Exchange = Exchange::Udp(UdpMode::Connected);
 const EXCHANGES: [Exchange; 3] = [
     Exchange::Tcp,
-    CONNECTED,
+    Exchange::Udp(UdpMode::Connected),
     Exchange::Udp(UdpMode::Unconnected),
 ];
 const LIMIT: Duration = Duration::from_secs(20);
@@ -48,7 +52,7 @@ fn backends_here_see_the_client_and_backends_elsewhere_see_the_node() {
     // The client reaches the services through node 1, then through node 2.
     for via in &cluster.nodes {
         cluster.route_client_via(via).unwrap();
-        for address in frontends(PORT) {
+        for address in frontends(ALL, PORT) {
             for exchange in EXCHANGES {
                 exchange_many(cluster, via, exchange, address, 1000);
             }
@@ -104,38 +108,58 @@ fn connections_from_one_port_to_two_services_keep_apart_before_one_backend() {
 }
 
 #[test]
-fn native_xdp_forwards_to_backends_elsewhere_and_leaves_those_here_to_tc() {
+fn native_xdp_forwards_flows_to_backends_elsewhere_and_leaves_those_here_to_tc() {
+    const N: u64 = 20;
     if !require_root() {
         return;
     }
     let cluster = cluster();
-    prepare_for_native_xdp(&cluster);
+    let _peers = prepare_for_native_xdp(&cluster);
     let (deployment, _servers) = deploy(cluster, &["--mode=xdp"]);
-    let (cluster, balancer) = (&deployment.cluster, &deployment.balancers[0]);
-    let via = &cluster.nodes[0];
-    for address in frontends(PORT) {
-        // XDP waits for nobody: the node's neighbours must be known.
-        client::many(&cluster.client.namespace, CONNECTED, address, 50)
-            .complete()
-            .unwrap();
+    let (client, balancer) = (&deployment.cluster.client, &deployment.balancers[0]);
+    // What N datagrams of one flow, and their answers, are counted as.
+    let exchange = |socket: &UdpSocket, address| {
         let before = balancer.counters().unwrap();
-        let tally = exchange_many(cluster, via, CONNECTED, address, 4000);
+        for _ in 0..N {
+            client::udp_hit(socket, address).unwrap();
+        }
         let after = balancer.counters().unwrap();
-        let grown = |reason: &str| after[reason] - before[reason];
-        let n_far = n_hits_of(&tally, "pod-2-");
-        assert_eq!(grown("open"), 4000);
-        assert_eq!(
-            grown("xdp_forward"),
-            2 * n_far,
-            "datagram and answer of each that a backend elsewhere served"
-        );
-        assert_eq!(
-            grown("pass_to_tc"),
-            4000 - n_far,
-            "the datagram of each that a backend here served"
-        );
-        exchange_many(cluster, via, Exchange::Tcp, address, 1000);
+        ["xdp_forward", "pass_to_tc"].map(|reason| after[reason] - before[reason])
+    };
+    for (near, far) in frontends(NEAR, PORT).into_iter().zip(frontends(FAR, PORT)) {
+        client.namespace.run(|| {
+            let socket = client::udp_socket(UdpMode::Connected, near).unwrap();
+            assert_eq!(
+                exchange(&socket, near),
+                [0, N],
+                "the answers come from pods"
+            );
+            let socket = client::udp_socket(UdpMode::Connected, far).unwrap();
+            // Now and then a packet goes to TC, by which the kernel confirms the neighbours.
+            poll::until(LIMIT, "XDP to forward a whole round", || {
+                Ok((exchange(&socket, far) == [2 * N, 0]).then_some(()))
+            })
+            .unwrap();
+        });
     }
+    deployment.expect_no_drops().unwrap();
+}
+
+#[test]
+fn the_spread_is_as_uniform_with_native_xdp_as_without() {
+    if !require_root() {
+        return;
+    }
+    let cluster = cluster();
+    let _peers = prepare_for_native_xdp(&cluster);
+    let (deployment, _servers) = deploy(cluster, &["--mode=xdp"]);
+    let cluster = &deployment.cluster;
+    for address in frontends(ALL, PORT) {
+        for exchange in EXCHANGES {
+            exchange_many(cluster, &cluster.nodes[0], exchange, address, 1000);
+        }
+    }
+    assert_eq!(deployment.balancers[0].counters().unwrap()["open"], 6000);
     deployment.expect_no_drops().unwrap();
 }
 
@@ -145,14 +169,14 @@ fn native_xdp_carries_large_transfers() {
         return;
     }
     let cluster = cluster();
-    prepare_for_native_xdp(&cluster);
+    let _peers = prepare_for_native_xdp(&cluster);
     let (deployment, _servers) = deploy(cluster, &["--mode=xdp"]);
     let pods = deployment.cluster.pods();
     let _echoes: Vec<Server> = pods
         .map(|(_, pod)| Server::echo(&pod.namespace, ECHO_TARGET).unwrap())
         .collect();
     let sent: Vec<u8> = (0..251).cycle().take(2 << 20).collect();
-    for address in frontends(ECHO_PORT) {
+    for address in frontends(ALL, ECHO_PORT) {
         // So many that some are served here and some elsewhere.
         for _ in 0..8 {
             let received = deployment
@@ -168,23 +192,20 @@ fn native_xdp_carries_large_transfers() {
     deployment.expect_no_drops().unwrap();
 }
 
-/// What native XDP on veth needs: whole checksums, and ends that take what XDP sends back.
-fn prepare_for_native_xdp(cluster: &Cluster) {
+/// What native XDP on veth needs: whole checksums, and peers that take what XDP sends back.
+fn prepare_for_native_xdp(cluster: &Cluster) -> Vec<XdpPass> {
     link::set_tx_offload(&cluster.client.namespace, UPLINK, false).unwrap();
-    for (node, pod) in cluster.pods() {
+    for (_, pod) in cluster.pods() {
         link::set_tx_offload(&pod.namespace, "eth0", false).unwrap();
-        link::set_gro(&cluster.segment, &node.name, true).unwrap();
     }
+    let nodes = cluster.nodes.iter();
+    nodes
+        .map(|node| XdpPass::attach(&cluster.segment, &node.name).unwrap())
+        .collect()
 }
 
 /// Exchanges of the client through node `via`; all succeed, all backends have their share, and each sees who it should.
-fn exchange_many(
-    cluster: &Cluster,
-    via: &Node,
-    exchange: Exchange,
-    address: SocketAddr,
-    n: usize,
-) -> Tally {
+fn exchange_many(cluster: &Cluster, via: &Node, exchange: Exchange, address: SocketAddr, n: usize) {
     let family = |[v4, v6]: [IpAddr; 2]| if address.is_ipv4() { v4 } else { v6 };
     let expected: Vec<String> = cluster
         .pods()
@@ -203,15 +224,6 @@ fn exchange_many(
         .complete()
         .and_then(|tally| tally.uniform_over(&expected))
         .unwrap();
-    tally
-}
-
-fn n_hits_of(tally: &Tally, prefix: &str) -> u64 {
-    let hits: BTreeMap<_, _> = tally.hits().iter().collect();
-    let of_prefix = hits
-        .into_iter()
-        .filter(|(server, _)| server.starts_with(prefix));
-    of_prefix.map(|(_, n)| u64::try_from(*n).unwrap()).sum()
 }
 
 /// Sends all of it, and returns what comes back.
@@ -235,36 +247,57 @@ fn cluster() -> Cluster {
     Cluster::new(&Config::default()).unwrap()
 }
 
-/// A service before servers in all pods, which say who they are and whom they see.
+/// Services before servers in all pods, which say who they are and whom they see.
 fn deploy(cluster: Cluster, flags: &[&str]) -> (Deployment, Vec<Server>) {
     let servers = cluster
         .pods()
         .map(|(_, pod)| Server::witness(&pod.namespace, &pod.name, TARGET).unwrap())
         .collect();
+    let manifest = services(&cluster);
+    let deployment = Deployment::start(cluster, &manifest, flags).unwrap();
+    (deployment, servers)
+}
+
+fn services(cluster: &Cluster) -> Manifest {
     let port = |name: &str, protocol, port, target| Port {
         name: name.to_owned(),
         ..Port::new(protocol, port, target)
     };
-    let service = Service {
-        name: "witnesses".to_owned(),
-        cluster_ips: WITNESSES.map(|ip| ip.parse().unwrap()).into(),
-        ports: vec![
-            port("tcp", "TCP", PORT, TARGET),
-            port("udp", "UDP", PORT, TARGET),
-            port("echo", "TCP", ECHO_PORT, ECHO_TARGET),
-        ],
-        selector: Some("witness".to_owned()),
+    let ports = vec![
+        port("tcp", "TCP", PORT, TARGET),
+        port("udp", "UDP", PORT, TARGET),
+        port("echo", "TCP", ECHO_PORT, ECHO_TARGET),
+    ];
+    let service = |name: &str, ips: [&str; 2], selector: Option<&str>| Service {
+        name: name.to_owned(),
+        cluster_ips: ips.map(|ip| ip.parse().unwrap()).into(),
+        ports: ports.clone(),
+        selector: selector.map(str::to_owned),
     };
-    let manifest = cluster.pods().fold(
-        Manifest::default().with(&service),
-        |manifest, (node, pod)| manifest.with(&Pod::of(node, pod, "witness")),
-    );
-    (
-        Deployment::start(cluster, &manifest, flags).unwrap(),
-        servers,
-    )
+    let mut manifest = Manifest::default()
+        .with(&service("all", ALL, Some("witness")))
+        .with(&service("near", NEAR, None))
+        .with(&service("far", FAR, None));
+    for (node, pod) in cluster.pods() {
+        manifest = manifest.with(&Pod::of(node, pod, "witness"));
+    }
+    for (service, node) in ["near", "far"].into_iter().zip(&cluster.nodes) {
+        for (address, family) in node.pods[0].addresses.both().into_iter().zip(["v4", "v6"]) {
+            manifest = manifest.with(&EndpointSlice {
+                name: format!("{service}-{family}"),
+                service: service.to_owned(),
+                endpoints: vec![Endpoint {
+                    address,
+                    node_name: node.name.clone(),
+                    ready: true,
+                }],
+                ports: ports.clone(),
+            });
+        }
+    }
+    manifest
 }
 
-fn frontends(port: u16) -> [SocketAddr; 2] {
-    WITNESSES.map(|ip| SocketAddr::new(ip.parse().unwrap(), port))
+fn frontends(service: [&str; 2], port: u16) -> [SocketAddr; 2] {
+    service.map(|ip| SocketAddr::new(ip.parse().unwrap(), port))
 }
