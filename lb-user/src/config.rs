@@ -24,10 +24,6 @@ const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 const FLOW_TABLE_SIZES: std::ops::RangeInclusive<u32> = 64..=1 << 24;
 
 /// The flags of `fulcrum run` that describe the node and its cluster.
-#[expect(
-    clippy::doc_markdown,
-    reason = "the fields' documentation is help text for a terminal"
-)]
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
     /// Manifests to serve: a file, a directory (its *.yaml, *.yml and *.json, not recursive), or - for standard input

@@ -159,7 +159,8 @@ fn the_spread_is_as_uniform_with_native_xdp_as_without() {
             exchange_many(cluster, &cluster.nodes[0], exchange, address, 1000);
         }
     }
-    assert_eq!(deployment.balancers[0].counters().unwrap()["open"], 6000);
+    let counters = deployment.balancers[0].counters().unwrap();
+    assert_eq!(counters["open"] + counters["opened_for_tc"], 6000);
     deployment.expect_no_drops().unwrap();
 }
 

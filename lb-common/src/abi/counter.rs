@@ -93,6 +93,8 @@ reasons! {
     XdpForward = 22, "xdp_forward", Note;
     /// A frame for another station, or with a VLAN tag: it belongs to another device.
     PassNotForUs = 23, "pass_not_for_us", Pass;
+    /// At XDP: a flow was opened, and its first packet left to TC.
+    OpenedForTc = 24, "opened_for_tc", Note;
 }
 
 impl Reason {

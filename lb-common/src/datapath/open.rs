@@ -5,7 +5,7 @@ use super::{
     follow::{count_xdp, refuse},
 };
 use crate::{
-    abi::{Reason, Service, ServiceKey, backend_flags},
+    abi::{Reason, Service, ServiceKey, backend_flags, next_hop::NextHopRef},
     flow::{
         slot::BackendRef,
         table::{Existing, FlowTable, Refusal},
@@ -34,14 +34,20 @@ pub(super) fn open<A: Addr, T: Tables<A>>(
     if let Err(reason) = choose(work, tables, &key, service) {
         return Decision::Drop(reason);
     }
-    if T::HOOK == Hook::Xdp && work.flow.local {
-        return Decision::Pass(Reason::PassToTc);
-    }
     work.flow.rewrite.ends.src = work.key.ends.src;
-    let via = match deliver::resolve(work, tables) {
-        Ok(via) => via,
-        Err(reason) => return refuse(reason),
+    work.flow.next_hop = NextHopRef::NONE;
+    let way = if T::HOOK == Hook::Xdp && work.flow.local {
+        Err(Reason::PassToTc)
+    } else {
+        deliver::resolve(work, tables)
     };
+    // What XDP cannot send it leaves to TC, but it opens the flow all the same: if TC chose again, backends
+    // that XDP reaches would be chosen more often than others.
+    if T::HOOK == Hook::Tc
+        && let Err(reason) = way
+    {
+        return refuse(reason);
+    }
     let node = tables.node();
     let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
     if let Err(refusal) = insert(work, tables, &table, existing) {
@@ -54,8 +60,16 @@ pub(super) fn open<A: Addr, T: Tables<A>>(
     if existing == Existing::Replace {
         tables.count(Reason::Reopened);
     }
-    count_xdp(tables);
-    Decision::Send(Reason::Open, via)
+    match way {
+        Ok(via) => {
+            count_xdp(tables);
+            Decision::Send(Reason::Open, via)
+        }
+        Err(reason) => {
+            tables.count(Reason::OpenedForTc);
+            refuse(reason)
+        }
+    }
 }
 
 /// Picks a backend, uniformly at random, that is this service's at this moment.

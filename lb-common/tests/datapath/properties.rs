@@ -141,6 +141,7 @@ fn any_bytes<A: Addr>(world: &World<A>, bytes: &[u8]) -> Result<(), TestCaseErro
             Reason::Reopened,
             Reason::XdpForward,
             Reason::PortRemapped,
+            Reason::OpenedForTc,
         ];
         let outcomes: u64 = counts
             .iter()

@@ -4,7 +4,8 @@ use lb_common::{
     abi::{
         NextHop,
         Reason::{
-            self, HitOriginal, HitReply, Open, PassNoService, PassToTc, Resolved, XdpForward,
+            self, HitOriginal, HitReply, Open, OpenedForTc, PassNoService, PassToTc, Resolved,
+            XdpForward,
         },
     },
     datapath::{
@@ -26,6 +27,7 @@ for_both_families!(
     a_local_backend_is_left_to_tc,
     what_leaves_by_another_device_is_left_to_tc,
     what_tc_would_drop_is_left_to_tc,
+    what_xdp_cannot_reach_is_chosen_as_often,
     an_unresolved_neighbour_is_left_to_tc,
     both_hosts_follow_one_flow,
     what_is_not_ours_passes,
@@ -102,7 +104,7 @@ fn a_local_backend_is_left_to_tc<A: Addr>() {
         world.xdp(),
         &syn.packet(),
         Verdict::Pass,
-        &[PassToTc],
+        &[PassToTc, OpenedForTc],
     );
     let there = forwarded(&syn, local_pod(1));
     sends(
@@ -111,7 +113,7 @@ fn a_local_backend_is_left_to_tc<A: Addr>() {
         &syn,
         &there,
         (Kernel, to_pod()),
-        &[Resolved, Open],
+        &[Resolved, HitOriginal],
     );
     // Also when the flow is known.
     leaves(
@@ -138,7 +140,7 @@ fn what_leaves_by_another_device_is_left_to_tc<A: Addr>() {
         world.xdp(),
         &syn.packet(),
         Verdict::Pass,
-        &[PassToTc],
+        &[PassToTc, OpenedForTc],
     );
     let there = masqueraded(&syn);
     sends(
@@ -147,7 +149,7 @@ fn what_leaves_by_another_device_is_left_to_tc<A: Addr>() {
         &syn,
         &there,
         (Kernel, elsewhere),
-        &[Resolved, Open],
+        &[Resolved, HitOriginal],
     );
     let data = PacketSpec {
         transport: ACK,
@@ -164,28 +166,35 @@ fn what_leaves_by_another_device_is_left_to_tc<A: Addr>() {
 
 fn what_tc_would_drop_is_left_to_tc<A: Addr>() {
     let world = World::<A>::with_remote_backends(1);
-    let left = |packet: PacketSpec<A>| {
+    let left = |packet: PacketSpec<A>, counts: &[Reason]| {
         leaves(
             &world.node,
             world.xdp(),
             &packet.packet(),
             Verdict::Pass,
-            &[PassToTc],
+            counts,
         );
     };
-    let query = request(outsider(1), UDP);
-    left(PacketSpec {
+    // Ports of their own: one node's address stands for all of them.
+    let from = |client| PacketSpec {
+        sport: 40_000 + u16::from(client),
+        ..request::<A>(outsider(client), UDP)
+    };
+    let last_hop = |query: &PacketSpec<A>| PacketSpec {
         ttl: 1,
         ..query.clone()
-    });
-    left(PacketSpec {
+    };
+    let too_big = |query: &PacketSpec<A>| PacketSpec {
         payload: vec![0; 1_500],
         ..query.clone()
-    });
+    };
+    left(last_hop(&from(2)), &[PassToTc, OpenedForTc]);
+    left(too_big(&from(3)), &[PassToTc, OpenedForTc]);
     world
         .node
         .set_route(remote_pod(1), Route::None, to_gateway());
-    left(query.clone());
+    left(from(4), &[PassToTc, OpenedForTc]);
+    let query = from(1);
     world
         .node
         .set_route(remote_pod(1), Route::Neighbour, to_gateway());
@@ -198,14 +207,35 @@ fn what_tc_would_drop_is_left_to_tc<A: Addr>() {
         way,
         &[Open, XdpForward],
     );
-    left(PacketSpec {
-        ttl: 1,
-        ..query.clone()
-    });
-    left(PacketSpec {
-        payload: vec![0; 1_500],
-        ..query
-    });
+    left(last_hop(&query), &[PassToTc]);
+    left(too_big(&query), &[PassToTc]);
+}
+
+/// XDP reaches one of two backends. If TC chose again for the other, it would be chosen for one client in
+/// four only.
+fn what_xdp_cannot_reach_is_chosen_as_often<A: Addr>() {
+    let world = World::<A>::with_remote_backends(2);
+    let elsewhere = NextHop {
+        ifindex: 3,
+        ..to_gateway()
+    };
+    world
+        .node
+        .set_route(remote_pod(2), Route::Neighbour, elsewhere);
+    for port in 1..=2_000 {
+        let syn = PacketSpec {
+            sport: port,
+            ..request::<A>(outsider(1), SYN)
+        };
+        if world.xdp().run(&mut syn.packet()).verdict == Verdict::Pass {
+            let verdict = world.uplink().run(&mut syn.packet()).verdict;
+            assert_eq!(verdict, Verdict::Send(Kernel), "port {port}");
+        }
+    }
+    let counts = world.node.take_counts();
+    assert_eq!(counts[&OpenedForTc], counts[&HitOriginal]);
+    // Half of them, give or take six standard deviations; a second choice would leave 500.
+    assert!((866..=1_134).contains(&counts[&OpenedForTc]), "{counts:?}");
 }
 
 fn an_unresolved_neighbour_is_left_to_tc<A: Addr>() {
@@ -214,7 +244,13 @@ fn an_unresolved_neighbour_is_left_to_tc<A: Addr>() {
         .node
         .set_route(remote_pod(1), Route::Unresolved, to_gateway());
     let syn = request::<A>(outsider(1), SYN).packet();
-    leaves(&world.node, world.xdp(), &syn, Verdict::Pass, &[PassToTc]);
+    leaves(
+        &world.node,
+        world.xdp(),
+        &syn,
+        Verdict::Pass,
+        &[PassToTc, OpenedForTc],
+    );
 }
 
 /// TC opens, XDP goes on, TC goes on: one table, one answer.

@@ -89,7 +89,7 @@ fn forwards<A: Addr>(fixture: &Fixture, protocol: u8) {
         ),
     ] {
         // The first of each direction asks TC, which lets the kernel confirm the neighbour and notes it.
-        passed::<A>(fixture, &label(what), spec, macs);
+        passed::<A>(fixture, &label(what), spec, macs, &[(Reason::PassToTc, 1)]);
         fixture.check(Case {
             name: label(what),
             program: "uplink",
@@ -147,7 +147,10 @@ fn left_to_tc<A: Addr>(fixture: &Fixture, protocol: u8) {
         ),
         ("larger than the route takes", big),
     ] {
-        passed::<A>(fixture, &label::<A>(protocol, name), &spec, FROM_CLIENT);
+        // TC finds the flow: it does not choose again.
+        let counts = [(Reason::PassToTc, 1), (Reason::OpenedForTc, 1)];
+        let name = label::<A>(protocol, name);
+        passed::<A>(fixture, &name, &spec, FROM_CLIENT, &counts);
     }
     // A pod's connection, opened at its device: its replies leave by another device than they come.
     let client = (pod::<A>(NODE, 2), 40_000);
@@ -166,10 +169,17 @@ fn left_to_tc<A: Addr>(fixture: &Fixture, protocol: u8) {
         &label::<A>(protocol, "a reply to a pod"),
         &reply,
         arriving(UPLINK),
+        &[(Reason::PassToTc, 1)],
     );
 }
 
-fn passed<A: Addr>(fixture: &Fixture, name: &str, spec: &PacketSpec<A>, macs: Macs) {
+fn passed<A: Addr>(
+    fixture: &Fixture,
+    name: &str,
+    spec: &PacketSpec<A>,
+    macs: Macs,
+    counts: &[(Reason, u64)],
+) {
     let frame = Frame::of(macs, spec);
     fixture.check(Case {
         name: name.to_owned(),
@@ -178,7 +188,7 @@ fn passed<A: Addr>(fixture: &Fixture, name: &str, spec: &PacketSpec<A>, macs: Ma
         input: frame.clone(),
         action: Action::Pass,
         output: frame,
-        counts: &[(Reason::PassToTc, 1)],
+        counts,
     });
 }
 
