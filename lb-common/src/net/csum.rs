@@ -12,9 +12,6 @@
 pub struct Delta(u64);
 
 impl Delta {
-    /// Nothing changed.
-    pub const NONE: Self = Self(0);
-
     /// `old` gave way to `new`, both as they stand in memory.
     #[inline(always)]
     pub fn replace(old: u32, new: u32) -> Self {
