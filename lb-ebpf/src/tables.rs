@@ -104,7 +104,12 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
 
     #[inline(always)]
     fn route(&self, ends: &Ends<A>, hop: &mut NextHop, source: &mut A) -> Route {
-        route(self.ctx, self.ifindex, ends, hop, source)
+        // The kernel refuses devices that do not forward, as the loopback device seldom does.
+        let ifindex = match self.role {
+            Role::Loopback => node().host_ifindex,
+            _ => self.ifindex,
+        };
+        route(self.ctx, ifindex, ends, hop, source)
     }
 
     #[inline(always)]
