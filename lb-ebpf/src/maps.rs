@@ -29,7 +29,7 @@ pub(crate) type Backends<A> = Array<Backend<A>, { capacity::BACKENDS as usize }>
 /// Mappable, which also puts the slots on page boundaries, so that one never straddles two cache lines.
 pub(crate) type Flows<A> =
     Array<FlowSlot<A>, { capacity::FLOWS as usize }, { BPF_F_MMAPABLE as usize }>;
-pub(crate) type PodCidrs<A> = LpmTrie<A, u32, { capacity::POD_CIDRS as usize }>;
+pub(crate) type Places<A> = LpmTrie<A, u32, { capacity::PLACES as usize }>;
 
 #[btf_map(name = "services4")]
 static SERVICES4: Services<Addr4> = Services::new();
@@ -49,10 +49,10 @@ static FLOWS6: Flows<Addr6> = Flows::new();
 pub(crate) static NEXT_HOPS: Array<NextHop, { capacity::NEXT_HOPS as usize }> = Array::new();
 #[btf_map(name = "counters")]
 pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCpuArray::new();
-#[btf_map(name = "pod_cidrs4")]
-static POD_CIDRS4: PodCidrs<Addr4> = PodCidrs::new();
-#[btf_map(name = "pod_cidrs6")]
-static POD_CIDRS6: PodCidrs<Addr6> = PodCidrs::new();
+#[btf_map(name = "places4")]
+static PLACES4: Places<Addr4> = Places::new();
+#[btf_map(name = "places6")]
+static PLACES6: Places<Addr6> = Places::new();
 
 #[btf_map(name = "work4")]
 static WORK4: PerCpuArray<Work<Addr4>, 1> = PerCpuArray::new();
@@ -69,6 +69,11 @@ pub(crate) static NODE: Global<NodeConfig> = Global::new(NodeConfig {
     addr6: Addr6 { be32: [0; 4] },
     snat_port_base: 0,
     snat_port_count: 0,
+    host_ifindex: 0,
+    host_macs: [0; 3],
+    fib_flags: 0,
+    hairpin4: Addr4 { be32: 0 },
+    hairpin6: Addr6 { be32: [0; 4] },
 });
 
 /// One family's maps and facts; everything that uses them is written once.
@@ -78,7 +83,7 @@ pub(crate) trait FamilyMaps: Addr {
     fn services() -> &'static Services<Self>;
     fn backends() -> &'static Backends<Self>;
     fn flows() -> &'static Flows<Self>;
-    fn pod_cidrs() -> &'static PodCidrs<Self>;
+    fn places() -> &'static Places<Self>;
     fn work() -> &'static PerCpuArray<Work<Self>, 1>;
     /// [`crate::memory`]'s global function of the family.
     fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64;
@@ -87,7 +92,7 @@ pub(crate) trait FamilyMaps: Addr {
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $cidrs:ident, $work:ident, $reserve:path, $mask:ident, $own:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $places:ident, $work:ident, $reserve:path, $mask:ident, $own:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -103,8 +108,8 @@ macro_rules! bind {
                 &$flows
             }
             #[inline(always)]
-            fn pod_cidrs() -> &'static PodCidrs<Self> {
-                &$cidrs
+            fn places() -> &'static Places<Self> {
+                &$places
             }
             #[inline(always)]
             fn work() -> &'static PerCpuArray<Work<Self>, 1> {
@@ -127,8 +132,8 @@ macro_rules! bind {
 }
 
 bind!(
-    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, POD_CIDRS4, WORK4, reserve4, flow_mask4, addr4
+    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, WORK4, reserve4, flow_mask4, addr4
 );
 bind!(
-    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, POD_CIDRS6, WORK6, reserve6, flow_mask6, addr6
+    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, WORK6, reserve6, flow_mask6, addr6
 );

@@ -86,7 +86,7 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
 
     #[inline(always)]
     fn is_pod(&self, addr: A) -> bool {
-        A::pod_cidrs()
+        A::places()
             .get(&Key::new(size_of::<A>() as u32 * 8, addr))
             .is_some()
     }

@@ -10,6 +10,7 @@ pub mod counter;
 pub mod flow;
 pub mod next_hop;
 pub mod node;
+pub mod place;
 pub mod service;
 
 pub use backend::{Backend, backend_flags};
@@ -53,15 +54,15 @@ pub mod map {
     pub const NEXT_HOPS: &str = "next_hops";
     /// Reason -> count, per CPU.
     pub const COUNTERS: &str = "counters";
-    /// Source prefix of pods -> 1 (longest prefix match); asked only when a flow is opened.
-    pub const POD_CIDRS4: &str = "pod_cidrs4";
-    /// Source prefix of pods -> 1 (longest prefix match); asked only when a flow is opened.
-    pub const POD_CIDRS6: &str = "pod_cidrs6";
+    /// Prefix -> what lies there ([`super::place`]); longest prefix match.
+    pub const PLACES4: &str = "places4";
+    /// Prefix -> what lies there ([`super::place`]); longest prefix match.
+    pub const PLACES6: &str = "places6";
 
     /// All of them, in the order in which `fulcrum maps` lists them.
     pub const ALL: [&str; 11] = [
         SERVICES4, SERVICES6, SLOTS, BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, NEXT_HOPS, COUNTERS,
-        POD_CIDRS4, POD_CIDRS6,
+        PLACES4, PLACES6,
     ];
 }
 
@@ -77,6 +78,6 @@ pub mod capacity {
     pub const FLOWS: u32 = 262_144;
     /// Next hops; a power of two, at most 1,024 (ten bits of a flow's reference).
     pub const NEXT_HOPS: u32 = 1_024;
-    /// Prefixes of pods per family.
-    pub const POD_CIDRS: u32 = 256;
+    /// Prefixes of pods and addresses of the node, per family.
+    pub const PLACES: u32 = 4_096;
 }

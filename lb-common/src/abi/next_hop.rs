@@ -49,7 +49,8 @@ impl NextHop {
 const _: () = assert!(size_of::<NextHop>() == 28);
 impl Plain for NextHop {}
 
-/// A flow's reference to a next hop: ten bits of index, six of generation; 0 is "none".
+/// A flow's reference to a next hop: ten bits of index, six of generation. Index 0 is no entry: its references
+/// are the ways that need none.
 ///
 /// The generation keeps a flow from using an entry that was given to another neighbour.
 #[repr(transparent)]
@@ -59,6 +60,11 @@ pub struct NextHopRef(u16);
 impl NextHopRef {
     /// No next hop is known.
     pub const NONE: Self = Self(0);
+    /// The packet's own way through the stack: at ingress up to the host's sockets, at egress on its way out.
+    pub const STACK: Self = Self(1 << 10);
+    /// The host's stack, by the ingress of the device that is made for it ([`super::NodeConfig::host_ifindex`]):
+    /// it takes sources there that it would refuse elsewhere.
+    pub const HOST: Self = Self(2 << 10);
     /// Largest index.
     pub const INDEX_MASK: u32 = 0x3ff;
 
@@ -86,9 +92,15 @@ impl NextHopRef {
         u32::from(self.0) & 0x3ff
     }
 
+    /// True if it refers to an entry of the table.
+    #[inline(always)]
+    pub fn is_neighbour(self) -> bool {
+        self.0 & 0x3ff != 0
+    }
+
     /// True if the entry's stamp is the one that the reference was made for, and not being written.
     #[inline(always)]
     pub fn matches(self, stamp: u32) -> bool {
-        stamp & 1 == 0 && (stamp >> 1) & 0x3f == u32::from(self.0) >> 10 && self.0 != 0
+        stamp & 1 == 0 && (stamp >> 1) & 0x3f == u32::from(self.0) >> 10
     }
 }

@@ -21,7 +21,17 @@ pub struct NodeConfig {
     pub snat_port_base: u32,
     /// Number of such ports; 0: only the client's own.
     pub snat_port_count: u32,
+    /// Device at whose ingress the host's own stack is given what it shall receive or do; 0: none.
+    pub host_ifindex: u32,
+    /// Ethernet addresses of what is given to it there, as in [`super::NextHop::macs`].
+    pub host_macs: [u32; 3],
+    /// Flags for `bpf_fib_lookup`: `BPF_FIB_LOOKUP_SRC` (Linux 6.7) where the kernel names the preferred source.
+    pub fib_flags: u32,
+    /// Source of a pod's connection to itself, an IPv4 address that nobody has; zero: none.
+    pub hairpin4: Addr4,
+    /// Source of a pod's connection to itself, an IPv6 address that nobody has; zero: none.
+    pub hairpin6: Addr6,
 }
 
-const _: () = assert!(size_of::<NodeConfig>() == 84);
+const _: () = assert!(size_of::<NodeConfig>() == 124);
 impl Plain for NodeConfig {}

@@ -174,12 +174,12 @@ struct MapNames {
 const NAMES4: MapNames = MapNames {
     services: map::SERVICES4,
     backends: map::BACKENDS4,
-    pod_cidrs: map::POD_CIDRS4,
+    pod_cidrs: map::PLACES4,
 };
 const NAMES6: MapNames = MapNames {
     services: map::SERVICES6,
     backends: map::BACKENDS6,
-    pod_cidrs: map::POD_CIDRS6,
+    pod_cidrs: map::PLACES6,
 };
 
 /// The maps of one family.
@@ -361,8 +361,8 @@ where
 
 fn pod_cidrs_of(addr: IpAddr) -> &'static str {
     match addr {
-        IpAddr::V4(_) => map::POD_CIDRS4,
-        IpAddr::V6(_) => map::POD_CIDRS6,
+        IpAddr::V4(_) => map::PLACES4,
+        IpAddr::V6(_) => map::PLACES6,
     }
 }
 

@@ -71,8 +71,8 @@ pub const SHAPES: [Shape; 11] = [
     shape::<u32, FlowSlot<Addr6>>(map::FLOWS6, MapKind::Array),
     shape::<u32, NextHop>(map::NEXT_HOPS, MapKind::Array),
     shape::<u32, u64>(map::COUNTERS, MapKind::PerCpuArray),
-    shape::<(u32, Addr4), u32>(map::POD_CIDRS4, MapKind::LpmTrie),
-    shape::<(u32, Addr6), u32>(map::POD_CIDRS6, MapKind::LpmTrie),
+    shape::<(u32, Addr4), u32>(map::PLACES4, MapKind::LpmTrie),
+    shape::<(u32, Addr6), u32>(map::PLACES6, MapKind::LpmTrie),
 ];
 
 /// Why a map cannot be used.

@@ -69,8 +69,8 @@ fn with_bpf_fs(test: impl FnOnce(&Path) + Send) {
 }
 
 fn pin_all(dir: &Path) {
-    pin_family::<Addr4>(dir, map::SERVICES4, map::BACKENDS4, map::POD_CIDRS4);
-    pin_family::<Addr6>(dir, map::SERVICES6, map::BACKENDS6, map::POD_CIDRS6);
+    pin_family::<Addr4>(dir, map::SERVICES4, map::BACKENDS4, map::PLACES4);
+    pin_family::<Addr6>(dir, map::SERVICES6, map::BACKENDS6, map::PLACES6);
     pin_array::<u32>(dir, map::SLOTS, CAPACITY.slots);
     pin_array::<FlowSlot<Addr4>>(dir, map::FLOWS4, N_FLOWS);
     pin_array::<FlowSlot<Addr6>>(dir, map::FLOWS6, N_FLOWS);
@@ -193,7 +193,7 @@ fn maps_are_listed_and_dumped_from_their_pins() {
             .to_json();
         assert_eq!(flows[0]["state"], "HalfOpen");
         assert_eq!(flows[0]["source"], "10.244.1.9:40000");
-        let prefixes = dump_rows(dir, map::POD_CIDRS6, &name)
+        let prefixes = dump_rows(dir, map::PLACES6, &name)
             .expect("readable")
             .to_json();
         assert_eq!(prefixes, json!([{ "prefix": "fd00:244::/32" }]));

@@ -116,8 +116,8 @@ fn rows(map: MapData, name: &'static str, names: Names<'_>) -> Result<Table, Map
         map::FLOWS6 => flows::<Addr6>(&map),
         map::NEXT_HOPS => next_hops(&map),
         map::COUNTERS => counters(&typed(name, Map::PerCpuArray(map))?),
-        map::POD_CIDRS4 => pod_cidrs::<Addr4>(&typed(name, Map::LpmTrie(map))?),
-        map::POD_CIDRS6 => pod_cidrs::<Addr6>(&typed(name, Map::LpmTrie(map))?),
+        map::PLACES4 => pod_cidrs::<Addr4>(&typed(name, Map::LpmTrie(map))?),
+        map::PLACES6 => pod_cidrs::<Addr6>(&typed(name, Map::LpmTrie(map))?),
         _ => {
             return Err(MapError::Unknown {
                 name: name.to_owned(),

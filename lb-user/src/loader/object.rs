@@ -64,6 +64,7 @@ fn node_config(facts: Facts) -> Result<NodeConfig, getrandom::Error> {
         addr6: facts.addresses.v6.map(Into::into).unwrap_or_default(),
         snat_port_base: SNAT_PORT_BASE,
         snat_port_count: SNAT_PORT_COUNT,
+        ..NodeConfig::default()
     })
 }
 

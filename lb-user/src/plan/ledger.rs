@@ -45,7 +45,7 @@ impl Default for Capacity {
             services: capacity::SERVICES,
             slots: capacity::SLOTS,
             backends: capacity::BACKENDS,
-            pod_cidrs: capacity::POD_CIDRS,
+            pod_cidrs: capacity::PLACES,
         }
     }
 }

@@ -294,8 +294,8 @@ fn room_for<'a>(
     for (net, ()) in create {
         let [v4, v6] = &mut room;
         let (table, (_, room)) = match family_of(net.addr()) {
-            Family::V4 => (map::POD_CIDRS4, v4),
-            Family::V6 => (map::POD_CIDRS6, v6),
+            Family::V4 => (map::PLACES4, v4),
+            Family::V6 => (map::PLACES6, v6),
         };
         if *room > 0 {
             *room -= 1;
