@@ -9,9 +9,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt};
-use netlink_packet_route::address::{
-    AddressAttribute, AddressFlags, AddressMessage, AddressScope,
-};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::{sync::Notify, task::JoinSet};
 

@@ -11,7 +11,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
-    device::{Device, Layer, Pair, Selection, Uplinks},
+    device::{Device, Layer, Pair, Selection},
     route::{Hop, Route},
 };
 

@@ -86,10 +86,7 @@ pub fn claim(links: &[Link], pair: &PairName, run_dir: &str) -> Claim {
 /// Whether these two are one pair, both ends here.
 fn are_ends(near: &Link, far: &Link) -> bool {
     let is_here = |link: &Link| link.is_veth && !link.is_peer_elsewhere;
-    is_here(near)
-        && is_here(far)
-        && near.peer == Some(far.index)
-        && far.peer == Some(near.index)
+    is_here(near) && is_here(far) && near.peer == Some(far.index) && far.peer == Some(near.index)
 }
 
 #[cfg(test)]

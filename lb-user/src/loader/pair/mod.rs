@@ -138,7 +138,10 @@ impl HostPair {
         let run_dir = run_dir.display().to_string();
         let ends = match look(&mut channel, &name, &run_dir)? {
             Claim::Ours { near, far } => {
-                tracing::info!(device = name.near(), "took over the pair of an earlier agent");
+                tracing::info!(
+                    device = name.near(),
+                    "took over the pair of an earlier agent"
+                );
                 Some((near, far))
             }
             Claim::Free => None,
@@ -215,7 +218,9 @@ impl HostPair {
         // First what goes, so that a prefix which moves is never without its better half.
         for (prefix, value) in delete {
             let message = request::route(prefix, value, self.near);
-            let result = self.channel.change(RouteNetlinkMessage::DelRoute(message), 0);
+            let result = self
+                .channel
+                .change(RouteNetlinkMessage::DelRoute(message), 0);
             // Gone is gone.
             let result = result.or_else(|error| match error.raw_os_error() {
                 Some(libc::ESRCH) => Ok(()),
@@ -250,7 +255,9 @@ impl HostPair {
             has_ipv6: self.has_ipv6,
         };
         if !self.has_ipv6 {
-            tracing::info!("this kernel has no IPv6; processes of this node reach IPv4 services only");
+            tracing::info!(
+                "this kernel has no IPv6; processes of this node reach IPv4 services only"
+            );
         }
         for (index, mac) in [(self.near, NEAR_MAC), (self.far, FAR_MAC)] {
             let message = request::properties(index, mac, MTU, &name::alias(run_dir));
@@ -270,7 +277,12 @@ impl HostPair {
         for any in self.families() {
             let gateway = self.hairpin.gateway(any);
             let message = request::neighbour(self.near, gateway, FAR_MAC);
-            self.set(self.near, format!("the neighbour {gateway}"), message, flags)?;
+            self.set(
+                self.near,
+                format!("the neighbour {gateway}"),
+                message,
+                flags,
+            )?;
         }
         Ok(())
     }
@@ -293,7 +305,9 @@ impl HostPair {
 
     fn families(&self) -> impl Iterator<Item = IpAddr> + use<> {
         let v6 = self.has_ipv6.then_some(Ipv6Addr::UNSPECIFIED.into());
-        [std::net::Ipv4Addr::UNSPECIFIED.into()].into_iter().chain(v6)
+        [std::net::Ipv4Addr::UNSPECIFIED.into()]
+            .into_iter()
+            .chain(v6)
     }
 
     fn set(

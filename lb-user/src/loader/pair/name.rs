@@ -166,14 +166,22 @@ mod tests {
         assert_eq!(owner("uplink to rack 4"), None);
         let long = alias(&"é".repeat(200));
         assert!(long.len() <= MAX_ALIAS_BYTES, "{}", long.len());
-        assert!(long.starts_with("fulcrum:é") && long.ends_with('é'), "{long}");
+        assert!(
+            long.starts_with("fulcrum:é") && long.ends_with('é'),
+            "{long}"
+        );
     }
 
     #[test]
     fn the_nodes_end_has_an_address_beside_the_hairpins() {
         let near = |text: &str| {
             let v4 = text.parse().expect("literal");
-            Hairpin { v4, ..Hairpin::default() }.near_address().to_string()
+            Hairpin {
+                v4,
+                ..Hairpin::default()
+            }
+            .near_address()
+            .to_string()
         };
         assert_eq!(near("169.254.90.1"), "169.254.90.2");
         assert_eq!(near("169.254.90.254"), "169.254.90.253");

@@ -101,7 +101,10 @@ pub fn mtu(survey: &Survey, uplinks: impl Iterator<Item = u32>) -> u32 {
         .devices
         .iter()
         .filter(|device| uplinks.contains(&device.index) && device.mtu > 0);
-    of_uplinks.map(|device| device.mtu).min().unwrap_or(USUAL_MTU)
+    of_uplinks
+        .map(|device| device.mtu)
+        .min()
+        .unwrap_or(USUAL_MTU)
 }
 
 /// What turns the routes of the survey into the wanted ones; `device` is the node's end of the pair.
@@ -220,16 +223,18 @@ mod tests {
     }
 
     fn survey(routes: &[(&str, u32, &str, u8)]) -> Survey {
-        let routes = routes.iter().map(|(prefix, device, gateway, protocol)| Route {
-            prefix: net(prefix),
-            hops: vec![Hop {
-                device: *device,
-                gateway: Some(addr(gateway)),
-            }],
-            source: (*protocol == PROTOCOL).then(|| addr("192.0.2.1")),
-            mtu: (*protocol == PROTOCOL).then_some(1450),
-            protocol: *protocol,
-        });
+        let routes = routes
+            .iter()
+            .map(|(prefix, device, gateway, protocol)| Route {
+                prefix: net(prefix),
+                hops: vec![Hop {
+                    device: *device,
+                    gateway: Some(addr(gateway)),
+                }],
+                source: (*protocol == PROTOCOL).then(|| addr("192.0.2.1")),
+                mtu: (*protocol == PROTOCOL).then_some(1450),
+                protocol: *protocol,
+            });
         Survey {
             devices: Vec::new(),
             routes: routes.collect(),
@@ -251,10 +256,18 @@ mod tests {
 
     #[test]
     fn service_prefixes_and_addresses_outside_of_them_lead_to_the_pair() {
-        let changes = planned(&["10.96.0.10", "203.0.113.5", "fd00:10:96::a", "2001:db8::5"], &[]);
+        let changes = planned(
+            &["10.96.0.10", "203.0.113.5", "fd00:10:96::a", "2001:db8::5"],
+            &[],
+        );
         assert_eq!(
             names(&changes.put),
-            ["10.96.0.0/12", "203.0.113.5/32", "fd00:10:96::/112", "2001:db8::5/128"]
+            [
+                "10.96.0.0/12",
+                "203.0.113.5/32",
+                "2001:db8::5/128",
+                "fd00:10:96::/112"
+            ]
         );
         let v4 = Value {
             gateway: addr("169.254.90.1"),
@@ -267,7 +280,10 @@ mod tests {
             mtu: 1450,
         };
         assert_eq!((changes.put[0].1, changes.put[2].1), (v4, v6));
-        assert_eq!((changes.delete, changes.left_out), (Vec::new(), BTreeMap::new()));
+        assert_eq!(
+            (changes.delete, changes.left_out),
+            (Vec::new(), BTreeMap::new())
+        );
     }
 
     #[test]
@@ -312,7 +328,10 @@ mod tests {
         let there = [("0.0.0.0/0", 2, "192.0.2.254", 3)];
         let changes = planned(&["192.0.2.1", "192.0.2.254"], &there);
         assert_eq!(names(&changes.put), ["10.96.0.0/12", "fd00:10:96::/112"]);
-        assert_eq!(changes.left_out, [(net("192.0.2.254/32"), Reason::Gateway)].into());
+        assert_eq!(
+            changes.left_out,
+            [(net("192.0.2.254/32"), Reason::Gateway)].into()
+        );
     }
 
     #[test]

@@ -100,7 +100,11 @@ mod tests {
     #[test]
     fn without_ipv6_nothing_of_it_is_touched() {
         let settings = of(0, false);
-        assert!(settings.iter().all(|it| it.starts_with("net/ipv4/conf/fulcrum")));
+        assert!(
+            settings
+                .iter()
+                .all(|it| it.starts_with("net/ipv4/conf/fulcrum"))
+        );
         assert_eq!(of(0, true).len() - settings.len(), 14);
     }
 

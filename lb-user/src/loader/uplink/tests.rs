@@ -1,7 +1,7 @@
 //! Decisions over made-up devices, routes and addresses.
 
 use super::*;
-use crate::loader::pattern::Pattern;
+use crate::loader::{device::Uplinks, pattern::Pattern};
 
 fn device(index: u32, name: &str) -> Device {
     Device {
@@ -100,7 +100,11 @@ fn the_devices_of_the_default_routes_lead_out() {
         route("192.0.2.0/24", 4, None),
     ];
     assert_eq!(ways_out(&routes, &[]), ["eth0", "eth1"]);
-    assert_eq!(ways_out(&[default_route(5, None)], &[]), ["cni0"], "a bridge may");
+    assert_eq!(
+        ways_out(&[default_route(5, None)], &[]),
+        ["cni0"],
+        "a bridge may"
+    );
     assert_eq!(ways_out(&[], &["10.244.0.0/16"]), [""; 0]);
 }
 
@@ -112,7 +116,10 @@ fn an_overlay_that_leads_to_pods_elsewhere_leads_out() {
         route("10.244.2.0/24", 4, Some("10.244.2.0")),
     ];
     assert_eq!(ways_out(&routes, &["10.244.0.0/16"]), ["eth0", "vxlan0"]);
-    assert_eq!(ways_out(&routes, &["10.244.1.0/24", "10.244.2.0/24"]), ["eth0", "vxlan0"]);
+    assert_eq!(
+        ways_out(&routes, &["10.244.1.0/24", "10.244.2.0/24"]),
+        ["eth0", "vxlan0"]
+    );
     assert_eq!(ways_out(&routes, &["10.245.0.0/16"]), ["eth0"]);
 }
 
