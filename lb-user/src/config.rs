@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use lb_common::abi::capacity;
 
 use crate::loader::{
+    pair::name::{Hairpin, PairName, PairNameError},
     pattern::{Pattern, PatternError},
     uplink::NodeAddresses,
 };
@@ -41,7 +42,8 @@ pub struct Flags {
     #[arg(long, value_name = "IP")]
     pub node_ip: Vec<IpAddr>,
 
-    /// Devices that lead out of the node: names or globs, may be repeated [default: those of the default routes]
+    /// Devices that lead out of the node: names or globs, may be repeated [default: those of the default routes, and
+    /// those by which routes lead to pods of other nodes]
     #[arg(long, value_name = "DEVICE|GLOB", value_delimiter = ',')]
     pub uplink: Vec<String>,
 
@@ -49,6 +51,17 @@ pub struct Flags {
     /// in another network namespace]
     #[arg(long, value_name = "DEVICE|GLOB", value_delimiter = ',')]
     pub pod_device: Vec<String>,
+
+    /// Name of the agent's own two devices, by which the node's processes reach services: 0 and 1 are added to it
+    #[arg(long, value_name = "NAME", default_value_t = PairName::default().to_string())]
+    pub host_device: String,
+
+    /// Source of a pod's connection to itself through a service; once per family, an address that nobody has
+    /// [default: 169.254.90.1 and fd66:756c:6372:756d::1]
+    ///
+    /// The IPv4 address after it is given to the first of the agent's own devices.
+    #[arg(long, value_name = "IP")]
+    pub hairpin_ip: Vec<IpAddr>,
 
     /// Prefixes that ClusterIPs are taken from; may be repeated
     #[arg(
@@ -90,10 +103,14 @@ pub struct Config {
     pub node_name: String,
     /// Addresses that the node shall use; those not given are found out.
     pub node_ips: NodeAddresses,
-    /// Uplinks; none given: the devices of the default routes.
+    /// Uplinks; none given: found out from the routes.
     pub uplinks: Option<Vec<Pattern>>,
     /// Pod devices; none given: pairs that lead into other namespaces.
     pub pod_devices: Option<Vec<Pattern>>,
+    /// The agent's own pair of devices.
+    pub host_device: PairName,
+    /// Sources of pods' connections to themselves, outside of all other prefixes.
+    pub hairpin: Hairpin,
     /// Prefixes that `ClusterIPs` are taken from, without host bits, none inside another.
     pub service_cidrs: Vec<IpNet>,
     /// Prefixes of pods, without host bits, apart from the services'.
@@ -136,6 +153,22 @@ pub enum ConfigError {
         first: IpAddr,
         /// The one too many.
         second: IpAddr,
+    },
+    /// A name that no pair of devices can have.
+    #[error("--host-device {value:?}: {reason}")]
+    HostDevice {
+        /// The flag's value.
+        value: String,
+        /// What is wrong with it.
+        reason: PairNameError,
+    },
+    /// An address that cannot stand for a pod's own node.
+    #[error("--hairpin-ip {addr}: {reason}")]
+    HairpinIp {
+        /// The address, which may be the default one.
+        addr: IpAddr,
+        /// What is wrong with it.
+        reason: String,
     },
     /// A prefix with host bits.
     #[error("--{flag} {value}: has host bits; did you mean {}?", value.trunc())]
@@ -180,6 +213,9 @@ impl Flags {
     pub fn check(self) -> Result<Config, ConfigError> {
         let service_cidrs = prefixes("service-cidr", &self.service_cidr, &[])?;
         let pod_cidrs = prefixes("pod-cidr", &self.pod_cidr, &service_cidrs)?;
+        let node_ips = node_ips(&self.node_ip)?;
+        let hairpin = hairpin(&self.hairpin_ip)?;
+        apart(hairpin, &[&service_cidrs, &pod_cidrs], node_ips)?;
         let size = self.flow_table_size;
         if !size.is_power_of_two() || !FLOW_TABLE_SIZES.contains(&size) {
             return Err(ConfigError::FlowTableSize { size });
@@ -191,9 +227,14 @@ impl Flags {
                 Manifests::Path(self.manifests)
             },
             node_name: node_name(self.node_name)?,
-            node_ips: node_ips(&self.node_ip)?,
+            node_ips,
             uplinks: patterns("uplink", &self.uplink)?,
             pod_devices: patterns("pod-device", &self.pod_device)?,
+            host_device: self.host_device.parse().map_err(|reason| {
+                let value = self.host_device.clone();
+                ConfigError::HostDevice { value, reason }
+            })?,
+            hairpin,
             service_cidrs,
             pod_cidrs,
             flow_table_size: size,
@@ -261,6 +302,64 @@ fn node_ips(flags: &[IpAddr]) -> Result<NodeAddresses, ConfigError> {
     Ok(found)
 }
 
+fn hairpin(flags: &[IpAddr]) -> Result<Hairpin, ConfigError> {
+    let mut given = NodeAddresses::default();
+    for &addr in flags {
+        let refused = |reason: String| ConfigError::HairpinIp { addr, reason };
+        if addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() {
+            return Err(refused("not an address that a source can have".to_owned()));
+        }
+        let first = match addr {
+            IpAddr::V4(addr) => given.v4.replace(addr).map(IpAddr::V4),
+            IpAddr::V6(it) if it.is_unicast_link_local() => {
+                let reason =
+                    "pods ask their own link for a link-local address; give one of fd00::/8";
+                return Err(refused(reason.to_owned()));
+            }
+            IpAddr::V6(addr) => given.v6.replace(addr).map(IpAddr::V6),
+        };
+        if let Some(first) = first {
+            let reason = format!("there is {first} already; give at most one address per family");
+            return Err(refused(reason));
+        }
+    }
+    let default = Hairpin::default();
+    Ok(Hairpin {
+        v4: given.v4.unwrap_or(default.v4),
+        v6: given.v6.unwrap_or(default.v6),
+    })
+}
+
+/// Nobody has the hairpin addresses: neither services nor pods nor the node.
+fn apart(
+    hairpin: Hairpin,
+    prefixes: &[&[IpNet]],
+    node_ips: NodeAddresses,
+) -> Result<(), ConfigError> {
+    for addr in [
+        hairpin.v4.into(),
+        hairpin.near_address().into(),
+        hairpin.v6.into(),
+    ] {
+        let refused = |other: String| ConfigError::HairpinIp {
+            addr,
+            reason: format!("belongs to {other}; give an address that nobody has"),
+        };
+        if let Some(net) = prefixes
+            .iter()
+            .copied()
+            .flatten()
+            .find(|net| net.contains(&addr))
+        {
+            return Err(refused(net.to_string()));
+        }
+        if node_ips.like(addr) == Some(addr) {
+            return Err(refused("this node (--node-ip)".to_owned()));
+        }
+    }
+    Ok(())
+}
+
 /// The values of a prefix flag, each without host bits, and apart from each other and the `services`.
 fn prefixes(
     flag: &'static str,
@@ -316,6 +415,11 @@ mod tests {
             node_ips: NodeAddresses::default(),
             uplinks: None,
             pod_devices: None,
+            host_device: "fulcrum".parse().expect("a name"),
+            hairpin: Hairpin {
+                v4: "169.254.90.1".parse().expect("literal"),
+                v6: "fd66:756c:6372:756d::1".parse().expect("literal"),
+            },
             service_cidrs: vec![
                 "10.96.0.0/12".parse().expect("literal"),
                 "fd00:10:96::/112".parse().expect("literal"),
@@ -386,6 +490,31 @@ mod tests {
             (
                 "--service-cidr 10.0.0.0/8,10.1.0.0/16",
                 "--service-cidr 10.1.0.0/16 overlaps service-cidr 10.0.0.0/8",
+            ),
+            (
+                "--host-device fifteen-letters",
+                "--host-device \"fifteen-letters\": a device name has at most 15 bytes",
+            ),
+            (
+                "--hairpin-ip fe80::1",
+                "--hairpin-ip fe80::1: pods ask their own link",
+            ),
+            ("--hairpin-ip 169.254.1.1,169.254.1.2", "invalid value"),
+            (
+                "--hairpin-ip 169.254.1.1 --hairpin-ip 169.254.1.2",
+                "--hairpin-ip 169.254.1.2: there is 169.254.1.1 already",
+            ),
+            (
+                "--hairpin-ip 10.96.0.9",
+                "--hairpin-ip 10.96.0.9: belongs to 10.96.0.0/12",
+            ),
+            (
+                "--hairpin-ip 192.0.2.1 --node-ip 192.0.2.2",
+                "--hairpin-ip 192.0.2.2: belongs to this node",
+            ),
+            (
+                "--pod-cidr 169.254.0.0/16",
+                "--hairpin-ip 169.254.90.1: belongs to 169.254.0.0/16",
             ),
             ("--node-name Upper", "cannot be used multiple times"),
         ] {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::net::addr::Family;
+use lb_common::{abi::place, net::addr::Family};
 use serde::Serialize;
 
 /// The whole desired state of one node.
@@ -18,8 +18,43 @@ use serde::Serialize;
 pub struct Desired {
     /// Every service port that the datapath serves.
     pub ports: BTreeMap<PortName, DesiredPort>,
-    /// Prefixes that the cluster's pods have.
-    pub pod_cidrs: BTreeSet<IpNet>,
+    /// What lies where; the longest prefix counts.
+    pub places: BTreeMap<IpNet, Place>,
+}
+
+/// What lies behind an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// Pods of the cluster, on whichever node.
+    Pods,
+    /// This node itself.
+    Node,
+}
+
+impl Place {
+    /// The value in the tables.
+    pub fn code(self) -> u32 {
+        match self {
+            Self::Pods => place::PODS,
+            Self::Node => place::NODE,
+        }
+    }
+
+    /// What a value in the tables means; nothing if it is none that there is.
+    pub fn of(code: u32) -> Option<Self> {
+        [Self::Pods, Self::Node]
+            .into_iter()
+            .find(|place| place.code() == code)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pods => "pods",
+            Self::Node => "node",
+        })
+    }
 }
 
 /// One port of one service in one family: the unit that owns a service id.

@@ -5,16 +5,18 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::SystemTime,
 };
 
-use super::{run_dir::RunDir, view::View};
+use super::{node::Demand, run_dir::RunDir, view::View};
 use crate::{
     alloc::Allocations,
     apply::{self, LbMaps, Retry},
     causes::with_causes,
     compile::{self, Compiled, NodeFacts},
+    desired::{Desired, Place},
     model::finding::{Finding, Severity},
     plan::{Capacity, Ledger},
     source::ScanResult,
@@ -42,6 +44,8 @@ pub struct Controller<M> {
 pub struct Outcome {
     /// For those who ask.
     pub view: View,
+    /// What the services need of the node's devices and routes.
+    pub demand: Demand,
     /// Whether something is left to be tried again.
     pub is_incomplete: bool,
 }
@@ -76,6 +80,11 @@ impl<M: LbMaps> Controller<M> {
         self.source_findings = result.findings;
     }
 
+    /// Takes notice of the node's own addresses.
+    pub fn relocate(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.facts.addresses = addresses;
+    }
+
     /// Whether every source has told everything once.
     pub fn is_synced(&self) -> bool {
         self.store.snapshot().is_synced
@@ -89,10 +98,12 @@ impl<M: LbMaps> Controller<M> {
             ..View::default()
         };
         let mut is_incomplete = false;
+        let mut demand = Demand::default();
         if snapshot.is_synced {
             let compiled = compile::compile(&snapshot, &self.facts, &self.allocations);
             self.keep(&compiled);
             is_incomplete = self.apply(&compiled, &mut view);
+            demand = demand_of(&compiled.desired);
             self.age(&compiled, now);
             view.services = compiled.services;
             view.endpoints = compiled.endpoints;
@@ -105,6 +116,7 @@ impl<M: LbMaps> Controller<M> {
         self.tell(&view);
         Outcome {
             view,
+            demand,
             is_incomplete,
         }
     }
@@ -194,6 +206,16 @@ impl<M: LbMaps> Controller<M> {
     }
 }
 
+fn demand_of(desired: &Desired) -> Demand {
+    let frontends = desired.ports.values().flat_map(|port| &port.frontends);
+    let pods = desired.places.iter();
+    let pods = pods.filter(|(_, place)| **place == Place::Pods);
+    Demand {
+        services: frontends.map(|frontend| frontend.addr).collect(),
+        pod_cidrs: pods.map(|(net, _)| *net).collect(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -224,7 +246,8 @@ endpoints: [{addresses: [10.244.1.2]}]
         let facts = NodeFacts {
             name: "n1".to_owned(),
             service_cidrs: vec!["10.96.0.0/12".parse().expect("literal")],
-            pod_cidrs: Vec::new(),
+            pod_cidrs: vec!["10.244.0.0/16".parse().expect("literal")],
+            addresses: BTreeSet::new(),
         };
         let source = stdin::NAME.to_owned();
         (
@@ -259,6 +282,34 @@ endpoints: [{addresses: [10.244.1.2]}]
         let tables = tables(&controller);
         assert!(tables.contains("10.96.0.10:80/TCP"), "{tables}");
         assert!(tables.contains("10.244.1.2:8080"), "{tables}");
+    }
+
+    #[test]
+    fn service_addresses_and_pods_prefixes_are_asked_of_the_node() {
+        let (mut controller, _dir) = controller(FakeMaps::default());
+        assert_eq!(
+            controller.reconcile(SystemTime::now()).demand,
+            Demand::default()
+        );
+        controller.absorb(look(WEB));
+        let demand = controller.reconcile(SystemTime::now()).demand;
+        let expected = Demand {
+            services: ["10.96.0.10".parse().expect("literal")].into(),
+            pod_cidrs: ["10.244.0.0/16".parse().expect("literal")].into(),
+        };
+        assert_eq!(demand, expected);
+    }
+
+    #[test]
+    fn the_nodes_addresses_are_followed() {
+        let (mut controller, _dir) = controller(FakeMaps::default());
+        controller.absorb(look(WEB));
+        controller.reconcile(SystemTime::now());
+        assert!(!tables(&controller).contains(" node"));
+        controller.relocate(["192.0.2.1".parse().expect("literal")].into());
+        controller.reconcile(SystemTime::now());
+        let tables = tables(&controller);
+        assert!(tables.contains("PLACE 192.0.2.1/32 node\n"), "{tables}");
     }
 
     #[test]

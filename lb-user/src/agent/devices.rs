@@ -1,13 +1,20 @@
 //! Devices as they come and go: whatever plays a part has our programs, nothing else has.
 //!
 //! Level-triggered: an event only says that it is time to look. What is there then is compared with
-//! what is attached, so that lost events and renames need no case of their own.
+//! what is attached, so that lost events and renames need no case of their own. The routes that lead to our own
+//! devices are followed in the same way.
 
-use std::{collections::BTreeMap, convert::Infallible, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    convert::Infallible,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use tokio::{sync::watch, time};
 
+use super::node::{Demand, Node};
 use crate::{
     causes::with_causes,
     loader::{
@@ -15,12 +22,16 @@ use crate::{
         attach::Attachment,
         device::{Device, Role, Selection},
         netlink::{Netlink, NetlinkError},
+        pair::HostPair,
     },
 };
 
 /// Pause after a look: bounds the work that a burst of events causes.
 const PAUSE: Duration = Duration::from_millis(20);
-/// Pause after the kernel could not list the devices.
+/// The pause is at least so many times as long as the look was: where there are many routes that change
+/// all the time, looking takes no more than a tenth of a CPU.
+const PAUSE_FACTOR: u32 = 10;
+/// Pause after something failed that may work later.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// A device that the datapath serves, as `fulcrum status` prints it.
@@ -37,15 +48,29 @@ pub struct DeviceView {
     pub error: Option<String>,
 }
 
-/// The devices that the programs are on.
+/// The devices that the programs are on, and the routes that lead to our own.
 #[derive(Debug)]
 pub struct Devices {
+    // Goes first, and its routes with it: nobody is led to programs that are no more.
+    pair: HostPair,
     // Detached before the datapath, which is below, goes.
     attached: BTreeMap<u32, Attached>,
-    selection: Selection,
+    node: Node,
     netlink: Netlink,
     datapath: Datapath,
-    views: watch::Sender<Vec<DeviceView>>,
+    channels: Channels,
+    is_incomplete: bool,
+}
+
+/// Whom the devices tell, and who tells them.
+#[derive(Debug)]
+pub struct Channels {
+    /// The devices, for those who ask.
+    pub views: watch::Sender<Vec<DeviceView>>,
+    /// The node's own addresses, for the tables.
+    pub addresses: watch::Sender<BTreeSet<IpAddr>>,
+    /// What the services need.
+    pub demand: watch::Receiver<Demand>,
 }
 
 /// A device that plays a part.
@@ -62,23 +87,46 @@ impl Devices {
     pub fn new(
         netlink: Netlink,
         datapath: Datapath,
-        selection: Selection,
-        views: watch::Sender<Vec<DeviceView>>,
+        pair: HostPair,
+        mut node: Node,
+        channels: Channels,
     ) -> Self {
+        node.selection.host = Some(pair.far());
         Self {
+            pair,
             attached: BTreeMap::new(),
-            selection,
+            node,
             netlink,
             datapath,
-            views,
+            channels,
+            is_incomplete: false,
         }
     }
 
-    /// Attaches and detaches what changed since the last look; returns how many devices are served.
+    /// Attaches and detaches what changed since the last look, and lets the node's processes reach what they
+    /// shall; returns how many devices are served.
     ///
     /// A device that fails is told once and tried again at each look.
     pub async fn look(&mut self) -> Result<usize, NetlinkError> {
-        let wanted = parts(self.netlink.devices().await?, &self.selection);
+        let demand = self.channels.demand.borrow_and_update().clone();
+        let survey = self.netlink.survey().await?;
+        self.node.follow(&survey, &demand.pod_cidrs);
+        let n_served = self.attach_all(survey.devices.clone());
+        // Only now: whoever is led to our devices is met there by the programs.
+        let has_ipv6 = self.pair.has_ipv6();
+        let wanted = self.node.routes(&survey, &demand, has_ipv6);
+        self.is_incomplete = self.pair.lead(&wanted, &survey);
+        let addresses = survey.own_addresses();
+        self.channels.addresses.send_if_modified(|known| {
+            let is_news = *known != addresses;
+            *known = addresses;
+            is_news
+        });
+        Ok(n_served)
+    }
+
+    fn attach_all(&mut self, devices: Vec<Device>) -> usize {
+        let wanted = parts(devices, &self.node.selection);
         self.attached.retain(|index, attached| {
             let stays = wanted
                 .get(index)
@@ -100,14 +148,20 @@ impl Devices {
         }
         let views: Vec<DeviceView> = self.attached.values().map(Attached::view).collect();
         let n_served = views.iter().filter(|view| view.error.is_none()).count();
-        self.views.send_replace(views);
-        Ok(n_served)
+        self.channels.views.send_replace(views);
+        n_served
     }
 
-    /// Looks whenever a link changed, for ever.
+    /// Looks whenever something changed, for ever.
     pub async fn follow(&mut self) -> Infallible {
         loop {
-            self.netlink.changed().await;
+            if self.is_incomplete {
+                // Looks again when the time is up.
+                let _ = time::timeout(RETRY, self.changed()).await;
+            } else {
+                self.changed().await;
+            }
+            let start = Instant::now();
             while let Err(error) = self.look().await {
                 tracing::warn!(
                     error = with_causes(&error),
@@ -115,7 +169,17 @@ impl Devices {
                 );
                 time::sleep(RETRY).await;
             }
-            time::sleep(PAUSE).await;
+            time::sleep(PAUSE.max(start.elapsed() * PAUSE_FACTOR)).await;
+        }
+    }
+
+    async fn changed(&mut self) {
+        tokio::select! {
+            () = self.netlink.changed() => {}
+            changed = self.channels.demand.changed() => if changed.is_err() {
+                // Nobody will ask for anything else.
+                self.netlink.changed().await;
+            },
         }
     }
 

@@ -6,12 +6,15 @@
 
 pub mod controller;
 pub mod devices;
+pub mod node;
 pub mod run_dir;
 pub mod view;
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     io,
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -33,15 +36,15 @@ use crate::{
     },
     loader::{
         Datapath, LoaderError,
-        device::Selection,
         netlink::{Netlink, NetlinkError},
         object::Facts,
-        uplink::NodeAddresses,
+        pair::{HostPair, PairError},
     },
     source::{self, ScanResult, dir::WatchError},
 };
 use controller::Controller;
-use devices::{DeviceView, Devices};
+use devices::{Channels, DeviceView, Devices};
+use node::{Demand, Node};
 use run_dir::{RunDir, RunDirError};
 use view::View;
 
@@ -73,11 +76,9 @@ pub enum AgentError {
     /// Devices cannot be listed.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    /// Nothing says which devices lead out of the node.
-    #[error(
-        "no default route names an uplink; name the devices that lead out of the node by --uplink"
-    )]
-    NoUplink,
+    /// The node's own processes could not be served.
+    #[error(transparent)]
+    Pair(#[from] PairError),
     /// There is no datapath.
     #[error(transparent)]
     Loader(#[from] LoaderError),
@@ -127,33 +128,47 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let run_dir = Arc::new(RunDir::open(&run_dir)?);
     let allocations = run_dir.allocations()?;
     let netlink = Netlink::open()?;
-    let node = Node::find(&config, &netlink).await?;
+    let survey = netlink.survey().await?;
+    let node = Node::find(&config, &survey);
     let (looks_in, mut looks) = mpsc::channel(PENDING_LOOKS);
     let (source_name, source) = open_source(&config.manifests, looks_in)?;
     let server = Server::bind(&control::socket(run_dir.path()))?;
+    let pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
     let facts = Facts {
         flow_table_size: config.flow_table_size,
         addresses: node.addresses,
+        host: pair.facts(),
     };
     let datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
     let controller = Controller::new(
         source_name,
-        node_facts(&config),
+        node_facts(&config, survey.own_addresses()),
         BpfMaps::open(datapath.maps())?,
         Arc::clone(&run_dir),
         allocations,
     );
     let (view_in, view) = watch::channel(None);
-    let (devices_in, device_views) = watch::channel(Vec::new());
-    let mut devices = Devices::new(netlink, datapath, node.selection, devices_in);
+    let (views, device_views) = watch::channel(Vec::new());
+    let (demand_in, demand) = watch::channel(Demand::default());
+    let (addresses, mut own_addresses) = watch::channel(survey.own_addresses());
+    let channels = Channels {
+        views,
+        addresses,
+        demand,
+    };
+    let told = Told {
+        view: view_in,
+        demand: demand_in,
+    };
+    let mut devices = Devices::new(netlink, datapath, pair, node, channels);
     let up = async {
-        let controller = first_listing(controller, &mut looks, &view_in).await;
+        let controller = first_listing(controller, &mut looks, &told).await;
         let n_devices = devices.look().await?;
         tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
         ready();
         tokio::select! {
             never = devices.follow() => match never {},
-            never = keep_true(controller, &mut looks, &view_in) => match never {},
+            never = keep_true(controller, &mut looks, &mut own_addresses, &told) => match never {},
         }
     };
     tokio::select! {
@@ -163,60 +178,18 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     }
 }
 
-/// What this node is, where the flags leave it open.
-struct Node {
-    selection: Selection,
-    addresses: NodeAddresses,
+/// Where the outcome of a reconciliation is published.
+struct Told {
+    view: watch::Sender<Published>,
+    demand: watch::Sender<Demand>,
 }
 
-impl Node {
-    async fn find(config: &Config, netlink: &Netlink) -> Result<Self, AgentError> {
-        let survey = netlink.survey().await?;
-        let uplinks = config
-            .uplinks
-            .clone()
-            .unwrap_or_else(|| survey.default_uplinks());
-        if uplinks.is_empty() {
-            return Err(AgentError::NoUplink);
-        }
-        let selection = Selection {
-            uplinks,
-            pods: config.pod_devices.clone(),
-        };
-        for pattern in &selection.uplinks {
-            if !survey
-                .devices
-                .iter()
-                .any(|device| pattern.matches(&device.name))
-            {
-                tracing::warn!(%pattern, "no device has this name yet; it is attached when it appears");
-            }
-        }
-        let addresses = survey.node_addresses(config.node_ips, &selection);
-        if addresses == NodeAddresses::default() {
-            tracing::warn!(
-                "no uplink has an address: clients from outside are not masqueraded; give one by --node-ip"
-            );
-        }
-        tracing::info!(
-            node = config.node_name,
-            uplinks = ?selection.uplinks.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ipv4 = addresses.v4.map(tracing::field::display),
-            ipv6 = addresses.v6.map(tracing::field::display),
-            "this node"
-        );
-        Ok(Self {
-            selection,
-            addresses,
-        })
-    }
-}
-
-fn node_facts(config: &Config) -> NodeFacts {
+fn node_facts(config: &Config, addresses: BTreeSet<IpAddr>) -> NodeFacts {
     NodeFacts {
         name: config.node_name.clone(),
         service_cidrs: config.service_cidrs.clone(),
         pod_cidrs: config.pod_cidrs.clone(),
+        addresses,
     }
 }
 
@@ -280,11 +253,11 @@ async fn read_stdin(looks: mpsc::Sender<ScanResult>) -> Result<(), AgentError> {
 async fn first_listing(
     mut controller: Controller<BpfMaps>,
     looks: &mut mpsc::Receiver<ScanResult>,
-    view: &watch::Sender<Published>,
+    told: &Told,
 ) -> Turn {
     loop {
         controller.absorb(next(looks).await);
-        let turn = reconcile(controller, view).await;
+        let turn = reconcile(controller, told).await;
         if turn.controller.is_synced() {
             return turn;
         }
@@ -292,26 +265,31 @@ async fn first_listing(
     }
 }
 
-/// Follows the sources for ever, and tries again what failed.
+/// Follows the sources and the node's addresses for ever, and tries again what failed.
 async fn keep_true(
     mut turn: Turn,
     looks: &mut mpsc::Receiver<ScanResult>,
-    view: &watch::Sender<Published>,
+    addresses: &mut watch::Receiver<BTreeSet<IpAddr>>,
+    told: &Told,
 ) -> Infallible {
     loop {
         let Turn {
             mut controller,
             is_incomplete,
         } = turn;
+        let news = async {
+            tokio::select! {
+                look = next(looks) => controller.absorb(look),
+                own = next_addresses(addresses) => controller.relocate(own),
+            }
+        };
         if is_incomplete {
             // The pause ends early with news; without any, the same is tried again.
-            if let Ok(look) = time::timeout(RETRY, next(looks)).await {
-                controller.absorb(look);
-            }
+            let _ = time::timeout(RETRY, news).await;
         } else {
-            controller.absorb(next(looks).await);
+            news.await;
         }
-        turn = reconcile(controller, view).await;
+        turn = reconcile(controller, told).await;
     }
 }
 
@@ -322,7 +300,7 @@ struct Turn {
 }
 
 /// Reconciles on a thread of its own: it waits for readers in the kernel, and devices must not wait with it.
-async fn reconcile(mut controller: Controller<BpfMaps>, view: &watch::Sender<Published>) -> Turn {
+async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
     let work = task::spawn_blocking(move || {
         let outcome = controller.reconcile(SystemTime::now());
         (controller, outcome)
@@ -330,7 +308,12 @@ async fn reconcile(mut controller: Controller<BpfMaps>, view: &watch::Sender<Pub
     match work.await {
         Ok((controller, outcome)) => {
             if controller.is_synced() {
-                view.send_replace(Some(Arc::new(outcome.view)));
+                told.view.send_replace(Some(Arc::new(outcome.view)));
+                told.demand.send_if_modified(|known| {
+                    let is_news = *known != outcome.demand;
+                    *known = outcome.demand;
+                    is_news
+                });
             }
             Turn {
                 controller,
@@ -350,6 +333,14 @@ async fn next(looks: &mut mpsc::Receiver<ScanResult>) -> ScanResult {
     match looks.recv().await {
         Some(look) => look,
         None => std::future::pending().await,
+    }
+}
+
+/// The node's own addresses, when they have changed.
+async fn next_addresses(addresses: &mut watch::Receiver<BTreeSet<IpAddr>>) -> BTreeSet<IpAddr> {
+    match addresses.changed().await {
+        Ok(()) => addresses.borrow_and_update().clone(),
+        Err(_) => std::future::pending().await,
     }
 }
 

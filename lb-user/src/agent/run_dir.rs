@@ -13,8 +13,8 @@ use tempfile::NamedTempFile;
 
 use crate::alloc::Allocations;
 
-/// The file that is locked and holds the agent's process id.
-const LOCK: &str = "lock";
+/// The file of a run directory that is locked and holds the agent's process id.
+pub const LOCK: &str = "lock";
 /// The addresses that services were given.
 const ALLOCATIONS: &str = "allocations.json";
 

@@ -3,12 +3,7 @@
 //! Families are written once and bound to their maps in one place. Every map was checked against the
 //! layout before it gets here. The maps outlive this value: it holds references, the pins hold the maps.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt, io,
-    net::IpAddr,
-    path::Path,
-};
+use std::{collections::BTreeMap, fmt, io, net::IpAddr, path::Path};
 
 use aya::{
     Ebpf,
@@ -26,6 +21,7 @@ use super::{
     pod::Raw,
 };
 use crate::{
+    desired::Place,
     plan::{BackendId, BackendRow, Capacity, FrontendKey, display_key},
     sys::{Rows, wait_for_readers},
 };
@@ -76,7 +72,7 @@ impl BpfMaps {
             services: room4.services.min(room6.services),
             slots: max_entries(map::SLOTS, &slots)?,
             backends: room4.backends.min(room6.backends),
-            pod_cidrs: room4.pod_cidrs.min(room6.pod_cidrs),
+            places: room4.places.min(room6.places),
         };
         Ok(Self {
             v4,
@@ -132,29 +128,28 @@ impl LbMaps for BpfMaps {
         Ok(backends)
     }
 
-    fn put_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
-        let (len, addr) = (u32::from(net.prefix_len()), net.addr());
+    fn put_place(&mut self, net: IpNet, place: Place) -> Result<(), TableError> {
+        let (len, addr, code) = (u32::from(net.prefix_len()), net.addr(), place.code());
         let result = match addr {
-            IpAddr::V4(addr) => self.v4.pod_cidrs.insert(&prefix(len, addr.into()), 1, 0),
-            IpAddr::V6(addr) => self.v6.pod_cidrs.insert(&prefix(len, addr.into()), 1, 0),
+            IpAddr::V4(addr) => self.v4.places.insert(&prefix(len, addr.into()), code, 0),
+            IpAddr::V6(addr) => self.v6.places.insert(&prefix(len, addr.into()), code, 0),
         };
-        result.map_err(|error| refused(Access::Write, pod_cidrs_of(addr), net, errno(error)))
+        result.map_err(|error| refused(Access::Write, places_of(addr), net, errno(error)))
     }
 
-    fn delete_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
+    fn delete_place(&mut self, net: IpNet) -> Result<(), TableError> {
         let (len, addr) = (u32::from(net.prefix_len()), net.addr());
         let result = match addr {
-            IpAddr::V4(addr) => self.v4.pod_cidrs.remove(&prefix(len, addr.into())),
-            IpAddr::V6(addr) => self.v6.pod_cidrs.remove(&prefix(len, addr.into())),
+            IpAddr::V4(addr) => self.v4.places.remove(&prefix(len, addr.into())),
+            IpAddr::V6(addr) => self.v6.places.remove(&prefix(len, addr.into())),
         };
-        absent_is_gone(result)
-            .map_err(|error| refused(Access::Delete, pod_cidrs_of(addr), net, error))
+        absent_is_gone(result).map_err(|error| refused(Access::Delete, places_of(addr), net, error))
     }
 
-    fn pod_cidrs(&self) -> Result<BTreeSet<IpNet>, TableError> {
-        let mut nets = self.v4.pod_cidrs()?;
-        nets.append(&mut self.v6.pod_cidrs()?);
-        Ok(nets)
+    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError> {
+        let mut places = self.v4.places()?;
+        places.append(&mut self.v6.places()?);
+        Ok(places)
     }
 
     fn grace(&mut self) -> Result<(), TableError> {
@@ -168,18 +163,18 @@ impl LbMaps for BpfMaps {
 struct MapNames {
     services: &'static str,
     backends: &'static str,
-    pod_cidrs: &'static str,
+    places: &'static str,
 }
 
 const NAMES4: MapNames = MapNames {
     services: map::SERVICES4,
     backends: map::BACKENDS4,
-    pod_cidrs: map::PLACES4,
+    places: map::PLACES4,
 };
 const NAMES6: MapNames = MapNames {
     services: map::SERVICES6,
     backends: map::BACKENDS6,
-    pod_cidrs: map::PLACES6,
+    places: map::PLACES6,
 };
 
 /// The maps of one family.
@@ -187,7 +182,7 @@ struct FamilyMaps<A: Addr> {
     names: &'static MapNames,
     services: HashMap<MapData, Raw<ServiceKey<A>>, Raw<Service>>,
     backends: MapData,
-    pod_cidrs: LpmTrie<MapData, Raw<Bits<A>>, u32>,
+    places: LpmTrie<MapData, Raw<Bits<A>>, u32>,
 }
 
 /// The address of a prefix: what stands behind the length in the key of a trie.
@@ -211,18 +206,18 @@ where
     ) -> Result<(Self, Capacity), MapError> {
         let services = source(names.services)?;
         let backends = source(names.backends)?;
-        let pod_cidrs = source(names.pod_cidrs)?;
+        let places = source(names.places)?;
         let capacity = Capacity {
             services: max_entries(names.services, &services)?,
             slots: 0,
             backends: max_entries(names.backends, &backends)?,
-            pod_cidrs: max_entries(names.pod_cidrs, &pod_cidrs)?,
+            places: max_entries(names.places, &places)?,
         };
         let maps = Self {
             names,
             services: typed(names.services, Map::HashMap(services))?,
             backends,
-            pod_cidrs: typed(names.pod_cidrs, Map::LpmTrie(pod_cidrs))?,
+            places: typed(names.places, Map::LpmTrie(places))?,
         };
         Ok((maps, capacity))
     }
@@ -324,13 +319,13 @@ where
         Ok(used.map(row).collect())
     }
 
-    fn pod_cidrs(&self) -> Result<BTreeSet<IpNet>, TableError> {
-        let table = self.names.pod_cidrs;
-        let net = |key: Result<Key<Raw<Bits<A>>>, maps::MapError>| {
-            let key = key.map_err(|error| refused(Access::Read, table, "*", errno(error)))?;
-            net(&key).map_err(|error| refused(Access::Read, table, "*", error))
+    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError> {
+        let table = self.names.places;
+        let place = |entry: Result<(Key<Raw<Bits<A>>>, u32), maps::MapError>| {
+            let entry = entry.map_err(|error| refused(Access::Read, table, "*", errno(error)))?;
+            place(&entry).map_err(|error| refused(Access::Read, table, "*", error))
         };
-        self.pod_cidrs.keys().map(net).collect()
+        self.places.iter().map(place).collect()
     }
 }
 
@@ -342,14 +337,16 @@ impl<A: Addr> fmt::Debug for FamilyMaps<A> {
     }
 }
 
-/// The prefix that a key of a trie stands for.
-pub(super) fn net<A: Addr>(key: &Key<Raw<Bits<A>>>) -> io::Result<IpNet>
+/// What an entry of a trie says.
+pub(super) fn place<A: Addr>((key, code): &(Key<Raw<Bits<A>>>, u32)) -> io::Result<(IpNet, Place)>
 where
     Bits<A>: Plain,
 {
     let Raw(Bits(addr)) = key.data();
     let len = u8::try_from(key.prefix_len()).map_err(io::Error::other)?;
-    IpNet::new(addr.to_ip(), len).map_err(io::Error::other)
+    let net = IpNet::new(addr.to_ip(), len).map_err(io::Error::other)?;
+    let unknown = || io::Error::other(format!("{net}: {code} is no place that is known"));
+    Ok((net, Place::of(*code).ok_or_else(unknown)?))
 }
 
 fn prefix<A: Addr>(len: u32, addr: A) -> Key<Raw<Bits<A>>>
@@ -359,7 +356,7 @@ where
     Key::new(len, Raw(Bits(addr)))
 }
 
-fn pod_cidrs_of(addr: IpAddr) -> &'static str {
+fn places_of(addr: IpAddr) -> &'static str {
     match addr {
         IpAddr::V4(_) => map::PLACES4,
         IpAddr::V6(_) => map::PLACES6,

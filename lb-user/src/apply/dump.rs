@@ -3,7 +3,7 @@
 //! ```text
 //! SVC default/hostname:http 10.96.0.10:80/TCP id=1 cluster=[10.244.1.2:8080 10.244.2.2:8080]
 //! BACKEND default/hostname:http 10.244.1.2:8080 id=1 generation=1 serving,cluster
-//! POD_CIDR 10.244.0.0/16
+//! PLACE 10.244.0.0/16 pods
 //! ```
 //!
 //! Says what is there, right or wrong: a slot that names no backend of its service is shown as `!id`.
@@ -28,8 +28,8 @@ pub fn dump(maps: &impl LbMaps, names: Names<'_>) -> Result<String, TableError> 
     for (id, row) in backends.iter().filter(|(_, row)| row.service != 0) {
         lines.push(backend_line(*id, row, names));
     }
-    for net in maps.pod_cidrs()? {
-        lines.push(format!("POD_CIDR {net}"));
+    for (net, place) in maps.places()? {
+        lines.push(format!("PLACE {net} {place}"));
     }
     Ok(lines.into_iter().map(|line| line + "\n").collect())
 }

@@ -2,17 +2,16 @@
 //!
 //! Holds as much as it is told to and refuses the rest with the kernel's errno. Counts its writes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
 use ipnet::IpNet;
 use lb_common::abi::{Service, SlotRange, map};
 
 use super::lbmaps::{Access, LbMaps, TableError};
-use crate::plan::{BackendId, BackendRow, Capacity, FrontendKey, display_key};
+use crate::{
+    desired::Place,
+    plan::{BackendId, BackendRow, Capacity, FrontendKey, display_key},
+};
 
 /// See the module.
 #[derive(Clone, Debug, Default)]
@@ -21,7 +20,7 @@ pub struct FakeMaps {
     services: BTreeMap<FrontendKey, Service>,
     slots: BTreeMap<u32, u32>,
     backends: BTreeMap<BackendId, BackendRow>,
-    pod_cidrs: BTreeSet<IpNet>,
+    places: BTreeMap<IpNet, Place>,
     n_writes: usize,
     n_graces: usize,
 }
@@ -123,20 +122,20 @@ impl LbMaps for FakeMaps {
         Ok(self.backends.clone())
     }
 
-    fn put_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
+    fn put_place(&mut self, net: IpNet, place: Place) -> Result<(), TableError> {
         self.n_writes += 1;
-        self.pod_cidrs.insert(net);
+        self.places.insert(net, place);
         Ok(())
     }
 
-    fn delete_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
+    fn delete_place(&mut self, net: IpNet) -> Result<(), TableError> {
         self.n_writes += 1;
-        self.pod_cidrs.remove(&net);
+        self.places.remove(&net);
         Ok(())
     }
 
-    fn pod_cidrs(&self) -> Result<BTreeSet<IpNet>, TableError> {
-        Ok(self.pod_cidrs.clone())
+    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError> {
+        Ok(self.places.clone())
     }
 
     fn grace(&mut self) -> Result<(), TableError> {

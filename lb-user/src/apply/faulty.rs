@@ -3,16 +3,16 @@
 //! Wraps any other tables. A failing call changes nothing, but for a range of slots, of which the first
 //! half is written. Reads never fail: they are how tests look at the truth.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
-};
+use std::{collections::BTreeMap, io};
 
 use ipnet::IpNet;
 use lb_common::abi::{Service, SlotRange};
 
 use super::lbmaps::{Access, LbMaps, TableError};
-use crate::plan::{BackendId, BackendRow, FrontendKey, display_key};
+use crate::{
+    desired::Place,
+    plan::{BackendId, BackendRow, FrontendKey, display_key},
+};
 
 /// Which calls fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,18 +140,18 @@ impl<M: LbMaps> LbMaps for FaultyMaps<M> {
         self.inner.backends()
     }
 
-    fn put_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
-        self.pass(Access::Write, "pod_cidrs", || net.to_string())?
-            .put_pod_cidr(net)
+    fn put_place(&mut self, net: IpNet, place: Place) -> Result<(), TableError> {
+        self.pass(Access::Write, "places", || net.to_string())?
+            .put_place(net, place)
     }
 
-    fn delete_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
-        self.pass(Access::Delete, "pod_cidrs", || net.to_string())?
-            .delete_pod_cidr(net)
+    fn delete_place(&mut self, net: IpNet) -> Result<(), TableError> {
+        self.pass(Access::Delete, "places", || net.to_string())?
+            .delete_place(net)
     }
 
-    fn pod_cidrs(&self) -> Result<BTreeSet<IpNet>, TableError> {
-        self.inner.pod_cidrs()
+    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError> {
+        self.inner.places()
     }
 
     fn grace(&mut self) -> Result<(), TableError> {

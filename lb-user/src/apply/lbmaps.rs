@@ -5,16 +5,16 @@
 //! slots. Families are told apart by the addresses. Flows, next hops and counters are the datapath's
 //! and not written here.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt, io,
-};
+use std::{collections::BTreeMap, fmt, io};
 
 use ipnet::IpNet;
 use lb_common::abi::{Service, SlotRange};
 use thiserror::Error;
 
-use crate::plan::{BackendId, BackendRow, FrontendKey};
+use crate::{
+    desired::Place,
+    plan::{BackendId, BackendRow, FrontendKey},
+};
 
 /// See the module.
 pub trait LbMaps {
@@ -35,12 +35,12 @@ pub trait LbMaps {
     /// All backends of both families that were ever in use; a free one names service 0.
     fn backends(&self) -> Result<BTreeMap<BackendId, BackendRow>, TableError>;
 
-    /// Makes a prefix one of pods.
-    fn put_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError>;
-    /// Takes a prefix from the pods; one that is not there is no error.
-    fn delete_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError>;
-    /// All prefixes of pods.
-    fn pod_cidrs(&self) -> Result<BTreeSet<IpNet>, TableError>;
+    /// Says what lies behind a prefix.
+    fn put_place(&mut self, net: IpNet, place: Place) -> Result<(), TableError>;
+    /// Forgets what lies behind a prefix; one that is not there is no error.
+    fn delete_place(&mut self, net: IpNet) -> Result<(), TableError>;
+    /// What lies where.
+    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError>;
 
     /// Returns when every reader that was in flight at the call has gone.
     fn grace(&mut self) -> Result<(), TableError>;

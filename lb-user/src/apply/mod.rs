@@ -135,7 +135,7 @@ pub fn restore(
     maps.grace()?;
     let mut found = Found {
         backends: maps.backends()?,
-        pod_cidrs: maps.pod_cidrs()?,
+        places: maps.places()?,
         ..Found::default()
     };
     for (key, service) in maps.services()? {
@@ -245,7 +245,7 @@ fn carry_out(step: &Step, maps: &mut impl LbMaps) -> Result<(), TableError> {
                 },
             )
         }
-        Step::PutPodCidr(net) => maps.put_pod_cidr(*net),
-        Step::DeletePodCidr(net) => maps.delete_pod_cidr(*net),
+        Step::PutPlace(net, place) => maps.put_place(*net, *place),
+        Step::DeletePlace(net) => maps.delete_place(*net),
     }
 }

@@ -29,7 +29,7 @@ use super::{
     testing::{desired, endpoint, port},
 };
 use crate::{
-    desired::Desired,
+    desired::{Desired, Place},
     plan::{Capacity, Ledger},
     sys::Rows,
 };
@@ -38,7 +38,7 @@ const CAPACITY: Capacity = Capacity {
     services: 64,
     slots: 9_000,
     backends: 64,
-    pod_cidrs: 8,
+    places: 8,
 };
 const BPF_F_NO_PREALLOC: u32 = 1;
 const N_FLOWS: u32 = 16;
@@ -79,7 +79,7 @@ fn pin_all(dir: &Path) {
     pin(dir, map::COUNTERS, counters.map());
 }
 
-fn pin_family<A: Addr>(dir: &Path, services: &str, backends: &str, pod_cidrs: &str)
+fn pin_family<A: Addr>(dir: &Path, services: &str, backends: &str, places: &str)
 where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
@@ -89,8 +89,8 @@ where
     let entries = Services::<A>::create(CAPACITY.services, 0).expect("services");
     pin(dir, services, entries.map());
     pin_array::<Backend<A>>(dir, backends, CAPACITY.backends);
-    let nets = LpmTrie::<MapData, Raw<Bits<A>>, u32>::create(CAPACITY.pod_cidrs, BPF_F_NO_PREALLOC);
-    pin(dir, pod_cidrs, nets.expect("prefixes").map());
+    let nets = LpmTrie::<MapData, Raw<Bits<A>>, u32>::create(CAPACITY.places, BPF_F_NO_PREALLOC);
+    pin(dir, places, nets.expect("prefixes").map());
 }
 
 fn pin_array<V: Plain>(dir: &Path, name: &str, max_entries: u32) {
@@ -116,9 +116,13 @@ fn states() -> Vec<Desired> {
         port("empty", &["10.96.0.12:80"], &[]),
         port("six", &["[fd00:96::10]:80"], &six),
     ]);
-    full.pod_cidrs = ["10.244.0.0/16", "fd00:244::/32"]
-        .map(|net| net.parse().expect("literal"))
-        .into();
+    full.places = [
+        ("10.244.0.0/16", Place::Pods),
+        ("10.244.0.1/32", Place::Node),
+        ("fd00:244::/32", Place::Pods),
+    ]
+    .map(|(net, place)| (net.parse().expect("literal"), place))
+    .into();
     let fewer = desired([port("hostname", &["10.96.0.11:80"], &both[1..])]);
     vec![full.clone(), fewer.clone(), full, fewer, Desired::default()]
 }
@@ -196,7 +200,10 @@ fn maps_are_listed_and_dumped_from_their_pins() {
         let prefixes = dump_rows(dir, map::PLACES6, &name)
             .expect("readable")
             .to_json();
-        assert_eq!(prefixes, json!([{ "prefix": "fd00:244::/32" }]));
+        assert_eq!(
+            prefixes,
+            json!([{ "prefix": "fd00:244::/32", "place": "pods" }])
+        );
         let counters = dump_rows(dir, map::COUNTERS, &name)
             .expect("readable")
             .to_json();

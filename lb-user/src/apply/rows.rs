@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    bpf::{Bits, net, typed},
+    bpf::{Bits, place, typed},
     dump::{Names, flag_names},
     layout::{MapError, MapKind, SHAPES, errno, open_pinned, shape_of},
     pod::Raw,
@@ -116,8 +116,8 @@ fn rows(map: MapData, name: &'static str, names: Names<'_>) -> Result<Table, Map
         map::FLOWS6 => flows::<Addr6>(&map),
         map::NEXT_HOPS => next_hops(&map),
         map::COUNTERS => counters(&typed(name, Map::PerCpuArray(map))?),
-        map::PLACES4 => pod_cidrs::<Addr4>(&typed(name, Map::LpmTrie(map))?),
-        map::PLACES6 => pod_cidrs::<Addr6>(&typed(name, Map::LpmTrie(map))?),
+        map::PLACES4 => places::<Addr4>(&typed(name, Map::LpmTrie(map))?),
+        map::PLACES6 => places::<Addr6>(&typed(name, Map::LpmTrie(map))?),
         _ => {
             return Err(MapError::Unknown {
                 name: name.to_owned(),
@@ -314,19 +314,19 @@ fn counters(map: &PerCpuArray<MapData, u64>) -> io::Result<Table> {
     })
 }
 
-fn pod_cidrs<A: Addr>(map: &LpmTrie<MapData, Raw<Bits<A>>, u32>) -> io::Result<Table>
+fn places<A: Addr>(map: &LpmTrie<MapData, Raw<Bits<A>>, u32>) -> io::Result<Table>
 where
     Bits<A>: Plain,
 {
-    let nets: io::Result<Vec<_>> = map.keys().map(|key| net(&key.map_err(errno)?)).collect();
-    let mut nets = nets?;
-    nets.sort_unstable();
-    let rows = nets
+    let entries = map.iter().map(|entry| place(&entry.map_err(errno)?));
+    let mut entries = entries.collect::<io::Result<Vec<_>>>()?;
+    entries.sort_unstable();
+    let rows = entries
         .into_iter()
-        .map(|net| vec![json!(net.to_string())])
+        .map(|(net, place)| vec![json!(net.to_string()), json!(place.to_string())])
         .collect();
     Ok(Table {
-        columns: vec!["prefix"],
+        columns: vec!["prefix", "place"],
         rows,
     })
 }

@@ -11,7 +11,7 @@ use super::{
     watched::{Addresses, Watched, address, check_picture, content, expected},
 };
 use crate::{
-    desired::{Desired, DesiredPort, PortName},
+    desired::{Desired, DesiredPort, Place, PortName},
     plan::{Capacity, Ledger, Step, Subject, family_of, plan},
 };
 
@@ -32,18 +32,20 @@ const BACKENDS4: [&str; 5] = [
 ];
 const BACKENDS6: [&str; 3] = ["[fd00:244::1]:80", "[fd00:244::2]:80", "[fd00:244::3]:80"];
 
-const POD_CIDRS: [&str; 3] = ["10.244.0.0/16", "10.244.1.0/24", "fd00:244::/64"];
+const PREFIXES: [&str; 3] = ["10.244.0.0/16", "10.244.1.0/24", "fd00:244::/64"];
 
 /// Any state over few names, so that two states in a row have much in common and frontends move.
 fn any_desired() -> impl Strategy<Value = Desired> {
     let v4 = any_ports(&FRONTENDS4, &BACKENDS4);
     let v6 = any_ports(&FRONTENDS6, &BACKENDS6);
-    let pod_cidrs = prop::collection::btree_set(prop::sample::select(&POD_CIDRS[..]), 0..3);
-    (v4, v6, pod_cidrs).prop_map(|(v4, v6, pod_cidrs)| {
+    let prefix = prop::sample::select(&PREFIXES[..]);
+    let place = prop::sample::select(&[Place::Pods, Place::Node][..]);
+    let places = prop::collection::btree_map(prefix, place, 0..3);
+    (v4, v6, places).prop_map(|(v4, v6, places)| {
         let mut state = desired(v4.into_iter().chain(v6));
-        state.pod_cidrs = pod_cidrs
-            .iter()
-            .map(|net| net.parse().expect("literal"))
+        state.places = places
+            .into_iter()
+            .map(|(net, place)| (net.parse().expect("literal"), place))
             .collect();
         state
     })
@@ -96,7 +98,7 @@ const SMALL: Capacity = Capacity {
     services: 3,
     slots: 9,
     backends: 7,
-    pod_cidrs: 1,
+    places: 1,
 };
 
 proptest! {

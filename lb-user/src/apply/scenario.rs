@@ -74,7 +74,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::apply::testing::{desired, endpoint, port};
+    use crate::{
+        apply::testing::{desired, endpoint, port},
+        desired::Place,
+    };
 
     #[test]
     fn a_service_is_dumped_with_its_names_and_addresses() {
@@ -92,14 +95,14 @@ mod tests {
         );
         let mut desired = desired([hostname]);
         desired
-            .pod_cidrs
-            .insert("10.244.0.0/16".parse().expect("literal"));
+            .places
+            .insert("10.244.0.0/16".parse().expect("literal"), Place::Pods);
         assert!(scenario.reconcile(&desired).is_complete());
         let expected = "\
 SVC default/hostname:http 10.96.0.10:80/TCP id=1 cluster=[10.244.1.2:8080 10.244.2.2:8080] internal_local=[10.244.1.2:8080]
 BACKEND default/hostname:http 10.244.1.2:8080 id=1 generation=1 serving,cluster,internal_local,local
 BACKEND default/hostname:http 10.244.2.2:8080 id=2 generation=1 serving,cluster
-POD_CIDR 10.244.0.0/16
+PLACE 10.244.0.0/16 pods
 ";
         assert_eq!(scenario.dump().expect("tables in memory"), expected);
     }

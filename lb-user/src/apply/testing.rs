@@ -1,6 +1,6 @@
 //! What the tests of plan and apply speak: desired states in a few words.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lb_common::net::addr::Family;
 
@@ -64,6 +64,6 @@ pub(crate) fn endpoint(facts: &str) -> Endpoint {
 pub(crate) fn desired(ports: impl IntoIterator<Item = (PortName, DesiredPort)>) -> Desired {
     Desired {
         ports: ports.into_iter().collect(),
-        pod_cidrs: BTreeSet::new(),
+        places: BTreeMap::new(),
     }
 }

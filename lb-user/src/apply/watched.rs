@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::{FakeMaps, Faults, FaultyMaps, LbMaps, Outcome, Retry, TableError, reconcile};
 use crate::{
-    desired::{Desired, Endpoint, PortName},
+    desired::{Desired, Endpoint, Place, PortName},
     plan::{
         BackendId, BackendRow, Capacity, FrontendKey, Ledger, display_key, family_of, frontend_key,
     },
@@ -198,16 +198,16 @@ impl LbMaps for Watched {
         self.maps.backends()
     }
 
-    fn put_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
-        self.maps.put_pod_cidr(net)
+    fn put_place(&mut self, net: IpNet, place: Place) -> Result<(), TableError> {
+        self.maps.put_place(net, place)
     }
 
-    fn delete_pod_cidr(&mut self, net: IpNet) -> Result<(), TableError> {
-        self.maps.delete_pod_cidr(net)
+    fn delete_place(&mut self, net: IpNet) -> Result<(), TableError> {
+        self.maps.delete_place(net)
     }
 
-    fn pod_cidrs(&self) -> Result<BTreeSet<IpNet>, TableError> {
-        self.maps.pod_cidrs()
+    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError> {
+        self.maps.places()
     }
 
     fn grace(&mut self) -> Result<(), TableError> {
@@ -223,7 +223,7 @@ pub(super) struct Content {
     /// Service port, lists, affinity.
     pub(super) frontends: BTreeMap<FrontendKey, (Option<PortName>, Addresses, u32)>,
     backends: BTreeSet<(Option<PortName>, SocketAddr, u32)>,
-    pod_cidrs: BTreeSet<IpNet>,
+    places: BTreeMap<IpNet, Place>,
 }
 
 /// What the tables say.
@@ -241,14 +241,14 @@ pub(super) fn content(watched: &Watched, ledger: &Ledger) -> Content {
         backends: rows
             .map(|row| (name(row.service), address(row), row.flags))
             .collect(),
-        pod_cidrs: watched.pod_cidrs().expect("reads do not fail"),
+        places: watched.places().expect("reads do not fail"),
     }
 }
 
 /// What the tables should say, without a plan.
 pub(super) fn expected(desired: &Desired) -> Content {
     let mut content = Content {
-        pod_cidrs: desired.pod_cidrs.clone(),
+        places: desired.places.clone(),
         ..Content::default()
     };
     for (name, port) in desired
@@ -302,8 +302,8 @@ pub(super) fn check_picture(watched: &Watched, ledger: &Ledger) -> Result<(), Te
         .collect();
     prop_assert_eq!(ledger.backends(), &in_use);
     prop_assert_eq!(
-        ledger.pod_cidrs(),
-        &watched.pod_cidrs().expect("reads do not fail")
+        ledger.places(),
+        &watched.places().expect("reads do not fail")
     );
     for (range, ids) in ledger.slots() {
         prop_assert_eq!(ids, watched.slots(range).expect("reads do not fail"));

@@ -3,6 +3,7 @@
 //! Settings are those of the network namespace that this process runs in: /proc/sys follows it.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -10,7 +11,7 @@ use std::{
 use crate::{
     causes::with_causes,
     loader::{
-        device::{Device, Pair, Selection},
+        device::{Device, Pair, Selection, Uplinks},
         netlink::{Netlink, NetlinkError},
         pattern::Pattern,
         pin,
@@ -94,11 +95,14 @@ impl Facts {
 
 async fn find(named: Option<Vec<Pattern>>) -> Result<Vec<Uplink>, NetlinkError> {
     let survey = Netlink::open()?.survey().await?;
-    let uplinks = named.unwrap_or_else(|| survey.default_uplinks());
-    let selection = Selection {
-        uplinks,
+    let mut selection = Selection {
+        uplinks: Uplinks::Named(named.clone().unwrap_or_default()),
         pods: Some(Vec::new()),
+        host: None,
     };
+    if named.is_none() {
+        selection.uplinks = Uplinks::Found(survey.ways_out(&BTreeSet::new(), &selection));
+    }
     let is_uplink = |device: &&Device| selection.role(device).is_some();
     let found = survey.devices.iter().filter(is_uplink);
     Ok(found

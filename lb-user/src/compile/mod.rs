@@ -9,13 +9,16 @@
 //!                                             +--> view
 //! ```
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
 use crate::{
     alloc::{self, Addresses, Allocations},
-    desired::{Desired, Protocol},
+    desired::{Desired, Place, Protocol},
     model::{
         endpoint::EndpointSlice,
         finding::{Finding, Severity},
@@ -45,6 +48,8 @@ pub struct NodeFacts {
     pub service_cidrs: Vec<IpNet>,
     /// Prefixes of pods, beside those that Node objects give.
     pub pod_cidrs: Vec<IpNet>,
+    /// The node's own addresses: what is sent there is for its own processes.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// Everything that follows from one snapshot.
@@ -71,7 +76,7 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
         allocations: allocated.allocations,
         ..Compiled::default()
     };
-    compiled.desired.pod_cidrs = pod_cidrs(snapshot, facts);
+    compiled.desired.places = places(snapshot, facts);
     for (name, service) in &snapshot.services {
         let Some(addresses) = allocated.addresses.get(name) else {
             compiled
@@ -169,17 +174,17 @@ fn limits(name: &ObjectName, service: &Located<Service>, findings: &mut Vec<Find
     }
 }
 
-fn pod_cidrs(snapshot: &Snapshot, facts: &NodeFacts) -> BTreeSet<IpNet> {
+/// What lies where. An address of the node is the node's, also where it is a prefix of pods to the bit.
+fn places(snapshot: &Snapshot, facts: &NodeFacts) -> BTreeMap<IpNet, Place> {
     let nodes = snapshot
         .nodes
         .values()
         .flat_map(|node| &node.object.pod_cidrs);
-    facts
-        .pod_cidrs
-        .iter()
-        .chain(nodes)
-        .map(IpNet::trunc)
-        .collect()
+    let pods = facts.pod_cidrs.iter().chain(nodes);
+    let pods = pods.map(|net| (net.trunc(), Place::Pods));
+    let own = facts.addresses.iter();
+    let own = own.map(|addr| (IpNet::from(*addr), Place::Node));
+    pods.chain(own).collect()
 }
 
 #[cfg(test)]

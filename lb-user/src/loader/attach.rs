@@ -1,7 +1,7 @@
 //! Programs on devices: which program a device takes, and by which hook.
 //!
-//! An [`Attachment`] is the only thing that keeps a program on a device: dropped, it detaches. Other
-//! programs on the device are left alone; ours is the first at ingress.
+//! An [`Attachment`] is the only thing that keeps programs on a device: dropped, it detaches. Other
+//! programs on the device are left alone; ours is the first at ingress and the last at egress.
 
 use aya::{
     Ebpf,
@@ -19,13 +19,32 @@ use crate::{causes::with_causes, config::Mode};
 /// Names of the programs in the object.
 mod program {
     pub(super) const POD: &str = "pod";
+    pub(super) const POD_OUT: &str = "pod_out";
     pub(super) const UPLINK: &str = "uplink";
+    pub(super) const UPLINK_OUT: &str = "uplink_out";
     pub(super) const UPLINK_L3: &str = "uplink_l3";
+    pub(super) const UPLINK_L3_OUT: &str = "uplink_l3_out";
+    pub(super) const HOST: &str = "host";
+    pub(super) const LO: &str = "lo";
     pub(super) const XDP_UPLINK: &str = "xdp_uplink";
+
+    /// All for TC.
+    pub(super) const CLASSIFIERS: [&str; 8] = [
+        POD,
+        POD_OUT,
+        UPLINK,
+        UPLINK_OUT,
+        UPLINK_L3,
+        UPLINK_L3_OUT,
+        HOST,
+        LO,
+    ];
 }
 
-/// Priority of our filter where links do not exist: before what others leave to the kernel's choice.
-const FILTER_PRIORITY: u16 = 1;
+/// Priorities of our filters where links do not exist: before and behind what others leave to the kernel's
+/// choice.
+const FIRST_PRIORITY: u16 = 1;
+const LAST_PRIORITY: u16 = u16::MAX;
 
 /// The loaded programs.
 #[derive(Debug)]
@@ -47,8 +66,8 @@ pub enum Hook {
 /// Our programs on one device, until dropped.
 #[derive(Debug)]
 pub struct Attachment {
-    /// Held for its drop.
-    _tc: SchedClassifierLink,
+    /// Held for their drop.
+    _tc: Vec<SchedClassifierLink>,
     xdp: Option<XdpLink>,
 }
 
@@ -98,7 +117,7 @@ pub enum AttachError {
 impl Programs {
     /// Has the verifier load what `mode` needs.
     pub fn load(mut ebpf: Ebpf, mode: Mode) -> Result<Self, AttachError> {
-        for name in [program::POD, program::UPLINK, program::UPLINK_L3] {
+        for name in program::CLASSIFIERS {
             classifier(&mut ebpf, name)?
                 .load()
                 .map_err(|source| AttachError::Load { name, source })?;
@@ -120,14 +139,11 @@ impl Programs {
     ///
     /// Native XDP that the device does not do is a warning: TC does the same work.
     pub fn attach(&mut self, device: &Device, role: Role) -> Result<Attachment, AttachError> {
-        let name = program_for(device.layer, role)?;
-        let options = self.hook.options(&device.name)?;
-        let refused = |source| AttachError::Attach { name, source };
-        let classifier = classifier(&mut self.ebpf, name)?;
-        let link = classifier
-            .attach_with_options(&device.name, TcAttachType::Ingress, options)
-            .map_err(refused)?;
-        let tc = classifier.take_link(link).map_err(refused)?;
+        let mut tc = Vec::new();
+        // What goes out first: a reply that the host sends belongs to a connection that came in.
+        for (name, direction) in programs_for(device.layer, role)? {
+            tc.push(self.attach_tc(device, name, *direction)?);
+        }
         let wants_xdp =
             self.mode == Mode::Xdp && role == Role::Uplink && device.layer == Layer::Ethernet;
         let xdp = if wants_xdp {
@@ -136,6 +152,21 @@ impl Programs {
             None
         };
         Ok(Attachment { _tc: tc, xdp })
+    }
+
+    fn attach_tc(
+        &mut self,
+        device: &Device,
+        name: &'static str,
+        direction: TcAttachType,
+    ) -> Result<SchedClassifierLink, AttachError> {
+        let options = self.hook.options(&device.name, direction)?;
+        let refused = |source| AttachError::Attach { name, source };
+        let classifier = classifier(&mut self.ebpf, name)?;
+        let link = classifier
+            .attach_with_options(&device.name, direction, options)
+            .map_err(refused)?;
+        classifier.take_link(link).map_err(refused)
     }
 
     fn attach_xdp(&mut self, device: &Device) -> Option<XdpLink> {
@@ -179,9 +210,15 @@ impl Hook {
         if has_tcx { Self::Tcx } else { Self::Clsact }
     }
 
-    fn options(self, device: &str) -> Result<TcAttachOptions, AttachError> {
+    fn options(
+        self,
+        device: &str,
+        direction: TcAttachType,
+    ) -> Result<TcAttachOptions, AttachError> {
+        let is_first = direction == TcAttachType::Ingress;
         match self {
-            Self::Tcx => Ok(TcAttachOptions::TcxOrder(LinkOrder::first())),
+            Self::Tcx if is_first => Ok(TcAttachOptions::TcxOrder(LinkOrder::first())),
+            Self::Tcx => Ok(TcAttachOptions::TcxOrder(LinkOrder::last())),
             Self::Clsact => {
                 match qdisc_add_clsact(device) {
                     Ok(()) => {}
@@ -190,7 +227,11 @@ impl Hook {
                     Err(error) => return Err(AttachError::Qdisc(error)),
                 }
                 let options = NlOptions {
-                    priority: FILTER_PRIORITY,
+                    priority: if is_first {
+                        FIRST_PRIORITY
+                    } else {
+                        LAST_PRIORITY
+                    },
                     ..NlOptions::default()
                 };
                 Ok(TcAttachOptions::Netlink(options))
@@ -199,11 +240,22 @@ impl Hook {
     }
 }
 
-fn program_for(layer: Layer, role: Role) -> Result<&'static str, AttachError> {
+/// A program and the direction of the packets that it meets.
+type Place = (&'static str, TcAttachType);
+
+fn programs_for(layer: Layer, role: Role) -> Result<&'static [Place], AttachError> {
+    use TcAttachType::{Egress, Ingress};
     match (role, layer) {
-        (Role::Pod, Layer::Ethernet) => Ok(program::POD),
-        (Role::Uplink, Layer::Ethernet) => Ok(program::UPLINK),
-        (Role::Uplink, Layer::Ip) => Ok(program::UPLINK_L3),
+        (Role::Pod, Layer::Ethernet) => Ok(&[(program::POD_OUT, Egress), (program::POD, Ingress)]),
+        (Role::Uplink, Layer::Ethernet) => {
+            Ok(&[(program::UPLINK_OUT, Egress), (program::UPLINK, Ingress)])
+        }
+        (Role::Uplink, Layer::Ip) => Ok(&[
+            (program::UPLINK_L3_OUT, Egress),
+            (program::UPLINK_L3, Ingress),
+        ]),
+        (Role::Host, Layer::Ethernet) => Ok(&[(program::HOST, Ingress)]),
+        (Role::Lo, Layer::Loopback) => Ok(&[(program::LO, Egress)]),
         _ => Err(AttachError::Unsupported { role, layer }),
     }
 }
@@ -230,21 +282,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_device_takes_the_program_of_its_role_and_layer() {
-        for (layer, role, expected) in [
-            (Layer::Ethernet, Role::Pod, Some("pod")),
-            (Layer::Ethernet, Role::Uplink, Some("uplink")),
-            (Layer::Ip, Role::Uplink, Some("uplink_l3")),
-            (Layer::Ip, Role::Pod, None),
-            (Layer::Unknown(32), Role::Uplink, None),
+    fn each_device_takes_the_programs_of_its_role_and_layer() {
+        for (layer, role, out, in_) in [
+            (Layer::Ethernet, Role::Pod, "pod_out", "pod"),
+            (Layer::Ethernet, Role::Uplink, "uplink_out", "uplink"),
+            (Layer::Ip, Role::Uplink, "uplink_l3_out", "uplink_l3"),
+            (Layer::Ethernet, Role::Host, "", "host"),
+            (Layer::Loopback, Role::Lo, "lo", ""),
+            (Layer::Ip, Role::Pod, "", ""),
+            (Layer::Unknown(32), Role::Uplink, "", ""),
         ] {
-            assert_eq!(program_for(layer, role).ok(), expected, "{role:?} {layer}");
+            let places = programs_for(layer, role).unwrap_or_default();
+            let at = |direction| {
+                let mut found = places.iter().filter(|place| place.1 == direction);
+                found.next().map_or("", |place| place.0)
+            };
+            let found = (at(TcAttachType::Egress), at(TcAttachType::Ingress));
+            assert_eq!(found, (out, in_), "{role:?} {layer}");
         }
     }
 
     #[test]
     fn a_device_without_a_program_is_told_how_to_leave_it_out() {
-        let error = program_for(Layer::Unknown(32), Role::Uplink).expect_err("unsupported");
+        let error = programs_for(Layer::Unknown(32), Role::Uplink).expect_err("unsupported");
         let message = "no program for uplink devices whose packets begin with an unknown header (ARPHRD 32); \
             leave it out by --uplink or --pod-device";
         assert_eq!(error.to_string(), message);

@@ -1,13 +1,16 @@
 //! What a device is, and which programs it takes.
 //!
-//! Pure: from the attributes that netlink tells to a [`Role`]. Loopback takes none, and neither do
-//! the ports of a bond or team: their packets are met again on the master.
+//! Pure: from the attributes that netlink tells to a [`Role`]. The ports of a bond or team take none: their
+//! packets are met again on the master. Pods behind a bridge are met at the bridge's ports, not at the
+//! bridge.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
-use netlink_packet_route::link::{InfoKind, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoNetkit, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
+};
 
-use super::pattern::Pattern;
+use super::{pair, pattern::Pattern};
 
 /// `ARPHRD_*` numbers of `linux/if_arp.h` that decide something here.
 mod arphrd {
@@ -36,6 +39,12 @@ pub struct Device {
     pub pair: Pair,
     /// Whether it is a port of a bond or team.
     pub aggregated: bool,
+    /// Whether it is a bridge.
+    pub is_bridge: bool,
+    /// Whether it belongs to the pair of an agent, ours or another.
+    pub is_host_pair: bool,
+    /// Largest packet, L3 bytes.
+    pub mtu: u32,
 }
 
 /// What the packets of a device begin with.
@@ -54,7 +63,7 @@ pub enum Layer {
 /// The other end of a veth or netkit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pair {
-    /// The device is not one of a pair.
+    /// The device is not one of a pair, or the end of one that belongs in a pod.
     None,
     /// In this network namespace, or in one that cannot be told.
     Here,
@@ -72,37 +81,69 @@ pub enum Role {
     Uplink,
     /// The host side of one pod's device.
     Pod,
+    /// The end of our own pair where the node's own connections come in.
+    Host,
+    /// Loopback: the node's connections to itself.
+    Lo,
 }
 
 /// Which devices the agent attaches to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
     /// Uplinks.
-    pub uplinks: Vec<Pattern>,
+    pub uplinks: Uplinks,
     /// Pod devices; none given: pairs whose other end is in another namespace.
     pub pods: Option<Vec<Pattern>>,
+    /// Index of our own pair's far end; none: there is no pair, and host clients are not served.
+    pub host: Option<u32>,
+}
+
+/// How uplinks are told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Uplinks {
+    /// By name, whether or not they exist.
+    Named(Vec<Pattern>),
+    /// By index, found out from the routes.
+    Found(BTreeSet<u32>),
 }
 
 impl Selection {
     /// The part that `device` plays, if any. An uplink is never a pod device.
     pub fn role(&self, device: &Device) -> Option<Role> {
-        if device.layer == Layer::Loopback || device.aggregated {
+        if device.layer == Layer::Loopback {
+            return self.host.map(|_| Role::Lo);
+        }
+        if self.host == Some(device.index) {
+            return Some(Role::Host);
+        }
+        if device.aggregated || device.is_host_pair {
             return None;
         }
-        if self.is_uplink(&device.name) {
+        if self.is_uplink(device) {
             return Some(Role::Uplink);
         }
-        let is_pod = match &self.pods {
-            Some(patterns) => patterns.iter().any(|pattern| pattern.matches(&device.name)),
-            None => device.pair == Pair::Elsewhere,
-        };
-        is_pod.then_some(Role::Pod)
+        self.is_pod(device).then_some(Role::Pod)
     }
 
-    /// Whether a device of this name is meant as an uplink.
-    pub fn is_uplink(&self, name: &str) -> bool {
-        self.uplinks.iter().any(|pattern| pattern.matches(name))
+    /// Whether a device is meant as an uplink.
+    pub fn is_uplink(&self, device: &Device) -> bool {
+        match &self.uplinks {
+            Uplinks::Named(patterns) => any_matches(patterns, device),
+            Uplinks::Found(indexes) => indexes.contains(&device.index),
+        }
     }
+
+    /// Whether a device is the host side of a pod's, if it is no uplink.
+    pub fn is_pod(&self, device: &Device) -> bool {
+        match &self.pods {
+            Some(patterns) => any_matches(patterns, device),
+            None => device.pair == Pair::Elsewhere,
+        }
+    }
+}
+
+fn any_matches(patterns: &[Pattern], device: &Device) -> bool {
+    patterns.iter().any(|pattern| pattern.matches(&device.name))
 }
 
 impl From<LinkMessage> for Device {
@@ -113,11 +154,18 @@ impl From<LinkMessage> for Device {
             layer: Layer::from_arphrd(message.header.link_layer_type.into()),
             pair: Pair::None,
             aggregated: false,
+            is_bridge: false,
+            is_host_pair: false,
+            mtu: 0,
         };
         let mut peer_elsewhere = false;
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => device.name = name,
+                LinkAttribute::Mtu(mtu) => device.mtu = mtu,
+                LinkAttribute::IfAlias(alias) => {
+                    device.is_host_pair = pair::name::owner(&alias).is_some();
+                }
                 LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
                 LinkAttribute::LinkInfo(infos) => device.learn(&infos),
                 _ => {}
@@ -135,6 +183,13 @@ impl Device {
         for info in infos {
             match info {
                 LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit) => self.pair = Pair::Here,
+                LinkInfo::Kind(InfoKind::Bridge) => self.is_bridge = true,
+                LinkInfo::Data(InfoData::Netkit(facts)) => {
+                    // What a pod sends comes in at the primary end.
+                    if facts.contains(&InfoNetkit::Primary(false)) {
+                        self.pair = Pair::None;
+                    }
+                }
                 LinkInfo::PortKind(InfoPortKind::Bond | InfoPortKind::Team) => {
                     self.aggregated = true;
                 }
@@ -178,6 +233,8 @@ impl Role {
         match self {
             Self::Uplink => "uplink",
             Self::Pod => "pod",
+            Self::Host => "host",
+            Self::Lo => "lo",
         }
     }
 }
@@ -215,8 +272,9 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         Selection {
-            uplinks: parse(uplinks),
+            uplinks: Uplinks::Named(parse(uplinks)),
             pods: pods.map(parse),
+            host: None,
         }
     }
 
@@ -225,6 +283,55 @@ mod tests {
         let by_default = selection(&["eth0"], None);
         assert_eq!(by_default.role(&veth("veth1", Some(0))), Some(Role::Pod));
         assert_eq!(by_default.role(&veth("veth1", None)), None);
+    }
+
+    #[test]
+    fn pods_behind_a_bridge_are_met_at_its_ports() {
+        let by_default = selection(&["eth0"], None);
+        let port = LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+        ]);
+        let peer = LinkAttribute::LinkNetNsId(2);
+        let port = message("vethab12", arphrd::ETHER, vec![port, peer]);
+        assert_eq!(by_default.role(&port.into()), Some(Role::Pod));
+        let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]);
+        let bridge = Device::from(message("cni0", arphrd::ETHER, vec![kind]));
+        assert!(bridge.is_bridge);
+        assert_eq!(by_default.role(&bridge), None);
+    }
+
+    #[test]
+    fn of_a_netkit_only_the_primary_end_is_a_pod_device() {
+        let end = |is_primary| {
+            let facts = LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Netkit),
+                LinkInfo::Data(InfoData::Netkit(vec![InfoNetkit::Primary(is_primary)])),
+            ]);
+            let attributes = vec![facts, LinkAttribute::LinkNetNsId(2)];
+            Device::from(message("nk1", arphrd::ETHER, attributes))
+        };
+        let by_default = selection(&["eth0"], None);
+        assert_eq!(by_default.role(&end(true)), Some(Role::Pod));
+        assert_eq!(by_default.role(&end(false)), None);
+    }
+
+    #[test]
+    fn of_our_own_pair_only_the_far_end_takes_a_program_whatever_the_patterns_say() {
+        let end = |index, name: &str| {
+            let attributes = vec![
+                LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
+                LinkAttribute::IfAlias("fulcrum:/run/fulcrum".to_owned()),
+            ];
+            let mut message = message(name, arphrd::ETHER, attributes);
+            message.header.index = index;
+            Device::from(message)
+        };
+        let mut all = selection(&["*"], Some(&["*"]));
+        all.host = Some(9);
+        assert_eq!(all.role(&end(8, "fulcrum0")), None);
+        assert_eq!(all.role(&end(9, "fulcrum1")), Some(Role::Host));
+        assert_eq!(all.role(&end(11, "other1")), None, "another agent's");
     }
 
     #[test]
@@ -258,12 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn loopback_and_ports_of_a_bond_take_no_programs() {
-        let all = selection(&["*"], None);
-        assert_eq!(
-            all.role(&message("lo", arphrd::LOOPBACK, Vec::new()).into()),
-            None
-        );
+    fn loopback_is_no_uplink_and_ports_of_a_bond_take_no_programs() {
+        let mut all = selection(&["*"], None);
+        let lo = Device::from(message("lo", arphrd::LOOPBACK, Vec::new()));
+        assert_eq!(all.role(&lo), None);
+        all.host = Some(9);
+        assert_eq!(all.role(&lo), Some(Role::Lo));
         let port = LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(InfoPortKind::Bond)]);
         assert_eq!(
             all.role(&message("eth1", arphrd::ETHER, vec![port]).into()),

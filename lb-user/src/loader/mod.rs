@@ -6,11 +6,15 @@
 pub mod attach;
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
+pub(crate) mod channel;
 pub mod device;
 pub mod netlink;
 pub mod object;
+pub mod pair;
 pub mod pattern;
 pub mod pin;
+pub mod route;
+pub mod sysctl;
 pub mod uplink;
 
 use std::path::{Path, PathBuf};

@@ -1,27 +1,32 @@
-//! Links, default routes and addresses of the network namespace that the agent runs in.
+//! Links, routes and addresses of the network namespace that the agent runs in.
 //!
 //! Reads only; nothing here changes a device, a route or an address.
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
 use futures_util::{StreamExt, TryStreamExt};
-use lb_common::net::addr::Family;
-use netlink_packet_route::{
-    AddressFamily,
-    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
-    route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
-};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
 use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
     device::Device,
-    uplink::{Assigned, DefaultRoute, Survey},
+    route::Route,
+    uplink::{Assigned, Survey},
 };
+
+/// What changes are followed of.
+const GROUPS: [MulticastGroup; 5] = [
+    MulticastGroup::Link,
+    MulticastGroup::Ipv4Ifaddr,
+    MulticastGroup::Ipv6Ifaddr,
+    MulticastGroup::Ipv4Route,
+    MulticastGroup::Ipv6Route,
+];
 
 /// Two rtnetlink connections: one for questions, one for events.
 ///
@@ -56,8 +61,7 @@ impl Netlink {
     pub fn open() -> Result<Self, NetlinkError> {
         let (questions, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
         let (events, events_handle, mut messages) =
-            rtnetlink::new_multicast_connection(&[MulticastGroup::Link])
-                .map_err(NetlinkError::Open)?;
+            rtnetlink::new_multicast_connection(&GROUPS).map_err(NetlinkError::Open)?;
         let changed = Arc::new(Notify::new());
         let notify = Arc::clone(&changed);
         let mut connections = JoinSet::new();
@@ -78,7 +82,7 @@ impl Netlink {
         })
     }
 
-    /// Waits until a link may have changed since the last call.
+    /// Waits until a link, an address or a route may have changed since the last call.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }
@@ -87,7 +91,7 @@ impl Netlink {
     pub async fn survey(&self) -> Result<Survey, NetlinkError> {
         Ok(Survey {
             devices: self.devices().await?,
-            routes: self.default_routes().await?,
+            routes: self.routes().await?,
             addresses: self.addresses().await?,
         })
     }
@@ -107,24 +111,25 @@ impl Netlink {
             })
     }
 
-    /// The default routes of both families in the main table.
-    async fn default_routes(&self) -> Result<Vec<DefaultRoute>, NetlinkError> {
+    /// The routes of both families in the main table.
+    async fn routes(&self) -> Result<Vec<Route>, NetlinkError> {
         let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
         let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
         let mut found = Vec::new();
         for question in [v4, v6] {
-            let routes: Vec<RouteMessage> = self
-                .handle
-                .route()
-                .get(question)
-                .execute()
-                .try_collect()
-                .await
-                .map_err(|source| NetlinkError::List {
-                    what: "routes",
-                    source,
-                })?;
-            found.extend(routes.iter().flat_map(ways_out));
+            let mut routes = self.handle.route().get(question).execute();
+            // One at a time: a router has a million of them.
+            while let Some(message) =
+                routes
+                    .try_next()
+                    .await
+                    .map_err(|source| NetlinkError::List {
+                        what: "routes",
+                        source,
+                    })?
+            {
+                found.extend(Route::of(&message));
+            }
         }
         Ok(found)
     }
@@ -144,46 +149,6 @@ impl Netlink {
             })?;
         Ok(messages.iter().filter_map(assigned).collect())
     }
-}
-
-/// The devices that a route leads out of, if it is a default route of the main table.
-fn ways_out(route: &RouteMessage) -> Vec<DefaultRoute> {
-    let family = match route.header.address_family {
-        AddressFamily::Inet => Family::V4,
-        AddressFamily::Inet6 => Family::V6,
-        _ => return Vec::new(),
-    };
-    let is_default = route.header.destination_prefix_length == 0
-        && route.header.kind == RouteType::Unicast
-        && route.header.table == RouteHeader::RT_TABLE_MAIN;
-    if !is_default {
-        return Vec::new();
-    }
-    let mut devices = Vec::new();
-    let mut source = None;
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => devices.push(*index),
-            RouteAttribute::MultiPath(hops) => {
-                devices.extend(hops.iter().map(|hop| hop.interface_index));
-            }
-            RouteAttribute::PrefSource(RouteAddress::Inet(addr)) => {
-                source = Some(IpAddr::V4(*addr));
-            }
-            RouteAttribute::PrefSource(RouteAddress::Inet6(addr)) => {
-                source = Some(IpAddr::V6(*addr));
-            }
-            _ => {}
-        }
-    }
-    devices
-        .into_iter()
-        .map(|device| DefaultRoute {
-            family,
-            device,
-            source,
-        })
-        .collect()
 }
 
 fn assigned(message: &AddressMessage) -> Option<Assigned> {
@@ -207,44 +172,9 @@ fn assigned(message: &AddressMessage) -> Option<Assigned> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
-
-    fn default_route(attributes: Vec<RouteAttribute>) -> RouteMessage {
-        let mut route = RouteMessage::default();
-        route.header.address_family = AddressFamily::Inet;
-        route.header.kind = RouteType::Unicast;
-        route.header.table = RouteHeader::RT_TABLE_MAIN;
-        route.attributes = attributes;
-        route
-    }
-
-    #[test]
-    fn a_default_route_names_its_device_and_source() {
-        let source = Ipv4Addr::new(192, 0, 2, 1);
-        let route = default_route(vec![
-            RouteAttribute::Oif(4),
-            RouteAttribute::PrefSource(RouteAddress::Inet(source)),
-        ]);
-        let expected = DefaultRoute {
-            family: Family::V4,
-            device: 4,
-            source: Some(source.into()),
-        };
-        assert_eq!(ways_out(&route), [expected]);
-    }
-
-    #[test]
-    fn other_routes_name_none() {
-        let mut longer = default_route(vec![RouteAttribute::Oif(4)]);
-        longer.header.destination_prefix_length = 8;
-        let mut elsewhere = default_route(vec![RouteAttribute::Oif(4)]);
-        elsewhere.header.table = 100;
-        let mut blackhole = default_route(vec![RouteAttribute::Oif(4)]);
-        blackhole.header.kind = RouteType::BlackHole;
-        for route in [longer, elsewhere, blackhole] {
-            assert_eq!(ways_out(&route), [], "{route:?}");
-        }
-    }
 
     #[test]
     fn temporary_and_link_local_addresses_are_not_usable() {

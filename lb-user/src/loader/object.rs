@@ -2,10 +2,12 @@
 //!
 //! Loading is all or nothing: on an error nothing of it stays in the kernel.
 
-use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned};
-use lb_common::abi::{NodeConfig, map};
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned, util::KernelVersion,
+};
+use lb_common::abi::{NextHop, NodeConfig, map};
 
-use super::uplink::NodeAddresses;
+use super::{pair::HostFacts, uplink::NodeAddresses};
 use crate::apply::Raw;
 
 /// Compiled from the crate `lb-ebpf`.
@@ -19,6 +21,11 @@ const SNAT_PORT_BASE: u32 = 61_000;
 /// All ports from there on.
 const SNAT_PORT_COUNT: u32 = 65_536 - SNAT_PORT_BASE;
 
+/// `BPF_FIB_LOOKUP_SRC` of `linux/bpf.h`: the FIB names the preferred source as well.
+const BPF_FIB_LOOKUP_SRC: u32 = 1 << 4;
+/// The first kernel that knows it; older ones refuse a flag that they do not know.
+const FIB_SRC_KERNEL: KernelVersion = KernelVersion::new(6, 7, 0);
+
 /// The facts that are fixed when the programs are loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
@@ -26,6 +33,8 @@ pub struct Facts {
     pub flow_table_size: u32,
     /// The node's own addresses.
     pub addresses: NodeAddresses,
+    /// The agent's own pair of devices.
+    pub host: HostFacts,
 }
 
 /// Why the object cannot be loaded.
@@ -64,8 +73,21 @@ fn node_config(facts: Facts) -> Result<NodeConfig, getrandom::Error> {
         addr6: facts.addresses.v6.map(Into::into).unwrap_or_default(),
         snat_port_base: SNAT_PORT_BASE,
         snat_port_count: SNAT_PORT_COUNT,
-        ..NodeConfig::default()
+        host_ifindex: facts.host.near,
+        // As the frame arrives at the node's end: sent to it, from the other.
+        host_macs: NextHop::join_macs(facts.host.near_mac, facts.host.far_mac),
+        fib_flags: fib_flags(KernelVersion::current().ok()),
+        hairpin4: facts.host.hairpin.v4.into(),
+        hairpin6: facts.host.hairpin.v6.into(),
     })
+}
+
+fn fib_flags(kernel: Option<KernelVersion>) -> u32 {
+    if kernel.is_some_and(|kernel| kernel >= FIB_SRC_KERNEL) {
+        BPF_FIB_LOOKUP_SRC
+    } else {
+        0
+    }
 }
 
 #[cfg(test)]
@@ -75,6 +97,24 @@ mod tests {
     use lb_common::net::addr::Addr6;
 
     use super::*;
+    use crate::loader::pair::name::Hairpin;
+
+    const HOST: HostFacts = HostFacts {
+        near: 7,
+        near_mac: [2, 0, 0, 0, 0, 1],
+        far_mac: [2, 0, 0, 0, 0, 2],
+        hairpin: Hairpin {
+            v4: Ipv4Addr::new(169, 254, 90, 1),
+            v6: std::net::Ipv6Addr::LOCALHOST,
+        },
+    };
+
+    #[test]
+    fn the_preferred_source_is_asked_for_where_the_kernel_knows_the_question() {
+        let of = |major, minor| fib_flags(Some(KernelVersion::new(major, minor, 0)));
+        assert_eq!((of(6, 1), of(6, 6), fib_flags(None)), (0, 0, 0));
+        assert_eq!((of(6, 7), of(7, 0)), (0x10, 0x10));
+    }
 
     #[test]
     fn the_node_is_described_as_the_programs_expect_it() {
@@ -84,11 +124,19 @@ mod tests {
                 v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
                 v6: None,
             },
+            host: HOST,
         };
         let node = node_config(facts).expect("random numbers");
         assert_eq!((node.flow_mask4, node.flow_mask6), (1023, 1023));
         assert_eq!(Ipv4Addr::from(node.addr4), Ipv4Addr::new(192, 0, 2, 1));
         assert_eq!(node.addr6, Addr6::default());
+        let macs = NextHop {
+            macs: node.host_macs,
+            ..NextHop::default()
+        };
+        assert_eq!(node.host_ifindex, 7);
+        assert_eq!(macs.split_macs(), (HOST.near_mac, HOST.far_mac));
+        assert_eq!(Ipv4Addr::from(node.hairpin4), HOST.hairpin.v4);
         assert_eq!(node.snat_port_base + node.snat_port_count, 1 << 16);
     }
 
@@ -97,6 +145,7 @@ mod tests {
         let facts = Facts {
             flow_table_size: 64,
             addresses: NodeAddresses::default(),
+            host: HOST,
         };
         let [a, b] = [(); 2].map(|()| node_config(facts).expect("random numbers").hash_key);
         assert_ne!(a, b);

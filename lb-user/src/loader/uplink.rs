@@ -1,14 +1,18 @@
 //! Uplinks and node addresses where the flags say nothing: out of the routes and addresses of the node.
 //!
-//! Pure. The default route names the uplink, as it does for everything else on the node.
+//! Pure. The default route names the uplink, as it does for everything else on the node, and so do the
+//! routes to the pods of other nodes: an overlay device that leads there brings their replies.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
-use lb_common::net::addr::Family;
+use ipnet::IpNet;
 
 use super::{
-    device::{Device, Selection},
-    pattern::Pattern,
+    device::{Device, Layer, Pair, Selection},
+    route::{Hop, Route},
 };
 
 /// The node's own addresses, at most one per family.
@@ -18,17 +22,6 @@ pub struct NodeAddresses {
     pub v4: Option<Ipv4Addr>,
     /// The IPv6 address.
     pub v6: Option<Ipv6Addr>,
-}
-
-/// One way out of a default route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DefaultRoute {
-    /// The family that it serves.
-    pub family: Family,
-    /// Index of the device.
-    pub device: u32,
-    /// The source that the route prefers.
-    pub source: Option<IpAddr>,
 }
 
 /// One address of a device, in the order in which the kernel lists them.
@@ -47,38 +40,83 @@ pub struct Assigned {
 pub struct Survey {
     /// All devices.
     pub devices: Vec<Device>,
-    /// The ways out of the default routes.
-    pub routes: Vec<DefaultRoute>,
+    /// The routes of the main table.
+    pub routes: Vec<Route>,
     /// The addresses of all devices.
     pub addresses: Vec<Assigned>,
 }
 
+impl NodeAddresses {
+    /// The address of the same family as `of`.
+    pub fn like(self, of: IpAddr) -> Option<IpAddr> {
+        match of {
+            IpAddr::V4(_) => self.v4.map(IpAddr::V4),
+            IpAddr::V6(_) => self.v6.map(IpAddr::V6),
+        }
+    }
+}
+
 impl Survey {
-    /// The devices of the default routes, as patterns that mean these names; none when there is no
+    /// The devices by which packets leave the node for pods elsewhere or for the world: those of the default
+    /// routes, and those by which the routes to the pods' prefixes lead.
+    ///
+    /// Not the devices of this node's own pods: `pods` says which these are, and a bridge leads to none but them.
+    pub fn ways_out(&self, pod_cidrs: &BTreeSet<IpNet>, pods: &Selection) -> BTreeSet<u32> {
+        let of_default = self.routes.iter().filter(|route| route.is_default());
+        let of_default = of_default.flat_map(|route| &route.hops);
+        let of_default = of_default.filter(|hop| self.device(hop.device).is_some_and(may_lead_out));
+        let of_pods = pod_cidrs.iter().flat_map(|cidr| self.hops_into(cidr));
+        let of_pods = of_pods.filter(|hop| {
+            self.device(hop.device).is_some_and(|device| {
+                // A pod may be a router, and a node a container: behind a gateway are other nodes.
+                let is_pods =
+                    pods.is_pod(device) && (hop.gateway.is_none() || device.pair == Pair::None);
+                may_lead_out(device) && !device.is_bridge && !is_pods
+            })
+        });
+        of_default.chain(of_pods).map(|hop| hop.device).collect()
+    }
+
+    /// The ways into a prefix: of the routes inside of it, and of the one that covers it, unless that is the
     /// default route.
-    pub fn default_uplinks(&self) -> Vec<Pattern> {
-        let mut names: Vec<&str> = self
-            .devices
+    fn hops_into(&self, prefix: &IpNet) -> impl Iterator<Item = &Hop> {
+        let inside = self
+            .routes
             .iter()
-            .filter(|device| self.routes.iter().any(|route| route.device == device.index))
-            .map(|device| device.name.as_str())
-            .collect();
-        names.sort_unstable();
-        names.into_iter().map(Pattern::exact).collect()
+            .filter(|route| prefix.contains(&route.prefix));
+        let covering = self
+            .routes
+            .iter()
+            .filter(|route| {
+                !route.is_default() && route.prefix != *prefix && route.prefix.contains(prefix)
+            })
+            .max_by_key(|route| route.prefix.prefix_len());
+        inside.chain(covering).flat_map(|route| &route.hops)
+    }
+
+    fn device(&self, index: u32) -> Option<&Device> {
+        self.devices.iter().find(|device| device.index == index)
+    }
+
+    /// Those uplinks that are there.
+    pub fn uplinks(&self, selection: &Selection) -> impl Iterator<Item = &Device> {
+        self.devices
+            .iter()
+            .filter(|device| may_lead_out(device) && selection.is_uplink(device))
     }
 
     /// The node's addresses: those asked for, else the preferred source of a default route over an
     /// uplink, else the first usable address of an uplink.
     pub fn node_addresses(&self, asked: NodeAddresses, selection: &Selection) -> NodeAddresses {
         let is_uplink = |index: u32| {
-            self.devices
-                .iter()
-                .any(|device| device.index == index && selection.is_uplink(&device.name))
+            self.device(index)
+                .is_some_and(|device| selection.is_uplink(device))
         };
         let preferred = self
             .routes
             .iter()
-            .filter(|route| is_uplink(route.device))
+            .filter(|route| route.is_default())
+            .filter(|route| route.hops.iter().any(|hop| is_uplink(hop.device)))
             .filter_map(|route| route.source);
         let first = self
             .addresses
@@ -94,110 +132,37 @@ impl Survey {
         }
         found
     }
+
+    /// All unicast addresses that are the node's own and mean it to others as well: neither loopback nor
+    /// link-local ones, and not those of an agent's pair.
+    pub fn own_addresses(&self) -> BTreeSet<IpAddr> {
+        let is_of_pair = |index| self.device(index).is_some_and(|device| device.is_host_pair);
+        self.addresses
+            .iter()
+            .filter(|assigned| !is_of_pair(assigned.device))
+            .map(|assigned| assigned.addr)
+            .filter(|addr| is_meant_for_others(*addr))
+            .collect()
+    }
+
+    /// The next hops of all routes.
+    pub fn gateways(&self) -> BTreeSet<IpAddr> {
+        let hops = self.routes.iter().flat_map(|route| &route.hops);
+        hops.filter_map(|hop| hop.gateway).collect()
+    }
+}
+
+fn may_lead_out(device: &Device) -> bool {
+    device.layer != Layer::Loopback && !device.is_host_pair && !device.aggregated
+}
+
+fn is_meant_for_others(addr: IpAddr) -> bool {
+    let is_link_local = match addr {
+        IpAddr::V4(addr) => addr.is_link_local(),
+        IpAddr::V6(addr) => addr.is_unicast_link_local(),
+    };
+    !(is_link_local || addr.is_loopback() || addr.is_unspecified() || addr.is_multicast())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{
-        super::device::{Layer, Pair},
-        *,
-    };
-
-    fn device(index: u32, name: &str) -> Device {
-        Device {
-            index,
-            name: name.to_owned(),
-            layer: Layer::Ethernet,
-            pair: Pair::None,
-            aggregated: false,
-        }
-    }
-
-    fn route(device: u32, source: Option<&str>) -> DefaultRoute {
-        let source = source.map(|addr| addr.parse().expect("literal"));
-        DefaultRoute {
-            family: Family::V4,
-            device,
-            source,
-        }
-    }
-
-    fn assigned(device: u32, addr: &str, usable: bool) -> Assigned {
-        Assigned {
-            device,
-            addr: addr.parse().expect("literal"),
-            usable,
-        }
-    }
-
-    fn found(
-        asked: NodeAddresses,
-        routes: &[DefaultRoute],
-        addresses: &[Assigned],
-    ) -> NodeAddresses {
-        let survey = Survey {
-            devices: vec![device(1, "lo"), device(2, "eth0"), device(3, "eth1")],
-            routes: routes.to_vec(),
-            addresses: addresses.to_vec(),
-        };
-        let selection = Selection {
-            uplinks: vec![Pattern::exact("eth0")],
-            pods: None,
-        };
-        survey.node_addresses(asked, &selection)
-    }
-
-    #[test]
-    fn the_default_uplinks_are_the_devices_of_the_default_routes() {
-        let survey = Survey {
-            devices: vec![device(3, "wlan0"), device(2, "eth0"), device(4, "docker0")],
-            routes: vec![route(3, None), route(2, None), route(2, None)],
-            addresses: Vec::new(),
-        };
-        let expected = [Pattern::exact("eth0"), Pattern::exact("wlan0")];
-        assert_eq!(survey.default_uplinks(), expected);
-        assert_eq!(
-            Survey {
-                routes: Vec::new(),
-                ..survey
-            }
-            .default_uplinks(),
-            []
-        );
-    }
-
-    #[test]
-    fn the_preferred_source_of_an_uplinks_route_is_the_nodes_address() {
-        let addresses = [
-            assigned(2, "192.0.2.1", true),
-            assigned(2, "192.0.2.9", true),
-        ];
-        let routes = [route(3, Some("198.51.100.1")), route(2, Some("192.0.2.9"))];
-        let result = found(NodeAddresses::default(), &routes, &addresses);
-        assert_eq!(result.v4, Some(Ipv4Addr::new(192, 0, 2, 9)));
-        assert_eq!(result.v6, None);
-    }
-
-    #[test]
-    fn without_one_the_first_usable_address_of_the_uplink_is() {
-        let addresses = [
-            assigned(3, "198.51.100.1", true),
-            assigned(2, "fe80::1", false),
-            assigned(2, "2001:db8::1", true),
-            assigned(2, "192.0.2.1", true),
-        ];
-        let result = found(NodeAddresses::default(), &[route(2, None)], &addresses);
-        assert_eq!(result.v4, Some(Ipv4Addr::new(192, 0, 2, 1)));
-        assert_eq!(result.v6, Some("2001:db8::1".parse().expect("literal")));
-    }
-
-    #[test]
-    fn what_was_asked_for_stands() {
-        let asked = NodeAddresses {
-            v4: Some(Ipv4Addr::new(203, 0, 113, 5)),
-            v6: None,
-        };
-        let routes = [route(2, Some("192.0.2.9"))];
-        assert_eq!(found(asked, &routes, &[]).v4, asked.v4);
-    }
-}
+mod tests;

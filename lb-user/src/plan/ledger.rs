@@ -24,7 +24,7 @@ use super::{
     ranges::Ranges,
     step::{BackendId, BackendRow, FrontendKey, Step},
 };
-use crate::desired::PortName;
+use crate::desired::{Place, PortName};
 
 /// How much the tables hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub struct Capacity {
     pub slots: u32,
     /// Rows of backends per family; row 0 is never used.
     pub backends: u32,
-    /// Prefixes of pods per family.
-    pub pod_cidrs: u32,
+    /// Prefixes of which is said what lies there, per family.
+    pub places: u32,
 }
 
 impl Default for Capacity {
@@ -45,7 +45,7 @@ impl Default for Capacity {
             services: capacity::SERVICES,
             slots: capacity::SLOTS,
             backends: capacity::BACKENDS,
-            pod_cidrs: capacity::PLACES,
+            places: capacity::PLACES,
         }
     }
 }
@@ -58,7 +58,7 @@ pub struct Ledger {
     pub(super) ports: BTreeMap<u32, Port>,
     pub(super) services: BTreeMap<FrontendKey, Service>,
     pub(super) backends: BTreeMap<BackendId, BackendRow>,
-    pub(super) pod_cidrs: BTreeSet<IpNet>,
+    pub(super) places: BTreeMap<IpNet, Place>,
     pub(super) free: Free,
     pub(super) resting: Resting,
     /// Retired backends that nobody reads any more, but whose rows are not empty yet.
@@ -176,7 +176,7 @@ impl Ledger {
             ports: BTreeMap::new(),
             services: BTreeMap::new(),
             backends: BTreeMap::new(),
-            pod_cidrs: BTreeSet::new(),
+            places: BTreeMap::new(),
             free: Free {
                 services: IdPool::new(last_service),
                 backends4: IdPool::new(last_backend),
@@ -215,9 +215,9 @@ impl Ledger {
         &self.backends
     }
 
-    /// The prefixes of pods.
-    pub fn pod_cidrs(&self) -> &BTreeSet<IpNet> {
-        &self.pod_cidrs
+    /// What lies where.
+    pub fn places(&self) -> &BTreeMap<IpNet, Place> {
+        &self.places
     }
 
     /// The slots that entries point to, each range with its content.
@@ -275,11 +275,11 @@ impl Ledger {
             Step::RetireBackend { id, row } => self.retire_backend(*id, row),
             Step::Grace => self.end_rest(),
             Step::FreeBackend { id, .. } => self.free_backend(*id),
-            Step::PutPodCidr(net) => {
-                self.pod_cidrs.insert(*net);
+            Step::PutPlace(net, place) => {
+                self.places.insert(*net, *place);
             }
-            Step::DeletePodCidr(net) => {
-                self.pod_cidrs.remove(net);
+            Step::DeletePlace(net) => {
+                self.places.remove(net);
             }
         }
     }

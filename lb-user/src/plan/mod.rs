@@ -78,7 +78,7 @@ use self::{
     lists::first_slot,
     port::{Change, Entries, Planned, removal},
 };
-use crate::desired::{Desired, PortName};
+use crate::desired::{Desired, Place, PortName};
 
 /// What is to be done, what will not be done, and what must wait.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,31 +104,32 @@ pub fn plan(desired: &Desired, ledger: &mut Ledger) -> Plan {
     let mut entries = Entries::new(ledger);
     let removals = removals(ledger, &ports, &refused, &wanted, &mut entries);
     let (changes, mut no_room) = changes(ledger, &ports, &wanted, &mut entries);
-    let prefixes = Delta::between(
-        desired
-            .pod_cidrs
-            .iter()
-            .map(IpNet::trunc)
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .map(unit),
-        ledger.pod_cidrs.iter().copied().map(unit),
-        |(), ()| true,
+    let places = Delta::between(
+        places(desired),
+        ledger.places.iter().map(|(net, place)| (*net, *place)),
+        PartialEq::eq,
     );
 
     let frees = !removals.is_empty()
         || !ledger.resting.is_empty()
         || !ledger.rested.is_empty()
-        || !prefixes.delete.is_empty()
+        || !places.delete.is_empty()
         || changes.iter().any(|change| change.frees(ledger));
+    let put = |(net, place)| Step::PutPlace(net, place);
+    let updated = places
+        .update
+        .iter()
+        .map(|(net, place, _)| (*net, *place))
+        .map(put);
+    plan.steps.extend(updated);
     plan.steps
-        .extend(room_for(ledger, &prefixes.create, &mut no_room).map(Step::PutPodCidr));
+        .extend(room_for(ledger, &places.create, &mut no_room).map(put));
     order(&mut plan.steps, removals, changes);
     plan.steps.extend(
-        prefixes
+        places
             .delete
             .into_iter()
-            .map(|(net, ())| Step::DeletePodCidr(net)),
+            .map(|(net, _)| Step::DeletePlace(net)),
     );
     rest(&mut plan.steps, ledger);
     if frees {
@@ -277,21 +278,21 @@ fn order(steps: &mut Vec<Step>, removals: Vec<Change>, changes: Vec<Change>) {
 /// The prefixes for which there is room.
 fn room_for<'a>(
     ledger: &Ledger,
-    create: &'a [(IpNet, ())],
+    create: &'a [(IpNet, Place)],
     no_room: &mut Vec<Refusal>,
-) -> impl Iterator<Item = IpNet> + use<'a> {
-    let capacity = ledger.capacity.pod_cidrs;
+) -> impl Iterator<Item = (IpNet, Place)> + use<'a> {
+    let capacity = ledger.capacity.places;
     let n_there = |family| {
         ledger
-            .pod_cidrs
-            .iter()
+            .places
+            .keys()
             .filter(|net| family_of(net.addr()) == family)
             .count()
     };
     let mut room = [Family::V4, Family::V6]
         .map(|family| (family, (capacity as usize).saturating_sub(n_there(family))));
     let mut fitting = Vec::new();
-    for (net, ()) in create {
+    for (net, place) in create {
         let [v4, v6] = &mut room;
         let (table, (_, room)) = match family_of(net.addr()) {
             Family::V4 => (map::PLACES4, v4),
@@ -299,7 +300,7 @@ fn room_for<'a>(
         };
         if *room > 0 {
             *room -= 1;
-            fitting.push(*net);
+            fitting.push((*net, *place));
         } else {
             let reason = RefusalReason::Full {
                 table,
@@ -307,7 +308,7 @@ fn room_for<'a>(
                 capacity,
             };
             no_room.push(Refusal {
-                subject: Subject::PodCidr(*net),
+                subject: Subject::Place(*net, *place),
                 reason,
             });
         }
@@ -344,6 +345,8 @@ fn rest(steps: &mut Vec<Step>, ledger: &Ledger) {
     steps.extend(gone.into_iter().map(free));
 }
 
-fn unit<K>(key: K) -> (K, ()) {
-    (key, ())
+/// What shall lie where, by prefixes without host bits.
+fn places(desired: &Desired) -> BTreeMap<IpNet, Place> {
+    let places = desired.places.iter();
+    places.map(|(net, place)| (net.trunc(), *place)).collect()
 }

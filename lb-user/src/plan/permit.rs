@@ -52,7 +52,7 @@ impl Ledger {
             }
             Step::PutService { service, .. } => Some(service.id),
             Step::FreeBackend { id, .. } => self.backends.get(id).map(|row| row.service),
-            Step::Grace | Step::PutPodCidr(_) | Step::DeletePodCidr(_) => None,
+            Step::Grace | Step::PutPlace(..) | Step::DeletePlace(_) => None,
         }
     }
 
@@ -81,7 +81,7 @@ impl Ledger {
                 .contains(id)
                 .then_some(())
                 .ok_or(Blocked::NotRested),
-            Step::Grace | Step::PutPodCidr(_) | Step::DeletePodCidr(_) => Ok(()),
+            Step::Grace | Step::PutPlace(..) | Step::DeletePlace(_) => Ok(()),
         }
     }
 

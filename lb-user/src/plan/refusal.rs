@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use lb_common::net::addr::Family;
 use thiserror::Error;
 
-use crate::desired::PortName;
+use crate::desired::{Place, PortName};
 
 /// Something that is wanted and will not be done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,8 +25,8 @@ pub struct Refusal {
 pub enum Subject {
     /// A service port.
     Port(PortName),
-    /// A prefix of pods.
-    PodCidr(IpNet),
+    /// What lies behind a prefix.
+    Place(IpNet, Place),
 }
 
 /// Why something is refused.
@@ -66,7 +66,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Port(name) => name.fmt(f),
-            Self::PodCidr(net) => write!(f, "pod prefix {net}"),
+            Self::Place(net, place) => write!(f, "prefix {net} ({place})"),
         }
     }
 }

@@ -23,7 +23,7 @@ use super::{
     lists::{Lists, first_slot},
     step::{BackendId, BackendRow, FrontendKey, display_key, family_of, frontend_key},
 };
-use crate::desired::Desired;
+use crate::desired::{Desired, Place};
 
 /// What the tables say, read at a time when nobody writes them.
 #[derive(Clone, Debug, Default)]
@@ -32,8 +32,8 @@ pub struct Found {
     pub services: BTreeMap<FrontendKey, (Service, [Vec<u32>; 3])>,
     /// All rows of backends that were ever in use.
     pub backends: BTreeMap<BackendId, BackendRow>,
-    /// All prefixes of pods.
-    pub pod_cidrs: BTreeSet<IpNet>,
+    /// What lies where.
+    pub places: BTreeMap<IpNet, Place>,
 }
 
 /// Why tables cannot be taken over.
@@ -67,7 +67,7 @@ impl Ledger {
     /// flight that has seen anything else.
     pub fn restore(found: Found, desired: &Desired, capacity: Capacity) -> Result<Self, Damaged> {
         let mut ledger = Self::new(capacity);
-        ledger.pod_cidrs = found.pod_cidrs;
+        ledger.places = found.places;
         for (key, (service, lists)) in found.services {
             ledger
                 .restore_service(key, service, Lists::new(lists), &found.backends)

@@ -14,7 +14,7 @@ use lb_common::{
     net::addr::Family,
 };
 
-use crate::desired::{Frontend, Protocol};
+use crate::desired::{Frontend, Place, Protocol};
 
 /// Key of a frontend in `services4` or `services6`.
 pub type FrontendKey = ServiceKey<IpAddr>;
@@ -80,10 +80,10 @@ pub enum Step {
         /// The generation, which outlives the backend.
         generation: u16,
     },
-    /// Makes a prefix one of pods.
-    PutPodCidr(IpNet),
-    /// Takes a prefix from the pods.
-    DeletePodCidr(IpNet),
+    /// Says what lies behind a prefix.
+    PutPlace(IpNet, Place),
+    /// Forgets what lies behind a prefix.
+    DeletePlace(IpNet),
 }
 
 /// The key of a frontend.
@@ -162,8 +162,8 @@ impl fmt::Display for Step {
             }
             Self::Grace => f.write_str("wait for readers in flight"),
             Self::FreeBackend { id, .. } => write!(f, "free {id}"),
-            Self::PutPodCidr(net) => write!(f, "put pod prefix {net}"),
-            Self::DeletePodCidr(net) => write!(f, "delete pod prefix {net}"),
+            Self::PutPlace(net, place) => write!(f, "put place {net} {place}"),
+            Self::DeletePlace(net) => write!(f, "delete place {net}"),
         }
     }
 }

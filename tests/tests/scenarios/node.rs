@@ -3,7 +3,7 @@
 //! Goes the way of the agent (source, store, compile, plan, apply). The node is called `node-1`; `ClusterIP`s are
 //! allocated from 10.96.0.0/16 and `fd00:10:96::/112`.
 
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context, Result, ensure};
 use lb_user::{
@@ -65,6 +65,7 @@ impl<M: LbMaps> Node<M> {
                 name: "node-1".to_owned(),
                 service_cidrs: vec!["10.96.0.0/16".parse()?, "fd00:10:96::/112".parse()?],
                 pod_cidrs: Vec::new(),
+                addresses: BTreeSet::new(),
             },
             allocations: Allocations::default(),
             tables: Scenario::on(maps, ledger),

@@ -61,6 +61,7 @@ fn facts() -> NodeFacts {
         name: "n1".to_owned(),
         service_cidrs: vec![parse("10.96.0.0/16"), parse("fd00:10:96::/112")],
         pod_cidrs: vec![parse("10.244.0.0/16")],
+        addresses: BTreeSet::new(),
     }
 }
 
@@ -439,13 +440,44 @@ fn pod_prefixes_come_from_the_node_and_from_node_objects() {
     let node = "{apiVersion: v1, kind: Node, metadata: {name: n2}, spec: {podCIDRs: [10.245.0.0/24, 'fd00:245::/64']}}";
     let prefixes: Vec<_> = compiled(node)
         .desired
-        .pod_cidrs
+        .places
         .iter()
-        .map(ToString::to_string)
+        .map(|(net, place)| format!("{net} {place}"))
         .collect();
     assert_eq!(
         prefixes,
-        ["10.244.0.0/16", "10.245.0.0/24", "fd00:245::/64"]
+        [
+            "10.244.0.0/16 pods",
+            "10.245.0.0/24 pods",
+            "fd00:245::/64 pods"
+        ]
+    );
+}
+
+#[test]
+fn the_nodes_own_addresses_are_the_nodes_also_inside_a_prefix_of_pods() {
+    let node =
+        "{apiVersion: v1, kind: Node, metadata: {name: n2}, spec: {podCIDRs: [10.244.1.1/32]}}";
+    let facts = NodeFacts {
+        addresses: ["10.244.1.1", "2001:db8::1"]
+            .map(|addr| addr.parse().expect("literal"))
+            .into(),
+        ..facts()
+    };
+    let places = compile(&snapshot(node), &facts, &Allocations::default())
+        .desired
+        .places;
+    let places: Vec<_> = places
+        .iter()
+        .map(|(net, place)| format!("{net} {place}"))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            "10.244.0.0/16 pods",
+            "10.244.1.1/32 node",
+            "2001:db8::1/128 node"
+        ]
     );
 }
 

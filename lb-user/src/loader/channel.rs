@@ -1,0 +1,97 @@
+//! A netlink socket that is asked one thing at a time and answers before the call returns.
+//!
+//! For changes: what was asked for has happened or has not, whatever becomes of the task that asked, and
+//! it works while values are dropped. Listings that may be long are [`super::netlink`]'s.
+
+use std::{fmt, io, marker::PhantomData};
+
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
+};
+use netlink_sys::{Socket, SocketAddr};
+
+/// See the module; `M` is the family's message.
+pub(crate) struct Channel<M> {
+    socket: Socket,
+    sequence: u32,
+    message: PhantomData<M>,
+}
+
+impl<M> Channel<M>
+where
+    M: NetlinkSerializable + NetlinkDeserializable,
+{
+    /// A socket of this netlink protocol (`NETLINK_ROUTE`, ...) in the thread's network namespace.
+    pub(crate) fn open(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self {
+            socket,
+            sequence: 0,
+            message: PhantomData,
+        })
+    }
+
+    /// Asks for a change; `flags` are `NLM_F_*` beside those of any request.
+    pub(crate) fn change(&mut self, message: M, flags: u16) -> io::Result<()> {
+        self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
+        self.receive().map(drop)
+    }
+
+    /// Asks for a listing.
+    pub(crate) fn list(&mut self, message: M) -> io::Result<Vec<M>> {
+        self.send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
+        self.receive()
+    }
+
+    fn send(&mut self, message: M, flags: u16) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let mut header = NetlinkHeader::default();
+        header.flags = flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
+        message.finalize();
+        let mut buffer = vec![0; message.buffer_len()];
+        message.serialize(&mut buffer);
+        self.socket.send(&buffer, 0).map(drop)
+    }
+
+    /// All messages up to the acknowledgement or the end of the listing.
+    fn receive(&self) -> io::Result<Vec<M>> {
+        let mut found = Vec::new();
+        loop {
+            let (buffer, _) = self.socket.recv_from_full()?;
+            let mut rest = buffer.as_slice();
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<M>::deserialize(rest).map_err(io::Error::other)?;
+                let (header, payload) = message.into_parts();
+                // Messages begin at multiples of four bytes.
+                let length = (header.length as usize).next_multiple_of(4).max(4);
+                rest = rest.get(length..).unwrap_or_default();
+                if header.sequence_number != self.sequence {
+                    continue;
+                }
+                match payload {
+                    NetlinkPayload::Done(done) if done.code != 0 => {
+                        return Err(io::Error::from_raw_os_error(done.code.saturating_abs()));
+                    }
+                    NetlinkPayload::Done(_) => return Ok(found),
+                    NetlinkPayload::Error(answer) if answer.code.is_none() => return Ok(found),
+                    NetlinkPayload::Error(answer) => return Err(answer.to_io()),
+                    NetlinkPayload::InnerMessage(message) => found.push(message),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+impl<M> fmt::Debug for Channel<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Channel")
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,419 @@
+//! The pair: two devices of ours, by which the node's own processes reach services.
+//!
+//! Routes for service addresses point at the node's end, `fulcrum0`; what is sent there comes in at the other
+//! end, `fulcrum1`, like a packet of any other client, with no default route, no ARP and no neighbour
+//! discovery. What the node's own stack must receive is injected at the ingress of `fulcrum0`. All this
+//! is made here, and goes when a [`HostPair`] is dropped: addresses, neighbours, routes and sysctls go
+//! with the devices. Nothing else of the node is changed.
+
+pub mod claim;
+pub mod name;
+mod request;
+pub mod routes;
+pub mod settings;
+
+use std::{
+    collections::BTreeSet,
+    fs::{File, TryLockError},
+    io,
+    net::{IpAddr, Ipv6Addr},
+    path::Path,
+};
+
+use ipnet::IpNet;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::protocols::NETLINK_ROUTE;
+
+use self::{
+    claim::{Claim, claim},
+    name::{FAR_MAC, Hairpin, Mac, NEAR_MAC, PairName},
+    routes::{Changes, Reason, Value, Wanted},
+    settings::Surroundings,
+};
+use super::{
+    channel::Channel,
+    sysctl::{self, SysctlError},
+    uplink::Survey,
+};
+
+/// The largest that a veth takes. The pair must never be what makes a packet too large: whatever an uplink
+/// or a pod's device takes, replies of that size and what the stack shall fragment are injected here.
+const MTU: u32 = 65_535;
+
+/// The two devices, until dropped.
+#[derive(Debug)]
+pub struct HostPair {
+    name: PairName,
+    near: u32,
+    far: u32,
+    hairpin: Hairpin,
+    has_ipv6: bool,
+    channel: Channel<RouteNetlinkMessage>,
+    /// What has no route, and was said to have none.
+    left_out: BTreeSet<(IpNet, Reason)>,
+}
+
+/// What the programs must know about the pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Index of the node's end.
+    pub near: u32,
+    /// The MAC of the node's end.
+    pub near_mac: Mac,
+    /// The MAC of the other end.
+    pub far_mac: Mac,
+    /// Sources of hairpin connections.
+    pub hairpin: Hairpin,
+}
+
+/// Why host clients cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum PairError {
+    /// No socket.
+    #[error("cannot open a netlink socket")]
+    Open(#[source] io::Error),
+    /// Devices cannot be listed.
+    #[error("cannot list the node's devices")]
+    List(#[source] io::Error),
+    /// Somebody else has the name.
+    #[error(
+        "there is a device {name} already that no fulcrum made; rename or remove it, or give the agent's own \
+         pair another name by --host-device"
+    )]
+    Stranger {
+        /// The device.
+        name: String,
+    },
+    /// Another agent has it, or may have it.
+    #[error(
+        "the devices {near} and {far} belong to the agent of {run_dir}, which {state}; give this agent a pair \
+         of its own by --host-device, or, if that agent is no more, `ip link delete {near}`"
+    )]
+    Another {
+        /// The node's end.
+        near: String,
+        /// The other end.
+        far: String,
+        /// The other agent's run directory.
+        run_dir: String,
+        /// What is known about that agent.
+        state: &'static str,
+    },
+    /// The devices cannot be made.
+    #[error(
+        "cannot make the veth pair {near} and {far}; the kernel needs CONFIG_VETH (modprobe veth), and the agent \
+         CAP_NET_ADMIN"
+    )]
+    Make {
+        /// The node's end.
+        near: String,
+        /// The other end.
+        far: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A property of the pair cannot be set.
+    #[error("cannot set {what} of {device}; the agent needs CAP_NET_ADMIN")]
+    Set {
+        /// Which one, with its value.
+        what: String,
+        /// The device.
+        device: String,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A setting cannot be made.
+    #[error(transparent)]
+    Sysctl(#[from] SysctlError),
+}
+
+impl HostPair {
+    /// Makes the pair, or takes over what an earlier agent of `run_dir` left, and brings it up. The caller
+    /// holds the lock of `run_dir`.
+    pub fn make(name: PairName, run_dir: &Path, hairpin: Hairpin) -> Result<Self, PairError> {
+        let mut channel = Channel::open(NETLINK_ROUTE).map_err(PairError::Open)?;
+        let run_dir = run_dir.display().to_string();
+        let ends = match look(&mut channel, &name, &run_dir)? {
+            Claim::Ours { near, far } => {
+                tracing::info!(
+                    device = name.near(),
+                    "took over the pair of an earlier agent"
+                );
+                Some((near, far))
+            }
+            Claim::Free => None,
+            Claim::Unfinished { near } => {
+                remove(&mut channel, near, &name)?;
+                None
+            }
+            Claim::Another { near, run_dir } => {
+                refuse_living(&name, &run_dir)?;
+                tracing::info!(
+                    device = name.near(),
+                    run_dir,
+                    "removed the pair of an agent that has ended"
+                );
+                remove(&mut channel, near, &name)?;
+                None
+            }
+            Claim::Stranger { name } => return Err(PairError::Stranger { name }),
+        };
+        let (near, far) = match ends {
+            Some(ends) => ends,
+            None => create(&mut channel, &name, &run_dir)?,
+        };
+        // From here on, whatever fails: dropping it removes the devices.
+        let mut pair = Self {
+            name,
+            near,
+            far,
+            hairpin,
+            has_ipv6: sysctl::has_ipv6(),
+            channel,
+            left_out: BTreeSet::new(),
+        };
+        pair.set_up(&run_dir)?;
+        Ok(pair)
+    }
+
+    /// What the programs must know.
+    pub fn facts(&self) -> HostFacts {
+        HostFacts {
+            near: self.near,
+            near_mac: NEAR_MAC,
+            far_mac: FAR_MAC,
+            hairpin: self.hairpin,
+        }
+    }
+
+    /// Index of the end where the node's connections come in.
+    pub fn far(&self) -> u32 {
+        self.far
+    }
+
+    /// Whether this kernel has IPv6.
+    pub fn has_ipv6(&self) -> bool {
+        self.has_ipv6
+    }
+
+    /// Makes the routes to the pair as `wanted`, as far as it goes; says once what does not, and says so again
+    /// when it was mended meanwhile. Returns whether anything failed that may work later.
+    pub fn lead(&mut self, wanted: &Wanted, survey: &Survey) -> bool {
+        let Changes {
+            put,
+            delete,
+            left_out,
+        } = routes::changes(wanted, self.hairpin, survey, self.near);
+        let left_out: BTreeSet<_> = left_out.into_iter().collect();
+        for (prefix, reason) in left_out.difference(&self.left_out) {
+            tracing::warn!(
+                "processes of this node do not reach the services of {prefix}: {reason}"
+            );
+        }
+        self.left_out = left_out;
+        let mut has_failed = false;
+        // First what goes, so that a prefix which moves is never without its better half.
+        for (prefix, value) in delete {
+            let message = request::route(prefix, value, self.near);
+            let result = self
+                .channel
+                .change(RouteNetlinkMessage::DelRoute(message), 0);
+            // Gone is gone.
+            let result = result.or_else(|error| match error.raw_os_error() {
+                Some(libc::ESRCH) => Ok(()),
+                _ => Err(error),
+            });
+            has_failed |= self.told("remove", prefix, value, result);
+        }
+        for (prefix, value) in put {
+            let message = request::route(prefix, value, self.near);
+            let message = RouteNetlinkMessage::NewRoute(message);
+            let result = self.channel.change(message, NLM_F_CREATE | NLM_F_REPLACE);
+            has_failed |= self.told("make", prefix, value, result);
+        }
+        has_failed
+    }
+
+    fn told(&self, verb: &str, prefix: IpNet, value: Value, result: io::Result<()>) -> bool {
+        let device = self.name.near();
+        let source = value.source.map(tracing::field::display);
+        match result {
+            Ok(()) => tracing::debug!(%prefix, device, source, mtu = value.mtu, "{verb} a route"),
+            Err(ref error) => {
+                tracing::warn!(%prefix, device, source, %error, "cannot {verb} the route of a service");
+            }
+        }
+        result.is_err()
+    }
+
+    fn set_up(&mut self, run_dir: &str) -> Result<(), PairError> {
+        let surroundings = Surroundings {
+            all_rp_filter: sysctl::number("net/ipv4/conf/all/rp_filter").unwrap_or(0),
+            has_ipv6: self.has_ipv6,
+        };
+        if !self.has_ipv6 {
+            tracing::info!(
+                "this kernel has no IPv6; processes of this node reach IPv4 services only"
+            );
+        }
+        for (index, mac) in [(self.near, NEAR_MAC), (self.far, FAR_MAC)] {
+            let message = request::properties(index, mac, MTU, &name::alias(run_dir));
+            self.set(index, format!("MTU {MTU}, MAC and alias"), message, 0)?;
+        }
+        for setting in settings::settings(&self.name, surroundings) {
+            setting.make()?;
+        }
+        self.clear_addresses()?;
+        let own = self.hairpin.near_address();
+        let message = request::address(self.near, own);
+        let flags = NLM_F_CREATE | NLM_F_REPLACE;
+        self.set(self.near, format!("the address {own}"), message, flags)?;
+        for index in [self.far, self.near] {
+            self.set(index, "the state up".to_owned(), request::up(index), 0)?;
+        }
+        for any in self.families() {
+            let gateway = self.hairpin.gateway(any);
+            let message = request::neighbour(self.near, gateway, FAR_MAC);
+            self.set(
+                self.near,
+                format!("the neighbour {gateway}"),
+                message,
+                flags,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// Removes the addresses that an earlier agent gave, with another hairpin address perhaps.
+    fn clear_addresses(&mut self) -> Result<(), PairError> {
+        let listed = self.channel.list(request::all_addresses());
+        for message in listed.map_err(PairError::List)? {
+            let RouteNetlinkMessage::NewAddress(message) = message else {
+                continue;
+            };
+            let index = message.header.index;
+            if index == self.near || index == self.far {
+                let message = RouteNetlinkMessage::DelAddress(message);
+                self.set(index, "no old address".to_owned(), message, 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn families(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v6 = self.has_ipv6.then_some(Ipv6Addr::UNSPECIFIED.into());
+        [std::net::Ipv4Addr::UNSPECIFIED.into()]
+            .into_iter()
+            .chain(v6)
+    }
+
+    fn set(
+        &mut self,
+        index: u32,
+        what: String,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), PairError> {
+        let device = if index == self.near {
+            self.name.near()
+        } else {
+            self.name.far()
+        };
+        self.channel
+            .change(message, flags)
+            .map_err(|source| PairError::Set {
+                what,
+                device,
+                source,
+            })
+    }
+}
+
+impl Drop for HostPair {
+    fn drop(&mut self) {
+        let result = self.channel.change(request::delete(self.near), 0);
+        match result {
+            Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {
+                let device = self.name.near();
+                tracing::warn!(device, %error, "cannot remove the pair; `ip link delete {device}` does");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn look(
+    channel: &mut Channel<RouteNetlinkMessage>,
+    name: &PairName,
+    run_dir: &str,
+) -> Result<Claim, PairError> {
+    let links = channel
+        .list(request::all_links())
+        .map_err(PairError::List)?;
+    let links: Vec<claim::Link> = links.iter().filter_map(request::link).collect();
+    // An alias holds no more than the end of a long path.
+    let alias = name::alias(run_dir);
+    Ok(claim(&links, name, name::owner(&alias).unwrap_or(run_dir)))
+}
+
+fn create(
+    channel: &mut Channel<RouteNetlinkMessage>,
+    name: &PairName,
+    run_dir: &str,
+) -> Result<(u32, u32), PairError> {
+    let refused = |source| PairError::Make {
+        near: name.near(),
+        far: name.far(),
+        source,
+    };
+    channel
+        .change(request::create(name, MTU), NLM_F_CREATE | NLM_F_EXCL)
+        .map_err(refused)?;
+    // Found by name and MACs: it has no alias yet.
+    let links = channel
+        .list(request::all_links())
+        .map_err(PairError::List)?;
+    let index = |name: &str| {
+        let mut links = links.iter().filter_map(request::link);
+        links.find(|link| link.name == name).map(|link| link.index)
+    };
+    match (index(&name.near()), index(&name.far())) {
+        (Some(near), Some(far)) => Ok((near, far)),
+        // Somebody was faster to remove them than we to look.
+        _ => Err(refused(io::ErrorKind::NotFound.into())),
+    }
+    .inspect_err(|_| tracing::debug!(run_dir, "the pair vanished"))
+}
+
+fn remove(
+    channel: &mut Channel<RouteNetlinkMessage>,
+    near: u32,
+    name: &PairName,
+) -> Result<(), PairError> {
+    channel
+        .change(request::delete(near), 0)
+        .map_err(|source| PairError::Set {
+            what: "the removal".to_owned(),
+            device: name.near(),
+            source,
+        })
+}
+
+/// An error, unless the agent of this run directory is known to have ended.
+fn refuse_living(name: &PairName, run_dir: &str) -> Result<(), PairError> {
+    let lock = File::open(Path::new(run_dir).join(crate::agent::run_dir::LOCK));
+    let state = match lock.map(|lock| lock.try_lock()) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(TryLockError::WouldBlock)) => "runs",
+        _ => "may run: its lock is not there to be tried",
+    };
+    Err(PairError::Another {
+        near: name.near(),
+        far: name.far(),
+        run_dir: run_dir.to_owned(),
+        state,
+    })
+}
