@@ -6,7 +6,7 @@
 //! | [`link`], [`tun`], [`xdp_pass`] | veth pairs, links without Ethernet header, and what XDP needs of a peer |
 //! | [`topology`], [`addressing`] | nodes, pods and a client outside, with fixed addresses |
 //! | [`server`], [`client`], [`tally`] | who answers, who asks, and what came of it |
-//! | [`sniffer`], [`sockopts`] | packets as they pass a device, and what a sender says about them |
+//! | [`sniffer`], [`icmp`], [`sockopts`] | packets as they pass a device, and what a sender says about them |
 //! | [`manifest`] | the objects that an agent is told about |
 //! | [`balancer`], [`place`] | `fulcrum run` on a node, and its directories |
 //! | [`deployment`] | a cluster whose nodes all run it |
@@ -32,6 +32,7 @@ mod blackhole;
 pub mod client;
 mod datagram;
 pub mod deployment;
+pub mod icmp;
 mod ioctl;
 pub mod kernel;
 pub mod link;

@@ -12,9 +12,11 @@ use crate::{
     addressing::Dual,
     client::{self, Exchange, UdpMode},
     netns::Namespace,
-    topology::{Cluster, Node, Pod},
+    topology::{Cluster, Node, POD_DEVICE, Pod, UPLINK},
 };
 
+/// The agent's device that the node's routes to services lead to.
+const HOST_DEVICE: &str = "fulcrum0";
 /// Connections, and sockets of each kind, in one cell.
 const N_EXCHANGES: usize = 3;
 /// What is sent and must come back by TCP: more than the windows and queues on the way hold at once.
@@ -106,6 +108,15 @@ enum Seen {
 impl Client {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Host, Self::Pod, Self::Outside];
+
+    /// The device by which it dials services.
+    pub fn device(self) -> &'static str {
+        match self {
+            Self::Host => HOST_DEVICE,
+            Self::Pod => POD_DEVICE,
+            Self::Outside => UPLINK,
+        }
+    }
 
     /// Where its sockets are.
     pub fn namespace(self, cluster: &Cluster) -> Result<&Namespace> {
