@@ -105,16 +105,16 @@ pub fn echoed(address: SocketAddr, sent: &[u8]) -> Result<Vec<u8>> {
     let mut writer = stream.try_clone().context("use the connection twice")?;
     let mut received = Vec::with_capacity(sent.len());
     thread::scope(|scope| {
-        let send = || {
+        let write = || {
             writer.write_all(sent)?;
             writer.shutdown(Shutdown::Write)
         };
-        let sender = scope.spawn(send);
+        let writer = scope.spawn(write);
         stream
             .read_to_end(&mut received)
             .with_context(|| format!("receive, after {} bytes", received.len()))?;
-        match sender.join() {
-            Ok(sent) => sent.context("send"),
+        match writer.join() {
+            Ok(written) => written.context("send"),
             Err(panic) => resume_unwind(panic),
         }
     })?;

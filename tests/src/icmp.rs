@@ -32,7 +32,7 @@ pub struct IcmpError {
 const ICMP: usize = 8;
 /// Longest ICMP error over IPv4 (RFC 1812 section 4.3.2.3).
 const MAX_V4: usize = 576;
-/// Longest ICMPv6 error (RFC 4443 section 2.4 (c)).
+/// Longest ICMP error over IPv6 (RFC 4443 section 2.4 (c)).
 const MAX_V6: usize = 1280;
 
 /// Whether a packet is a Too Big or time exceeded, right or not.

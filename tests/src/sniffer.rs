@@ -93,13 +93,14 @@ impl Sniffer {
         });
         result.map_err(|error| {
             let from = others.len().saturating_sub(MAX_SHOWN);
-            let shown: String = others[from..]
+            let shown: Vec<String> = others[from..]
                 .iter()
                 .map(|(seen, packet)| format!("\n  {seen:?} {}", hex(packet)))
                 .collect();
             error.context(format!(
-                "{} other packets passed; the last:{shown}",
-                others.len()
+                "{} other packets passed; the last:{}",
+                others.len(),
+                shown.concat()
             ))
         })
     }
@@ -134,7 +135,10 @@ impl Sniffer {
 /// The first bytes of a packet, for messages.
 fn hex(packet: &[u8]) -> String {
     const SHOWN: usize = 64;
-    let bytes = packet.iter().take(SHOWN);
-    let bytes: String = bytes.map(|byte| format!("{byte:02x}")).collect();
-    format!("{} bytes {bytes}", packet.len())
+    let bytes: Vec<String> = packet
+        .iter()
+        .take(SHOWN)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{} bytes {}", packet.len(), bytes.concat())
 }
