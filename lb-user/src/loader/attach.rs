@@ -19,32 +19,34 @@ use crate::{causes::with_causes, config::Mode};
 /// Names of the programs in the object.
 mod program {
     pub(super) const POD: &str = "pod";
-    pub(super) const POD_OUT: &str = "pod_out";
     pub(super) const UPLINK: &str = "uplink";
-    pub(super) const UPLINK_OUT: &str = "uplink_out";
+    pub(super) const EGRESS: &str = "egress";
     pub(super) const UPLINK_L3: &str = "uplink_l3";
-    pub(super) const UPLINK_L3_OUT: &str = "uplink_l3_out";
+    pub(super) const EGRESS_L3: &str = "egress_l3";
     pub(super) const HOST: &str = "host";
     pub(super) const LO: &str = "lo";
     pub(super) const XDP_UPLINK: &str = "xdp_uplink";
 
     /// All for TC.
-    pub(super) const CLASSIFIERS: [&str; 8] = [
-        POD,
-        POD_OUT,
-        UPLINK,
-        UPLINK_OUT,
-        UPLINK_L3,
-        UPLINK_L3_OUT,
-        HOST,
-        LO,
-    ];
+    pub(super) const CLASSIFIERS: [&str; 7] = [POD, UPLINK, UPLINK_L3, EGRESS, EGRESS_L3, HOST, LO];
 }
 
 /// Priorities of our filters where links do not exist: before and behind what others leave to the kernel's
 /// choice.
 const FIRST_PRIORITY: u16 = 1;
 const LAST_PRIORITY: u16 = u16::MAX;
+
+/// Whether one of our programs for TC has this name.
+pub fn is_ours(name: &str) -> bool {
+    program::CLASSIFIERS.contains(&name)
+}
+
+/// Whether our filters have this priority, where links do not exist.
+pub fn is_priority_of_ours(priority: u32) -> bool {
+    [FIRST_PRIORITY, LAST_PRIORITY]
+        .into_iter()
+        .any(|ours| u32::from(ours) == priority)
+}
 
 /// The loaded programs.
 #[derive(Debug)]
@@ -246,14 +248,13 @@ type Place = (&'static str, TcAttachType);
 fn programs_for(layer: Layer, role: Role) -> Result<&'static [Place], AttachError> {
     use TcAttachType::{Egress, Ingress};
     match (role, layer) {
-        (Role::Pod, Layer::Ethernet) => Ok(&[(program::POD_OUT, Egress), (program::POD, Ingress)]),
+        (Role::Pod, Layer::Ethernet) => Ok(&[(program::EGRESS, Egress), (program::POD, Ingress)]),
         (Role::Uplink, Layer::Ethernet) => {
-            Ok(&[(program::UPLINK_OUT, Egress), (program::UPLINK, Ingress)])
+            Ok(&[(program::EGRESS, Egress), (program::UPLINK, Ingress)])
         }
-        (Role::Uplink, Layer::Ip) => Ok(&[
-            (program::UPLINK_L3_OUT, Egress),
-            (program::UPLINK_L3, Ingress),
-        ]),
+        (Role::Uplink, Layer::Ip) => {
+            Ok(&[(program::EGRESS_L3, Egress), (program::UPLINK_L3, Ingress)])
+        }
         (Role::Host, Layer::Ethernet) => Ok(&[(program::HOST, Ingress)]),
         (Role::Lo, Layer::Loopback) => Ok(&[(program::LO, Egress)]),
         _ => Err(AttachError::Unsupported { role, layer }),
@@ -284,9 +285,9 @@ mod tests {
     #[test]
     fn each_device_takes_the_programs_of_its_role_and_layer() {
         for (layer, role, out, in_) in [
-            (Layer::Ethernet, Role::Pod, "pod_out", "pod"),
-            (Layer::Ethernet, Role::Uplink, "uplink_out", "uplink"),
-            (Layer::Ip, Role::Uplink, "uplink_l3_out", "uplink_l3"),
+            (Layer::Ethernet, Role::Pod, "egress", "pod"),
+            (Layer::Ethernet, Role::Uplink, "egress", "uplink"),
+            (Layer::Ip, Role::Uplink, "egress_l3", "uplink_l3"),
             (Layer::Ethernet, Role::Host, "", "host"),
             (Layer::Loopback, Role::Lo, "lo", ""),
             (Layer::Ip, Role::Pod, "", ""),
