@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    bindings::{BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
     helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
     programs::{TcContext, XdpContext},
 };
@@ -19,13 +19,15 @@ use crate::{
     log::debug,
     maps::FamilyMaps,
     packet::{TcPacket, XdpPacket},
-    tables::KernelTables,
+    tables::{KernelTables, node},
 };
 
 /// `PACKET_HOST` of `include/uapi/linux/if_packet.h`: the frame is addressed to this node.
 const PACKET_HOST: u32 = 0;
+/// `PACKET_OTHERHOST`: to another station's MAC.
+const PACKET_OTHERHOST: u32 = 3;
 
-/// One packet at TC ingress, `L2` bytes of header before IP.
+/// One packet at TC, `L2` bytes of header before IP.
 #[inline(always)]
 pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
     let skb = ctx.skb.skb;
@@ -35,7 +37,7 @@ pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
             (*skb).protocol,
             (*skb).vlan_present,
             (*skb).pkt_type,
-            (*skb).ingress_ifindex,
+            (*skb).ifindex,
         )
     };
     let tables = KernelTables::<false> {
@@ -43,21 +45,25 @@ pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
         ifindex,
         role,
     };
-    if tagged != 0 || kind != PACKET_HOST {
-        count(&tables, Reason::PassNotForUs);
+    // SAFETY: the context lives as long as the program.
+    if role == Role::Egress && unsafe { (*skb).ingress_ifindex } != 0 {
+        count(&tables, Reason::PassForwarded);
         return TC_ACT_UNSPEC;
+    }
+    if tagged != 0 || !is_for(role, kind) {
+        return pass(&tables, Reason::PassNotForUs);
     }
     let mut packet = TcPacket::<L2>::new(skb);
     let (verdict, hop) = match u16::from_be(protocol as u16) {
         ether_type::IPV4 => run::<Addr4, _, false>(&mut packet, &tables),
         ether_type::IPV6 => run::<Addr6, _, false>(&mut packet, &tables),
-        _ => {
-            count(&tables, Reason::PassNotIp);
-            return TC_ACT_UNSPEC;
-        }
+        _ => return pass(&tables, Reason::PassNotIp),
     };
     match (verdict, hop) {
+        (Verdict::Send(Via::Stack), _) => TC_ACT_OK,
+        (Verdict::Send(Via::Host), _) => inject(ctx, packet, &tables),
         (Verdict::Send(via), Some(hop)) => send(ctx, packet, &tables, via, hop),
+        (Verdict::Back, _) => send_back(ctx, packet, &tables),
         (Verdict::Drop, _) => {
             debug!(ctx, "dropped: see the counters for the reason");
             TC_ACT_SHOT
@@ -80,6 +86,81 @@ fn run<A: FamilyMaps, P: Packet, const XDP: bool>(
     (process::<A, P, _>(packet, tables, work), Some(&work.hop))
 }
 
+/// True if a frame of this kind may be one that the node routes.
+///
+/// On a bridge's port pods' frames are addressed to the bridge, or to another pod of it that they answer.
+#[inline(always)]
+fn is_for(role: Role, kind: u32) -> bool {
+    match role {
+        Role::Uplink => kind == PACKET_HOST,
+        Role::Pod => kind == PACKET_HOST || kind == PACKET_OTHERHOST,
+        Role::Host | Role::Loopback | Role::Egress => true,
+    }
+}
+
+/// Leaves a packet alone that the datapath does not look at; by the host's own device it goes no further.
+#[inline(always)]
+fn pass(tables: &KernelTables<false>, reason: Reason) -> i32 {
+    if tables.role == Role::Host {
+        count(tables, Reason::DropNotService);
+        return TC_ACT_SHOT;
+    }
+    count(tables, reason);
+    TC_ACT_UNSPEC
+}
+
+/// Gives a packet to the host's own stack, as if it came in by the device that is made for that.
+#[inline(always)]
+fn inject<const L2: u32>(
+    ctx: &TcContext,
+    mut packet: TcPacket<L2>,
+    tables: &KernelTables<false>,
+) -> i32 {
+    let node = node();
+    if make_frame(ctx, &mut packet, node.host_macs).is_none() {
+        count(tables, Reason::DropEdit);
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: takes no pointers.
+    unsafe { bpf_redirect(node.host_ifindex, u64::from(BPF_F_INGRESS)) as i32 }
+}
+
+/// Sends an answer to where the packet came from.
+#[inline(always)]
+fn send_back<const L2: u32>(
+    ctx: &TcContext,
+    mut packet: TcPacket<L2>,
+    tables: &KernelTables<false>,
+) -> i32 {
+    if L2 != 0 && packet.swap_macs().is_none() {
+        count(tables, Reason::DropEdit);
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: the context lives as long as the program; takes no pointers.
+    unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 }
+}
+
+/// Puts both MACs before a packet, and an Ethernet header where it has none yet.
+#[inline(always)]
+fn make_frame<const L2: u32>(
+    ctx: &TcContext,
+    packet: &mut TcPacket<L2>,
+    macs: [u32; 3],
+) -> Option<()> {
+    let skb = ctx.skb.skb;
+    if L2 != 0 {
+        return packet.write_l2(macs);
+    }
+    // SAFETY: the helper grows the packet by a zeroed header and resets the MAC header to it.
+    if unsafe { bpf_skb_change_head(skb, eth::LEN, 0) } != 0 {
+        return None;
+    }
+    // SAFETY: the context lives as long as the program.
+    let ether_type = unsafe { (*skb).protocol } as u16;
+    packet.write_l2(macs)?;
+    TcPacket::<12>::over(skb).write(0, ether_type)
+}
+
 /// Redirects a rewritten packet. The kernel takes the Ethernet header off again where the target has none.
 #[inline(always)]
 fn send<const L2: u32>(
@@ -89,30 +170,14 @@ fn send<const L2: u32>(
     via: Via,
     hop: &NextHop,
 ) -> i32 {
-    let skb = ctx.skb.skb;
-    if L2 == 0 {
-        // SAFETY: the helper grows the packet by a zeroed header and resets the MAC header to it.
-        let error = unsafe { bpf_skb_change_head(skb, eth::LEN, 0) };
-        if error != 0 {
-            count(tables, Reason::DropEdit);
-            return TC_ACT_SHOT;
-        }
+    // The kernel writes the MACs of a neighbour that it resolves itself.
+    if (L2 == 0 || via == Via::Neighbour) && make_frame(ctx, &mut packet, hop.macs).is_none() {
+        count(tables, Reason::DropEdit);
+        return TC_ACT_SHOT;
     }
     if via == Via::Kernel {
         // SAFETY: without parameters the kernel looks up the next hop and resolves its neighbour.
         return unsafe { bpf_redirect_neigh(hop.ifindex, core::ptr::null_mut(), 0, 0) as i32 };
-    }
-    // SAFETY: the context lives as long as the program.
-    let ether_type = unsafe { (*skb).protocol } as u16;
-    let written = match L2 {
-        0 => packet
-            .write_l2(hop.macs)
-            .and_then(|()| TcPacket::<12>::over(skb).write(0, ether_type)),
-        _ => packet.write_l2(hop.macs),
-    };
-    if written.is_none() {
-        count(tables, Reason::DropEdit);
-        return TC_ACT_SHOT;
     }
     // SAFETY: takes no pointers.
     unsafe { bpf_redirect(hop.ifindex, 0) as i32 }

@@ -59,6 +59,30 @@ mod programs {
         action::classify::<14>(&ctx, Role::Uplink)
     }
 
+    /// The far end of the host's own pair, ingress: the node's processes dial.
+    #[classifier]
+    fn host(ctx: TcContext) -> i32 {
+        action::classify::<14>(&ctx, Role::Host)
+    }
+
+    /// The loopback device, egress: the node to its own addresses.
+    #[classifier]
+    fn lo(ctx: TcContext) -> i32 {
+        action::classify::<14>(&ctx, Role::Loopback)
+    }
+
+    /// Any Ethernet device but those two, egress: the node's processes answer.
+    #[classifier]
+    fn egress(ctx: TcContext) -> i32 {
+        action::classify::<14>(&ctx, Role::Egress)
+    }
+
+    /// The same for a device without L2 header.
+    #[classifier]
+    fn egress_l3(ctx: TcContext) -> i32 {
+        action::classify::<0>(&ctx, Role::Egress)
+    }
+
     /// The same for a device without L2 header (ipip, wireguard, tun).
     #[classifier]
     fn uplink_l3(ctx: TcContext) -> i32 {

@@ -89,10 +89,11 @@ pub(crate) trait FamilyMaps: Addr {
     fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64;
     fn flow_mask(node: &NodeConfig) -> u32;
     fn node_addr(node: &NodeConfig) -> Self;
+    fn hairpin_addr(node: &NodeConfig) -> Self;
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $places:ident, $work:ident, $reserve:path, $mask:ident, $own:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $places:ident, $work:ident, $reserve:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -127,13 +128,17 @@ macro_rules! bind {
             fn node_addr(node: &NodeConfig) -> Self {
                 node.$own
             }
+            #[inline(always)]
+            fn hairpin_addr(node: &NodeConfig) -> Self {
+                node.$hairpin
+            }
         }
     };
 }
 
 bind!(
-    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, WORK4, reserve4, flow_mask4, addr4
+    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, WORK4, reserve4, flow_mask4, addr4, hairpin4
 );
 bind!(
-    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, WORK6, reserve6, flow_mask6, addr6
+    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, WORK6, reserve6, flow_mask6, addr6, hairpin6
 );

@@ -1,8 +1,17 @@
 //! The one place that makes packet pointers: check the bounds, then read or write one header.
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, xdp_md},
-    helpers::generated::{bpf_csum_update, bpf_l4_csum_replace, bpf_skb_pull_data},
+    bindings::{
+        __sk_buff, BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+        BPF_F_RECOMPUTE_CSUM,
+        bpf_adj_room_mode::BPF_ADJ_ROOM_NET, xdp_md,
+    },
+    helpers::generated::{
+        bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+    },
 };
 use bytemuck::Pod;
 use lb_common::{
@@ -14,6 +23,9 @@ use lb_common::{
 const OFFSET_MASK: u32 = 0x7f;
 /// The longest headers that are read: IPv4 with options and TCP without.
 const HEADERS: u32 = 60 + 20;
+/// Bytes from the IP header that reach beyond the beginning of any transport header: with them goes the
+/// offset that a device would begin a checksum at.
+const STRIP: u32 = 80;
 
 /// A packet at TC, `L2` bytes before its IP header.
 pub(crate) struct TcPacket<const L2: u32> {
@@ -51,6 +63,18 @@ impl<const L2: u32> TcPacket<L2> {
         let (data, end) = self.bounds();
         // SAFETY: the pointer was checked against the packet's end.
         within::<T>(data, end, 0).map(|start| unsafe { start.write_unaligned(header) })
+    }
+
+    /// Exchanges the two MACs of the Ethernet header.
+    #[inline(always)]
+    pub(crate) fn swap_macs(&mut self) -> Option<()> {
+        let (data, end) = self.bounds();
+        within::<[[u16; 3]; 2]>(data, end, 0).map(|start| {
+            // SAFETY: the pointer was checked against the packet's end.
+            let [dst, src] = unsafe { start.read_unaligned() };
+            // SAFETY: as above.
+            unsafe { start.write_unaligned([src, dst]) };
+        })
     }
 
     /// A pointer to `T` at `at` bytes from the IP header, if it is inside the linear part.
@@ -135,6 +159,43 @@ impl<const L2: u32> Packet for TcPacket<L2> {
         }
         (error == 0).then_some(())
     }
+
+    #[inline(always)]
+    fn copy(&self, words: &mut [u32], len: u32) -> Option<()> {
+        let room = words.len() * size_of::<u32>();
+        let to = words.as_mut_ptr().cast::<c_void>();
+        if len == 0 || len as usize > room {
+            return None;
+        }
+        // SAFETY: `len` bytes fit into `words`; the helper checks them against the packet's.
+        let error = unsafe { bpf_skb_load_bytes(self.skb.cast(), L2, to, len) };
+        (error == 0).then_some(())
+    }
+
+    /// Between two changes of length the bytes at the beginning are taken off together with what the device was
+    /// to sum up and cut: the new packet owes it nothing.
+    #[inline(always)]
+    fn replace(&mut self, words: &[u32], len: u32) -> Option<()> {
+        let room = words.len() * size_of::<u32>();
+        let from = words.as_ptr().cast::<c_void>();
+        if len == 0 || len as usize > room {
+            return None;
+        }
+        let offloads = u64::from(BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH);
+        // SAFETY: no pointers but `from`, of which `len` bytes are read; the helpers check offsets and lengths.
+        let error = unsafe {
+            bpf_skb_change_tail(self.skb, L2 + 2 * STRIP, 0)
+                | bpf_skb_adjust_room(
+                    self.skb,
+                    -(STRIP as i32),
+                    BPF_ADJ_ROOM_NET as u32,
+                    0,
+                )
+                | bpf_skb_change_tail(self.skb, L2 + len, 0)
+                | bpf_skb_store_bytes(self.skb, L2, from, len, offloads)
+        };
+        (error == 0).then_some(())
+    }
 }
 
 /// A packet at XDP, untagged Ethernet.
@@ -197,6 +258,17 @@ impl Packet for XdpPacket {
         // SAFETY: as in `read`.
         self.pointer::<T>(at)
             .map(|header| unsafe { header.write_unaligned(value) })
+    }
+
+    /// Nothing is answered before the stack.
+    #[inline(always)]
+    fn copy(&self, _words: &mut [u32], _len: u32) -> Option<()> {
+        None
+    }
+
+    #[inline(always)]
+    fn replace(&mut self, _words: &[u32], _len: u32) -> Option<()> {
+        None
     }
 
     #[inline(always)]

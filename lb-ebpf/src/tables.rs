@@ -85,10 +85,16 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     }
 
     #[inline(always)]
-    fn is_pod(&self, addr: A) -> bool {
+    fn place(&self, addr: A) -> u32 {
         A::places()
             .get(&Key::new(size_of::<A>() as u32 * 8, addr))
-            .is_some()
+            .copied()
+            .unwrap_or(0)
+    }
+
+    #[inline(always)]
+    fn hairpin_addr(&self) -> A {
+        A::hairpin_addr(node())
     }
 
     #[inline(always)]
@@ -97,8 +103,13 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     }
 
     #[inline(always)]
-    fn route(&self, ends: &Ends<A>, hop: &mut NextHop) -> Route {
-        route(self.ctx, self.ifindex, ends, hop)
+    fn route(&self, ends: &Ends<A>, hop: &mut NextHop, source: &mut A) -> Route {
+        // The kernel refuses devices that do not forward, as the loopback device seldom does.
+        let ifindex = match self.role {
+            Role::Loopback => node().host_ifindex,
+            _ => self.ifindex,
+        };
+        route(self.ctx, ifindex, ends, hop, source)
     }
 
     #[inline(always)]
@@ -151,6 +162,7 @@ fn route<A: FamilyMaps>(
     ifindex: u32,
     ends: &Ends<A>,
     hop: &mut NextHop,
+    source: &mut A,
 ) -> Route {
     // SAFETY: all zero is a valid query.
     let mut query: FibLookup = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -161,9 +173,16 @@ fn route<A: FamilyMaps>(
     query.__bindgen_anon_3.ipv6_src = ends.src.words();
     query.__bindgen_anon_4.ipv6_dst = ends.dst.words();
     let size = size_of::<FibLookup>() as i32;
+    let flags = node().fib_flags;
     // SAFETY: the context is this program's, the query `size` bytes long.
-    let found = unsafe { bpf_fib_lookup(ctx, &raw mut query, size, 0) };
+    let found = unsafe { bpf_fib_lookup(ctx, &raw mut query, size, flags) };
     hop.ifindex = query.ifindex;
+    *source = if flags == 0 {
+        A::default()
+    } else {
+        // SAFETY: both members of the union are plain words; IPv4 uses the first.
+        A::from_words(unsafe { query.__bindgen_anon_3.ipv6_src })
+    };
     match found {
         FIB_SUCCESS => {
             // SAFETY: both members of the union are a u16.

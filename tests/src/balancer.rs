@@ -198,6 +198,13 @@ impl Balancer {
         self.wait()
     }
 
+    /// Stops the agent in its tracks, as if it were dead, while the kernel goes on with what it holds; until the value
+    /// is dropped.
+    pub fn freeze(&mut self) -> Frozen<'_> {
+        self.signal(Signal::SIGSTOP);
+        Frozen(self)
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let child = &mut self.child;
         let log = &self.log;
@@ -255,6 +262,16 @@ impl Balancer {
         for reader in self.readers.drain(..) {
             let _ = reader.join();
         }
+    }
+}
+
+/// An agent that does nothing; goes on when this is dropped.
+#[derive(Debug)]
+pub struct Frozen<'a>(&'a mut Balancer);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.signal(Signal::SIGCONT);
     }
 }
 

@@ -11,8 +11,10 @@
 use std::{
     fmt,
     io::{ErrorKind, Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
+    panic::resume_unwind,
     sync::atomic::{AtomicU16, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -22,6 +24,8 @@ use crate::{netns::Namespace, tally::Tally};
 
 /// How long one step of an exchange may take.
 const LIMIT: Duration = Duration::from_secs(5);
+/// Longest datagram of either family.
+const MAX_DATAGRAM: usize = 65_536;
 /// A run that fails this often has failed.
 const MAX_FAILURES: usize = 20;
 /// First port that UDP exchanges take.
@@ -78,13 +82,7 @@ pub fn hit(exchange: Exchange, address: SocketAddr) -> Result<String> {
 
 /// One HTTP request on a connection of its own; returns the name of the server that answered.
 pub fn tcp_hit(address: SocketAddr) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&address, LIMIT).context("connect")?;
-    stream
-        .set_read_timeout(Some(LIMIT))
-        .context("set a time limit")?;
-    stream
-        .set_write_timeout(Some(LIMIT))
-        .context("set a time limit")?;
+    let mut stream = connect(address)?;
     let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream
         .write_all(request.as_bytes())
@@ -99,6 +97,52 @@ pub fn tcp_hit(address: SocketAddr) -> Result<String> {
         "the response is {response:?}"
     );
     server_name(body)
+}
+
+/// Sends all of it to an echo server on a connection of its own, and returns what comes back until the server ends.
+pub fn echoed(address: SocketAddr, sent: &[u8]) -> Result<Vec<u8>> {
+    let mut stream = connect(address)?;
+    let mut writer = stream.try_clone().context("use the connection twice")?;
+    let mut received = Vec::with_capacity(sent.len());
+    thread::scope(|scope| {
+        let write = || {
+            writer.write_all(sent)?;
+            writer.shutdown(Shutdown::Write)
+        };
+        let writer = scope.spawn(write);
+        stream
+            .read_to_end(&mut received)
+            .with_context(|| format!("receive, after {} bytes", received.len()))?;
+        match writer.join() {
+            Ok(written) => written.context("send"),
+            Err(panic) => resume_unwind(panic),
+        }
+    })?;
+    Ok(received)
+}
+
+/// Sends a datagram on a connected socket, and returns the answer.
+pub fn echoed_datagram(socket: &UdpSocket, sent: &[u8]) -> Result<Vec<u8>> {
+    let mut answer = vec![0; MAX_DATAGRAM];
+    socket
+        .set_read_timeout(Some(LIMIT))
+        .context("set a time limit")?;
+    socket.send(sent).context("send")?;
+    let len = socket.recv(&mut answer).context("receive")?;
+    answer.truncate(len);
+    Ok(answer)
+}
+
+/// A connection on which no step takes longer than an exchange may.
+pub fn connect(address: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, LIMIT).context("connect")?;
+    stream
+        .set_read_timeout(Some(LIMIT))
+        .context("set a time limit")?;
+    stream
+        .set_write_timeout(Some(LIMIT))
+        .context("set a time limit")?;
+    Ok(stream)
 }
 
 /// One datagram and its answer, on a socket that is connected to `address` or not at all.

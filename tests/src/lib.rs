@@ -6,12 +6,15 @@
 //! | [`link`], [`tun`], [`xdp_pass`] | veth pairs, links without Ethernet header, and what XDP needs of a peer |
 //! | [`topology`], [`addressing`] | nodes, pods and a client outside, with fixed addresses |
 //! | [`server`], [`client`], [`tally`] | who answers, who asks, and what came of it |
+//! | [`sniffer`], [`icmp`], [`sockopts`] | packets as they pass a device, and what a sender says about them |
 //! | [`manifest`] | the objects that an agent is told about |
 //! | [`balancer`], [`place`] | `fulcrum run` on a node, and its directories |
 //! | [`deployment`] | a cluster whose nodes all run it |
+//! | [`stage`] | every place that a connection comes from, and every place that it ends at |
 //! | [`progrun`], [`packet`], [`lone_node`] | the programs, run in the kernel on frames that a test makes |
 //! | [`verify`], [`listing`] | what the verifier says about them, and what their instructions say |
 //! | [`bench`] | the time that a packet takes |
+//! | [`kernel`] | what this kernel lacks |
 //! | [`poll`] | waiting with a deadline |
 //!
 //! Everything made lives in namespaces of its own and goes when its value is dropped, also while a test unwinds. The
@@ -27,8 +30,11 @@ pub mod balancer;
 pub mod bench;
 mod blackhole;
 pub mod client;
+mod datagram;
 pub mod deployment;
+pub mod icmp;
 mod ioctl;
+pub mod kernel;
 pub mod link;
 pub mod listing;
 pub mod lone_node;
@@ -41,6 +47,9 @@ pub mod progrun;
 mod rawbpf;
 mod residue;
 pub mod server;
+pub mod sniffer;
+pub mod sockopts;
+pub mod stage;
 pub mod tally;
 pub mod topology;
 pub mod tun;

@@ -22,6 +22,15 @@ pub fn veth(device: &str, mac: &str, peer: &str, peer_namespace: &Namespace, mtu
     )
 }
 
+/// As [`veth`], a netkit pair; of layer 2, so that pods find their node as they do behind veth.
+pub fn netkit(device: &str, mac: &str, peer: &str, peer_namespace: &Namespace, mtu: u32) -> String {
+    let path = peer_namespace.path();
+    format!(
+        "link add {device} address {mac} mtu {mtu} type netkit mode l2 peer name {peer} mtu {mtu} netns {}",
+        path.display()
+    )
+}
+
 /// Brings a device up without an automatic link-local address.
 pub fn up(device: &str) -> Vec<String> {
     vec![

@@ -175,17 +175,11 @@ fn writes(code: u8) -> bool {
     matches!(code & opcode::CLASS, 0x00 | 0x01 | 0x04 | 0x07)
 }
 
-/// A helper function of the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Helper {
-    /// Its name in `linux/bpf.h`.
-    pub name: &'static str,
-    /// The first kernel that has it.
-    pub since: (u32, u32),
-}
+/// A kernel's version: major, minor.
+type Version = (u32, u32);
 
 /// The oldest kernel that is supported.
-pub const OLDEST_KERNEL: (u32, u32) = (6, 1);
+pub const OLDEST_KERNEL: Version = (6, 1);
 
 /// Every helper that the programs may call; a new one is a decision about the oldest kernel.
 ///
@@ -193,77 +187,21 @@ pub const OLDEST_KERNEL: (u32, u32) = (6, 1);
 /// is younger than the helper: Linux 5.12.
 ///
 /// [fib]: https://docs.kernel.org/bpf/helpers.html
-const HELPERS: [(u32, Helper); 10] = [
-    (
-        1,
-        Helper {
-            name: "map_lookup_elem",
-            since: (3, 19),
-        },
-    ),
-    (
-        7,
-        Helper {
-            name: "get_prandom_u32",
-            since: (4, 1),
-        },
-    ),
-    (
-        11,
-        Helper {
-            name: "l4_csum_replace",
-            since: (4, 1),
-        },
-    ),
-    (
-        23,
-        Helper {
-            name: "redirect",
-            since: (4, 4),
-        },
-    ),
-    (
-        39,
-        Helper {
-            name: "skb_pull_data",
-            since: (4, 9),
-        },
-    ),
-    (
-        40,
-        Helper {
-            name: "csum_update",
-            since: (4, 9),
-        },
-    ),
-    (
-        43,
-        Helper {
-            name: "skb_change_head",
-            since: (4, 10),
-        },
-    ),
-    (
-        69,
-        Helper {
-            name: "fib_lookup",
-            since: (5, 12),
-        },
-    ),
-    (
-        152,
-        Helper {
-            name: "redirect_neigh",
-            since: (5, 10),
-        },
-    ),
-    (
-        160,
-        Helper {
-            name: "ktime_get_coarse_ns",
-            since: (5, 11),
-        },
-    ),
+const HELPERS: [(u32, &str, Version); 14] = [
+    (1, "map_lookup_elem", (3, 19)),
+    (7, "get_prandom_u32", (4, 1)),
+    (9, "skb_store_bytes", (4, 1)),
+    (11, "l4_csum_replace", (4, 1)),
+    (23, "redirect", (4, 4)),
+    (26, "skb_load_bytes", (4, 5)),
+    (38, "skb_change_tail", (4, 9)),
+    (39, "skb_pull_data", (4, 9)),
+    (40, "csum_update", (4, 9)),
+    (43, "skb_change_head", (4, 10)),
+    (50, "skb_adjust_room", (4, 13)),
+    (69, "fib_lookup", (5, 12)),
+    (152, "redirect_neigh", (5, 10)),
+    (160, "ktime_get_coarse_ns", (5, 11)),
 ];
 
 /// The names of helpers, all of which [`OLDEST_KERNEL`] has.
@@ -272,8 +210,8 @@ pub fn name_helpers(numbers: &BTreeSet<u32>) -> Result<Vec<String>> {
 }
 
 fn name_helper(number: u32) -> Result<String> {
-    let known = HELPERS.iter().find(|(known, _)| *known == number);
-    let (_, Helper { name, since }) = known.with_context(|| {
+    let known = HELPERS.iter().find(|(known, ..)| *known == number);
+    let (_, name, since) = known.with_context(|| {
         format!("helper {number} is not in the table of tests/src/listing.rs: add it with the kernel that brought it")
     })?;
     let ((major, minor), (oldest_major, oldest_minor)) = (since, OLDEST_KERNEL);

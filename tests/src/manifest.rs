@@ -29,6 +29,17 @@ pub struct Service {
     pub selector: Option<App>,
 }
 
+/// A Service of type `LoadBalancer`: with node ports, and with addresses that its status says it got.
+#[derive(Clone, Debug)]
+pub struct Exposed {
+    /// What it is inside the cluster.
+    pub service: Service,
+    /// `nodePort` of each of its ports.
+    pub node_ports: Vec<u16>,
+    /// `status.loadBalancer.ingress`.
+    pub ips: Vec<IpAddr>,
+}
+
 /// A port of a Service or an `EndpointSlice`.
 #[derive(Clone, Debug)]
 pub struct Port {
@@ -79,6 +90,8 @@ pub struct Pod {
     pub ips: Vec<IpAddr>,
     /// The condition `Ready`.
     pub ready: bool,
+    /// `spec.hostNetwork`.
+    pub host_network: bool,
 }
 
 /// A Node.
@@ -160,6 +173,19 @@ impl Pod {
             node_name: node.name.clone(),
             ips: pod.addresses.both().into(),
             ready: true,
+            host_network: false,
+        }
+    }
+
+    /// A pod in the node's own namespace, which has the node's addresses; ready, with this label `app`.
+    pub fn on(node: &topology::Node, app: &str) -> Self {
+        Self {
+            name: format!("{app}-{}", node.name),
+            app: app.to_owned(),
+            node_name: node.name.clone(),
+            ips: node.addresses.both().into(),
+            ready: true,
+            host_network: true,
         }
     }
 }
@@ -184,19 +210,44 @@ impl fmt::Display for Service {
             writeln!(f, "  selector: {{app: {app}}}")?;
         }
         writeln!(f, "  ports:")?;
-        for Port {
+        self.ports.iter().try_for_each(|port| writeln!(f, "{port}"))
+    }
+}
+
+impl fmt::Display for Port {
+    /// As an entry of a service's list.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
             name,
             protocol,
             port,
             target,
-        } in &self.ports
-        {
-            writeln!(
-                f,
-                "  - {{name: {name}, protocol: {protocol}, port: {port}, targetPort: {target}}}"
-            )?;
+        } = self;
+        write!(
+            f,
+            "  - {{name: {name}, protocol: {protocol}, port: {port}, targetPort: {target}}}"
+        )
+    }
+}
+
+impl fmt::Display for Exposed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What comes last in a Service's text is its list of ports, so that lines can be added to it.
+        let mut inner = self.service.clone();
+        let ports = std::mem::take(&mut inner.ports);
+        write!(f, "{inner}")?;
+        for (port, node_port) in ports.iter().zip(&self.node_ports) {
+            let port = port.to_string();
+            let port = port.strip_suffix('}').unwrap_or(&port);
+            writeln!(f, "{port}, nodePort: {node_port}}}")?;
         }
-        Ok(())
+        writeln!(
+            f,
+            "  type: LoadBalancer\nstatus:\n  loadBalancer:\n    ingress:"
+        )?;
+        self.ips
+            .iter()
+            .try_for_each(|ip| writeln!(f, "    - ip: \"{ip}\""))
     }
 }
 
@@ -261,6 +312,7 @@ impl fmt::Display for Pod {
             node_name,
             ips,
             ready,
+            host_network,
         } = self;
         writeln!(
             f,
@@ -268,7 +320,7 @@ impl fmt::Display for Pod {
         )?;
         writeln!(
             f,
-            "spec: {{nodeName: {node_name}, containers: [{{name: server}}]}}"
+            "spec: {{nodeName: {node_name}, hostNetwork: {host_network}, containers: [{{name: server}}]}}"
         )?;
         writeln!(f, "status:\n  phase: Running\n  podIPs:")?;
         for ip in ips {
@@ -334,6 +386,30 @@ spec:
   - {name: tcp, protocol: TCP, port: 80, targetPort: 8080}
 ";
         assert_eq!(Manifest::default().with(&service).text(), expected);
+    }
+
+    #[test]
+    fn an_exposed_service_is_a_service_with_more_lines() {
+        let exposed = Exposed {
+            service: Service {
+                name: "web".to_owned(),
+                cluster_ips: Vec::new(),
+                ports: vec![Port::new("TCP", 80, 8080)],
+                selector: None,
+            },
+            node_ports: vec![30123],
+            ips: vec!["198.19.100.1".parse().unwrap()],
+        };
+        let text = exposed.to_string();
+        let expected = "  ports:
+  - {name: tcp, protocol: TCP, port: 80, targetPort: 8080, nodePort: 30123}
+  type: LoadBalancer
+status:
+  loadBalancer:
+    ingress:
+    - ip: \"198.19.100.1\"
+";
+        assert!(text.ends_with(expected), "{text}");
     }
 
     #[test]

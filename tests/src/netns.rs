@@ -12,6 +12,7 @@ use std::{
     ffi::OsStr,
     fs::{self, File},
     io::{self, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
     os::{fd::AsRawFd, unix::process::CommandExt},
     panic::resume_unwind,
     path::{Path, PathBuf},
@@ -173,8 +174,36 @@ impl Namespace {
 
     /// Runs these `ip` commands, each without the word `ip`, in one process; stops at the first that fails.
     pub fn ip(&self, commands: &[String]) -> Result<()> {
+        self.batch("ip", commands)
+    }
+
+    /// As [`Self::ip`], for `bridge`.
+    pub fn bridge(&self, commands: &[String]) -> Result<()> {
+        self.batch("bridge", commands)
+    }
+
+    /// The address that the namespace's own sockets send from to this one, by its routes; nothing is sent.
+    pub fn source_to(&self, address: IpAddr) -> Result<IpAddr> {
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let source = || -> io::Result<IpAddr> {
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.connect((address, 9))?;
+            Ok(socket.local_addr()?.ip())
+        };
+        self.run(source).with_context(|| {
+            format!(
+                "find the source of packets from {} to {address}",
+                self.label
+            )
+        })
+    }
+
+    fn batch(&self, program: &str, commands: &[String]) -> Result<()> {
         let label = &self.label;
-        let mut batch = self.command("ip");
+        let mut batch = self.command(program);
         batch
             .args(["-batch", "-"])
             .stdin(Stdio::piped())
@@ -182,18 +211,18 @@ impl Namespace {
         let mut child = batch
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("run `ip` in {label}; install iproute2"))?;
+            .with_context(|| format!("run `{program}` in {label}; install iproute2"))?;
         if let Some(mut stdin) = child.stdin.take() {
             // A broken pipe means that `ip` gave up; its message says why.
             let _ = stdin.write_all((commands.join("\n") + "\n").as_bytes());
         }
         let output = child
             .wait_with_output()
-            .with_context(|| format!("wait for `ip` in {label}"))?;
+            .with_context(|| format!("wait for `{program}` in {label}"))?;
         if !output.status.success() {
             let message = String::from_utf8_lossy(&output.stderr);
             bail!(
-                "ip in {label}: {}; the batch was:\n{}",
+                "{program} in {label}: {}; the batch was:\n{}",
                 message.trim(),
                 commands.join("\n")
             );

@@ -28,7 +28,9 @@ use lb_user::{
 use crate::packet::Frame;
 
 /// The programs of the object.
-pub const PROGRAMS: [&str; 4] = ["pod", "uplink", "uplink_l3", "xdp_uplink"];
+pub const PROGRAMS: [&str; 8] = [
+    "pod", "uplink", "uplink_l3", "host", "lo", "egress", "egress_l3", "xdp_uplink",
+];
 /// Slots and backends that tests have room for.
 pub const N_ROWS: u32 = 65_536;
 /// Any secret will do, so long as it is the same in every run of a test.

@@ -1,6 +1,6 @@
 //! Servers in a namespace: one thread that serves TCP and UDP, IPv4 and IPv6, on one port.
 //!
-//! Bounded: a fixed number of connections, of bytes per request, and no allocation per datagram. A server stops when it is
+//! Bounded: a fixed number of connections and of bytes per request. A server stops when it is
 //! dropped; open connections end with it.
 //!
 //! The server closes a connection first. So `TIME_WAIT` lies with the server, and the client's port is free at once: ten
@@ -10,7 +10,7 @@
 use std::{
     borrow::Cow,
     io::{ErrorKind, PipeReader, PipeWriter, Read, Write},
-    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
     thread::{self, JoinHandle},
 };
@@ -21,7 +21,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 
-use crate::netns::Namespace;
+use crate::{datagram::DatagramSocket, netns::Namespace};
 
 /// More connections wait in the listener's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -51,6 +51,13 @@ impl Server {
     pub fn witness(namespace: &Namespace, name: &str, port: u16) -> Result<Self> {
         let greeting = format!("You've hit {name} from ");
         Self::start(namespace, name, port, Service::Witness(greeting))
+    }
+
+    /// As [`Self::hostname`], but says how much it got: `You've hit <name> with <n> bytes, checksum <c>`, as
+    /// [`measure`] has it.
+    pub fn measuring(namespace: &Namespace, name: &str, port: u16) -> Result<Self> {
+        let greeting = format!("You've hit {name} with ");
+        Self::start(namespace, name, port, Service::Measuring(greeting))
     }
 
     /// A server that sends back whatever it receives.
@@ -106,24 +113,36 @@ impl Drop for Server {
     }
 }
 
+/// How a measuring server speaks of these bytes.
+pub fn measure(bytes: &[u8]) -> String {
+    // FNV-1a, 64 bits: a byte that is missing, wrong or elsewhere shows.
+    let checksum = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{} bytes, checksum {checksum:016x}", bytes.len())
+}
+
 /// What is answered.
 #[derive(Debug)]
 enum Service {
     Hostname(String),
     /// What comes before the client's address.
     Witness(String),
+    /// What comes before the measure.
+    Measuring(String),
     Echo,
 }
 
 impl Service {
     /// What is said to a client whose request is complete; nothing by a server that sends back what it receives.
-    fn greeting(&self, client: SocketAddr) -> Option<Cow<'_, str>> {
+    fn greeting(&self, client: SocketAddr, request: &[u8]) -> Option<Cow<'_, str>> {
         match self {
             Self::Hostname(answer) => Some(answer.into()),
             // IPv4 arrives at a socket of both families, in IPv6's clothes.
             Self::Witness(greeting) => {
                 Some(format!("{greeting}{}\n", client.ip().to_canonical()).into())
             }
+            Self::Measuring(greeting) => Some(format!("{greeting}{}\n", measure(request)).into()),
             Self::Echo => None,
         }
     }
@@ -132,7 +151,7 @@ impl Service {
 /// The sockets of both protocols, each for both families.
 struct Sockets {
     tcp: TcpListener,
-    udp: UdpSocket,
+    udp: DatagramSocket,
 }
 
 impl Sockets {
@@ -140,10 +159,9 @@ impl Sockets {
         let any = (Ipv6Addr::UNSPECIFIED, port);
         let sockets = Self {
             tcp: TcpListener::bind(any)?,
-            udp: UdpSocket::bind(any)?,
+            udp: DatagramSocket::bind(port)?,
         };
         sockets.tcp.set_nonblocking(true)?;
-        sockets.udp.set_nonblocking(true)?;
         Ok(sockets)
     }
 }
@@ -230,13 +248,14 @@ impl Worker {
     }
 
     fn answer_datagrams(&mut self) {
-        while let Ok((len, from)) = self.sockets.udp.recv_from(&mut self.datagram) {
-            let greeting = self.service.greeting(from);
+        while let Ok((len, question)) = self.sockets.udp.receive(&mut self.datagram) {
+            let datagram = &self.datagram[..len];
+            let greeting = self.service.greeting(question.from.into(), datagram);
             let answer = greeting
                 .as_ref()
-                .map_or(&self.datagram[..len], |greeting| greeting.as_bytes());
+                .map_or(datagram, |greeting| greeting.as_bytes());
             // A client that is gone needs no answer.
-            let _ = self.sockets.udp.send_to(answer, from);
+            let _ = self.sockets.udp.answer(&question, answer);
         }
     }
 }
@@ -288,18 +307,17 @@ impl Connection {
         let mut bytes = [0; 4096];
         let len = self.stream.read(&mut bytes)?;
         let is_end = len == 0;
-        match service.greeting(self.client) {
-            None => {
-                self.answer.extend(&bytes[..len]);
-                self.is_last = is_end;
-            }
-            Some(greeting) => {
-                self.request.extend(&bytes[..len]);
-                if is_end || is_complete(&self.request) {
-                    self.answer = http_response(&greeting);
-                    self.is_last = true;
-                }
-            }
+        if matches!(service, Service::Echo) {
+            self.answer.extend(&bytes[..len]);
+            self.is_last = is_end;
+            return Ok(());
+        }
+        self.request.extend(&bytes[..len]);
+        if (is_end || is_complete(&self.request))
+            && let Some(greeting) = service.greeting(self.client, &self.request)
+        {
+            self.answer = http_response(&greeting);
+            self.is_last = true;
         }
         Ok(())
     }
@@ -333,6 +351,14 @@ mod tests {
         assert!(is_complete(b"GET /\n\n"));
         assert!(!is_complete(b"GET / HTTP/1.1\r\nHost: a\r\n"));
         assert!(is_complete(&[b'a'; MAX_REQUEST + 1]));
+    }
+
+    #[test]
+    fn a_measure_tells_length_order_and_content_apart() {
+        assert_eq!(measure(b""), "0 bytes, checksum cbf29ce484222325");
+        let measures = ["ab", "ba", "abc", "ac"].map(|text| measure(text.as_bytes()));
+        let distinct: std::collections::BTreeSet<_> = measures.iter().collect();
+        assert_eq!(distinct.len(), 4);
     }
 
     #[test]

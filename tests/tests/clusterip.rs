@@ -12,8 +12,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::{IpAddr, Shutdown, SocketAddr, TcpStream},
-    thread,
+    net::{IpAddr, SocketAddr, TcpStream},
     time::Duration,
 };
 
@@ -130,7 +129,7 @@ fn large_transfers_arrive_as_they_were_sent_in_both_directions() {
     for address in frontends(NEAR).into_iter().chain(frontends(FAR)) {
         let received = asking(&deployment.cluster)
             .namespace
-            .run(|| echoed(address, &sent));
+            .run(|| client::echoed(address, &sent).unwrap());
         assert!(
             received == sent,
             "{address}: {} bytes of {} came back, or others",
@@ -139,21 +138,6 @@ fn large_transfers_arrive_as_they_were_sent_in_both_directions() {
         );
     }
     deployment.expect_no_drops().unwrap();
-}
-
-/// Sends all of it, and returns what comes back.
-fn echoed(address: SocketAddr, sent: &[u8]) -> Vec<u8> {
-    let mut stream = connect(address);
-    let mut writer = stream.try_clone().unwrap();
-    let mut received = Vec::with_capacity(sent.len());
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            writer.write_all(sent).unwrap();
-            writer.shutdown(Shutdown::Write).unwrap();
-        });
-        stream.read_to_end(&mut received).unwrap();
-    });
-    received
 }
 
 #[test]

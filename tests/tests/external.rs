@@ -7,9 +7,7 @@
 )]
 
 use std::{
-    io::{Read, Write},
-    net::{IpAddr, Shutdown, SocketAddr, TcpStream, UdpSocket},
-    thread,
+    net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -184,7 +182,7 @@ fn native_xdp_carries_large_transfers() {
                 .cluster
                 .client
                 .namespace
-                .run(|| echoed(address, &sent));
+                .run(|| client::echoed(address, &sent).unwrap());
             assert!(received == sent, "{} bytes came back", received.len());
         }
     }
@@ -225,23 +223,6 @@ fn exchange_many(cluster: &Cluster, via: &Node, exchange: Exchange, address: Soc
         .complete()
         .and_then(|tally| tally.uniform_over(&expected))
         .unwrap();
-}
-
-/// Sends all of it, and returns what comes back.
-fn echoed(address: SocketAddr, sent: &[u8]) -> Vec<u8> {
-    let mut stream = TcpStream::connect_timeout(&address, LIMIT).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    stream.set_write_timeout(Some(LIMIT)).unwrap();
-    let mut writer = stream.try_clone().unwrap();
-    let mut received = Vec::with_capacity(sent.len());
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            writer.write_all(sent).unwrap();
-            writer.shutdown(Shutdown::Write).unwrap();
-        });
-        stream.read_to_end(&mut received).unwrap();
-    });
-    received
 }
 
 fn cluster() -> Cluster {

@@ -95,6 +95,16 @@ reasons! {
     PassNotForUs = 23, "pass_not_for_us", Pass;
     /// At XDP: a flow was opened, and its first packet left to TC.
     OpenedForTc = 24, "opened_for_tc", Note;
+    /// On its way out of the node, and not sent by the node itself: all was done when it came in.
+    PassForwarded = 25, "pass_forwarded", Pass;
+    /// It was routed to the services' own device, and nothing is served there.
+    DropNotService = 26, "drop_not_service", Drop;
+    /// Larger than the route takes, and allowed to be cut: rewritten and left to the stack, which fragments it.
+    Fragmented = 27, "fragmented", Note;
+    /// An ICMP error went back to the sender of a dropped packet.
+    Answered = 28, "answered", Note;
+    /// No ICMP error went back: there were too many of them.
+    AnswerLimited = 29, "answer_limited", Note;
 }
 
 impl Reason {

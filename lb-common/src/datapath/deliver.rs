@@ -2,8 +2,11 @@
 
 use super::{Hook, HopMemory, Tables, Via, Work};
 use crate::{
-    abi::{NextHop, Reason, next_hop::NextHopRef},
-    flow::clock::{NEXT_HOP_IDLE, NEXT_HOP_VALID, age},
+    abi::{NextHop, Reason, next_hop::NextHopRef, place},
+    flow::{
+        Direction,
+        clock::{NEXT_HOP_IDLE, NEXT_HOP_VALID, age},
+    },
     hash,
     net::addr::Addr,
 };
@@ -32,11 +35,50 @@ pub(super) fn known<A: Addr, T: Tables<A>>(
     tables: &T,
     next_hop: NextHopRef,
 ) -> Option<Result<Via, Reason>> {
+    if !next_hop.is_neighbour() {
+        return to_stack(T::HOOK, next_hop);
+    }
     tables.hop(next_hop.index())?.read(&mut work.hop);
     if !next_hop.matches(work.hop.stamp) || age(work.now, work.hop.valid_until) != 0 {
         return None;
     }
-    Some(fits(work, tables).map(|()| Via::Neighbour))
+    Some(fits(work, tables, Via::Neighbour))
+}
+
+/// The way of what the host's stack receives; XDP leaves it to TC.
+#[inline(always)]
+fn to_stack(hook: Hook, next_hop: NextHopRef) -> Option<Result<Via, Reason>> {
+    let via = match next_hop {
+        NextHopRef::STACK => Via::Stack,
+        NextHopRef::HOST => Via::Host,
+        _ => return None,
+    };
+    Some(match hook {
+        Hook::Tc => Ok(via),
+        Hook::Xdp => Err(Reason::PassToTc),
+    })
+}
+
+/// Notes the way to a backend that is this node itself, if it is.
+///
+/// On its own way the packet stays on the device that it came by, so that the host's own filters see what they
+/// always saw. A source that the stack refuses there comes by the host's device: one of the node's own, or a
+/// service address.
+#[inline(always)]
+pub(super) fn is_here<A: Addr, T: Tables<A>>(
+    work: &mut Work<A>,
+    tables: &T,
+    direction: Direction,
+) -> bool {
+    if tables.place(work.flow.rewrite.ends.dst) != place::NODE {
+        return false;
+    }
+    work.flow.next_hop = if tables.role().is_host() || direction == Direction::Reply {
+        NextHopRef::HOST
+    } else {
+        NextHopRef::STACK
+    };
+    true
 }
 
 /// The way by the FIB, for the first packet after a next hop's time is up, or of a new flow; notes the
@@ -52,13 +94,21 @@ pub(super) fn known<A: Addr, T: Tables<A>>(
 pub(super) fn resolve<A: Addr, T: Tables<A>>(
     work: &mut Work<A>,
     tables: &T,
+    direction: Direction,
 ) -> Result<Via, Reason> {
     work.flow.next_hop = NextHopRef::NONE;
-    let route = tables.route(&work.flow.rewrite.ends, &mut work.hop);
+    let Work {
+        flow, hop, source, ..
+    } = work;
+    let route = tables.route(&flow.rewrite.ends, hop, source);
     if route == Route::None {
-        return Err(leave_or(T::HOOK, Reason::DropNoRoute));
+        // The FIB does not tell an address of the node's own from one that nobody has.
+        let here = is_here(work, tables, direction);
+        return to_stack(T::HOOK, work.flow.next_hop)
+            .filter(|_| here)
+            .unwrap_or(Err(leave_or(T::HOOK, Reason::DropNoRoute)));
     }
-    fits(work, tables)?;
+    let via = fits(work, tables, Via::Kernel)?;
     match (T::HOOK, route) {
         // Only TC remembers: its packets are the ones that confirm the neighbour.
         (Hook::Xdp, Route::Neighbour) => return Ok(Via::Neighbour),
@@ -67,22 +117,26 @@ pub(super) fn resolve<A: Addr, T: Tables<A>>(
         (Hook::Tc, _) => {}
     }
     tables.count(Reason::Resolved);
-    Ok(Via::Kernel)
+    Ok(via)
 }
 
-/// Checks what the packet must satisfy to leave by the next hop.
+/// Checks what the packet must satisfy to leave by the next hop; `via`, or the stack's way if it must be cut.
 #[inline(always)]
-fn fits<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T) -> Result<(), Reason> {
+fn fits<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T, via: Via) -> Result<Via, Reason> {
     if T::HOOK == Hook::Xdp && work.hop.ifindex != tables.ingress_ifindex() {
         return Err(Reason::PassToTc);
     }
-    if work.ip.ttl <= 1 {
+    if work.ip.ttl <= 1 && !tables.role().is_host() {
         return Err(leave_or(T::HOOK, Reason::DropTtl));
     }
-    if work.hop.mtu != 0 && work.segment_len > work.hop.mtu {
-        return Err(leave_or(T::HOOK, Reason::DropTooBig));
+    if work.hop.mtu == 0 || work.segment_len <= work.hop.mtu {
+        return Ok(via);
     }
-    Ok(())
+    if T::HOOK == Hook::Tc && work.ip.may_fragment && tables.node().host_ifindex != 0 {
+        tables.count(Reason::Fragmented);
+        return Ok(Via::Host);
+    }
+    Err(leave_or(T::HOOK, Reason::DropTooBig))
 }
 
 /// What TC drops XDP leaves to TC, untouched.
@@ -111,7 +165,8 @@ fn remember<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
     hop.valid_until = now.wrapping_add(NEXT_HOP_VALID);
     let start = hash::finish(identity(hop)) as u32;
     for probe in 0..PROBES {
-        let index = start.wrapping_add(probe) & NextHopRef::INDEX_MASK;
+        // Index 0 stands for the ways that need no entry.
+        let index = (start.wrapping_add(probe) & NextHopRef::INDEX_MASK).max(1);
         let Some(memory) = tables.hop(index) else {
             continue;
         };
@@ -129,9 +184,7 @@ fn remember<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
             continue;
         }
         memory.write(hop);
-        // Generation 0 of index 0 would read as "none".
         let generation = (entry.stamp >> 1).wrapping_add(1) & 0x3f;
-        let generation = if generation == 0 { 1 } else { generation };
         memory.exchange_stamp(entry.stamp | 1, generation << 1);
         flow.next_hop = NextHopRef::new(index, generation);
         return;

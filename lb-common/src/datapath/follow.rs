@@ -1,8 +1,8 @@
 //! A packet of a known flow: one slot, at most one backend, one rewrite, a next hop.
 
-use super::{Decision, Hook, Tables, Work, deliver};
+use super::{Decision, Hook, Role, Tables, Work, deliver};
 use crate::{
-    abi::{Reason, backend_flags},
+    abi::{Reason, backend_flags, next_hop::NextHopRef},
     flow::{
         Direction,
         clock::Tick,
@@ -48,6 +48,12 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
         return Followed::Decided(Decision::Pass(Reason::PassToTc));
     }
     let backend = found.slot.backend();
+    let next_hop = found.slot.next_hop();
+    // On the way out only what the host itself answers is not yet what it should be.
+    let is_answer = direction == Direction::Reply && next_hop == NextHopRef::STACK;
+    if tables.role() == Role::Egress && !is_answer {
+        return Followed::Decided(Decision::Pass(Reason::PassNoService));
+    }
     if on_loss == OnLoss::OpenAnew
         && direction == Direction::Original
         && opens_anew(work, tables, found.word.state(), backend)
@@ -55,7 +61,6 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
         return Followed::Lost;
     }
     found.slot.rewrite(&mut work.flow.rewrite);
-    let next_hop = found.slot.next_hop();
     if !table.is_still(found) {
         return Followed::Recycled;
     }
@@ -64,7 +69,7 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
         if T::HOOK == Hook::Xdp {
             return Err(Reason::PassToTc);
         }
-        let way = deliver::resolve(work, tables);
+        let way = deliver::resolve(work, tables, direction);
         found
             .slot
             .replace_next_hop(backend, next_hop, work.flow.next_hop);

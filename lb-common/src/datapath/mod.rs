@@ -4,6 +4,7 @@
 //! in [`Work`]; [`rewrite`] is the only code that edits one. A packet that is not understood goes on untouched and
 //! counted; none is passed on half rewritten.
 
+mod answer;
 mod deliver;
 mod follow;
 mod open;
@@ -19,7 +20,7 @@ pub use work::Work;
 use crate::{
     abi::Reason,
     flow::table::{Existing, FlowTable},
-    net::addr::Addr,
+    net::{addr::Addr, icmp::IcmpError},
 };
 use follow::{Followed, OnLoss};
 
@@ -30,17 +31,24 @@ pub enum Verdict {
     Pass,
     /// Drop it.
     Drop,
-    /// It was rewritten: send it to [`Work::hop`].
+    /// It was rewritten: send it where `Via` says.
     Send(Via),
+    /// It has become an answer to its sender: send it back by the device that it came by.
+    Back,
 }
 
 /// How a rewritten packet is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// To a known neighbour: write both MACs and redirect.
+    /// To a known neighbour, [`Work::hop`]: write both MACs and redirect.
     Neighbour,
-    /// Through the kernel's neighbour table, which resolves and confirms the neighbour.
+    /// By the device of [`Work::hop`] through the kernel's neighbour table, which resolves and confirms the
+    /// neighbour.
     Kernel,
+    /// Its own way through the stack, which it may go on with as it is now.
+    Stack,
+    /// To the host's stack by the ingress of the host's own device ([`crate::abi::NodeConfig::host_ifindex`]).
+    Host,
 }
 
 /// What becomes of a packet; nothing was written yet.
@@ -65,11 +73,14 @@ impl Decision {
     }
 }
 
+/// A decision that was carried out; an error is yet to be answered with.
+type Carried = Result<Verdict, IcmpError>;
+
 /// What the first look at a packet gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Glance {
     /// All is decided and done.
-    Done(Verdict),
+    Done(Carried),
     /// Not a packet of a known flow.
     Miss,
     /// The flow that was found has to be opened anew, if anybody serves it.
@@ -87,17 +98,29 @@ pub fn process<A: Addr, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
 ) -> Verdict {
+    match forward(packet, tables, work) {
+        Ok(verdict) => verdict,
+        Err(error) => answer::answer(packet, tables, work, error),
+    }
+}
+
+#[inline(always)]
+fn forward<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+) -> Carried {
     let existing = match glance(packet, tables, work, OnLoss::OpenAnew) {
-        Glance::Done(verdict) => return verdict,
+        Glance::Done(carried) => return carried,
         Glance::Miss => Existing::Keep,
         Glance::Anew => Existing::Replace,
     };
     let decision = open::open(work, tables, existing);
     if existing == Existing::Replace
         && decision.is_for_want_of_backends()
-        && let Glance::Done(verdict) = glance(packet, tables, work, OnLoss::Stay)
+        && let Glance::Done(carried) = glance(packet, tables, work, OnLoss::Stay)
     {
-        return verdict;
+        return carried;
     }
     finish(decision, packet, tables, work)
 }
@@ -117,7 +140,16 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     let node = tables.node();
     let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
     let Some(found) = table.find(&work.key) else {
-        return Glance::Miss;
+        // Nothing begins on the way out: what a process dials comes by the host's own device.
+        return match tables.role() {
+            Role::Egress => Glance::Done(carry_out(
+                Decision::Pass(Reason::PassNoService),
+                packet,
+                tables,
+                work,
+            )),
+            _ => Glance::Miss,
+        };
     };
     match follow::follow(work, tables, &table, &found, on_loss) {
         Followed::Decided(decision) => Glance::Done(carry_out(decision, packet, tables, work)),
@@ -133,7 +165,7 @@ fn finish<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &Work<A>,
-) -> Verdict {
+) -> Carried {
     carry_out(decision, packet, tables, work)
 }
 
@@ -144,15 +176,27 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &Work<A>,
-) -> Verdict {
-    let (reason, verdict) = match decision {
-        Decision::Pass(reason) => (reason, Verdict::Pass),
-        Decision::Drop(reason) => (reason, Verdict::Drop),
-        Decision::Send(reason, via) => match rewrite::rewrite(packet, work) {
-            Some(()) => (reason, Verdict::Send(via)),
-            None => (Reason::DropEdit, Verdict::Drop),
-        },
+) -> Carried {
+    let (reason, carried) = match decision {
+        // The stack would send it round in circles: its route leads here.
+        Decision::Pass(_) if tables.role() == Role::Host => {
+            (Reason::DropNotService, Ok(Verdict::Drop))
+        }
+        Decision::Pass(reason) => (reason, Ok(Verdict::Pass)),
+        Decision::Drop(reason) => (reason, answer::due(reason, work).map_or(Ok(Verdict::Drop), Err)),
+        Decision::Send(reason, via) => {
+            match rewrite::rewrite(packet, work, hops(via, tables.role())) {
+                Some(()) => (reason, Ok(Verdict::Send(via))),
+                None => (Reason::DropEdit, Ok(Verdict::Drop)),
+            }
+        }
     };
     tables.count(reason);
-    verdict
+    carried
+}
+
+/// How many hops the way takes: none to or through the host's own stack, none for what the host itself sends.
+#[inline(always)]
+fn hops(via: Via, role: Role) -> u8 {
+    u8::from(matches!(via, Via::Neighbour | Via::Kernel) && !role.is_host())
 }

@@ -5,8 +5,9 @@ use super::{
     follow::{count_xdp, refuse},
 };
 use crate::{
-    abi::{Reason, Service, ServiceKey, backend_flags, next_hop::NextHopRef},
+    abi::{Reason, Service, ServiceKey, backend_flags, next_hop::NextHopRef, place},
     flow::{
+        Direction,
         slot::BackendRef,
         table::{Existing, FlowTable, Refusal},
     },
@@ -29,7 +30,11 @@ pub(super) fn open<A: Addr, T: Tables<A>>(
         return Decision::Pass(Reason::PassNoService);
     };
     if work.key.proto == proto::TCP && !work.tcp.opens() {
-        return Decision::Drop(Reason::DropNotSyn);
+        return match tables.role() {
+            // The node's own socket may be in the middle of a connection of its own.
+            Role::Loopback => Decision::Pass(Reason::PassNoService),
+            _ => Decision::Drop(Reason::DropNotSyn),
+        };
     }
     if let Err(reason) = choose(work, tables, &key, service) {
         return Decision::Drop(reason);
@@ -37,10 +42,12 @@ pub(super) fn open<A: Addr, T: Tables<A>>(
     work.flow.rewrite.ends.src = work.key.ends.src;
     work.flow.next_hop = NextHopRef::NONE;
     let way = if T::HOOK == Hook::Xdp && work.flow.local {
+        deliver::is_here(work, tables, Direction::Original);
         Err(Reason::PassToTc)
     } else {
-        deliver::resolve(work, tables)
+        deliver::resolve(work, tables, Direction::Original)
     };
+    work.flow.back = way_back(tables.role(), work.flow.next_hop);
     // What XDP cannot send it leaves to TC, but it opens the flow all the same: if TC chose again, backends
     // that XDP reaches would be chosen more often than others.
     if T::HOOK == Hook::Tc
@@ -118,7 +125,19 @@ fn pick<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, service: &Service
     Some(())
 }
 
-/// Puts the flow into the table; a masqueraded one takes another port if the client's own is in use.
+/// The way of the answers, where it is known from the first: to the node's own processes, or from them.
+#[inline(always)]
+fn way_back(role: Role, next_hop: NextHopRef) -> NextHopRef {
+    if role.is_host() {
+        NextHopRef::HOST
+    } else if next_hop == NextHopRef::STACK {
+        NextHopRef::STACK
+    } else {
+        NextHopRef::NONE
+    }
+}
+
+/// Puts the flow into the table, with another source port if the client's own is in use towards the backend.
 #[inline(always)]
 fn insert<A: Addr, T: Tables<A>>(
     work: &mut Work<A>,
@@ -127,10 +146,7 @@ fn insert<A: Addr, T: Tables<A>>(
     existing: Existing,
 ) -> Result<(), Refusal> {
     let node = tables.node();
-    let masquerade = masquerades(work, tables);
-    if masquerade {
-        work.flow.rewrite.ends.src = tables.node_addr();
-    }
+    masquerade(work, tables);
     work.flow.rewrite.sport = work.key.sport;
     for attempt in 0..PORT_TRIES {
         let refusal = match table.open(&work.key, &mut work.flow, existing) {
@@ -141,7 +157,7 @@ fn insert<A: Addr, T: Tables<A>>(
             }
             Err(refusal) => refusal,
         };
-        if refusal != Refusal::ReplyTaken || !masquerade || node.snat_port_count == 0 {
+        if refusal != Refusal::ReplyTaken || node.snat_port_count == 0 {
             return Err(refusal);
         }
         let offset = (u64::from(tables.random()) * u64::from(node.snat_port_count)) >> 32;
@@ -150,12 +166,30 @@ fn insert<A: Addr, T: Tables<A>>(
     Err(Refusal::ReplyTaken)
 }
 
-/// True if the reply would not come back through this node: a remote backend of a client that is not
-/// a pod.
+/// Takes another source address where the answers would not come back through this node with the client's own.
 #[inline(always)]
-fn masquerades<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T) -> bool {
-    !work.flow.local
-        && tables.role() == Role::Uplink
-        && !tables.node_addr().is_unspecified()
-        && !tables.is_pod(work.key.ends.src)
+fn masquerade<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
+    let Work {
+        key, flow, source, ..
+    } = work;
+    let ends = &mut flow.rewrite.ends;
+    if tables.role() == Role::Pod {
+        // A pod answers itself without asking anybody.
+        if ends.dst == key.ends.src && !tables.hairpin_addr().is_unspecified() {
+            ends.src = tables.hairpin_addr();
+        }
+        return;
+    }
+    let is_remote = !flow.local && !matches!(flow.next_hop, NextHopRef::STACK | NextHopRef::HOST);
+    if !is_remote || tables.role() == Role::Uplink && tables.place(key.ends.src) == place::PODS {
+        return;
+    }
+    let own = if source.is_unspecified() {
+        tables.node_addr()
+    } else {
+        *source
+    };
+    if !own.is_unspecified() {
+        ends.src = own;
+    }
 }

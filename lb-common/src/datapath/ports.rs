@@ -41,6 +41,12 @@ pub trait Packet {
         header: Delta,
         zero_is_none: bool,
     ) -> Option<()>;
+    /// Copies the first `len` bytes, which are not more than it has, into `words`; what is left of the last word
+    /// keeps its value. `None`: they could not be read.
+    fn copy(&self, words: &mut [u32], len: u32) -> Option<()>;
+    /// Makes the first `len` bytes of `words` the whole packet. `None`: it could not be done, and what is
+    /// left of the packet must be dropped.
+    fn replace(&mut self, words: &[u32], len: u32) -> Option<()>;
 }
 
 /// What a device is to the node; fixed when the program is attached to it.
@@ -50,6 +56,20 @@ pub enum Role {
     Pod,
     /// A device that leads out of the node.
     Uplink,
+    /// The far end of the pair by which the node's own processes send to service addresses.
+    Host,
+    /// The loopback device, on the way out: the node to its own addresses.
+    Loopback,
+    /// Any device on the way out: what the node's own processes answer.
+    Egress,
+}
+
+impl Role {
+    /// True if packets come from the node's own processes, which dialled.
+    #[inline(always)]
+    pub fn is_host(self) -> bool {
+        matches!(self, Self::Host | Self::Loopback)
+    }
 }
 
 /// Where in the kernel the program runs.
@@ -89,12 +109,15 @@ pub trait Tables<A: Addr> {
     fn slot(&self, index: u32) -> Option<u32>;
     /// A backend, copied.
     fn backend(&self, id: u32) -> Option<Backend<A>>;
-    /// True if the address belongs to a pod of the cluster.
-    fn is_pod(&self, addr: A) -> bool;
+    /// What lies behind an address: [`crate::abi::place`], 0 where the table does not say.
+    fn place(&self, addr: A) -> u32;
+    /// Source of a pod's connection to itself; unspecified: there is none.
+    fn hairpin_addr(&self) -> A;
     /// A next hop's memory.
     fn hop(&self, index: u32) -> Option<Self::Hop>;
-    /// Asks the kernel's FIB for the way to `ends.dst`, written to `hop` (stamp and validity aside).
-    fn route(&self, ends: &Ends<A>, hop: &mut NextHop) -> Route;
+    /// Asks the kernel's FIB for the way to `ends.dst`, written to `hop` (stamp and validity aside), and which
+    /// source the node prefers on it, written to `source`; unspecified where the kernel does not say.
+    fn route(&self, ends: &Ends<A>, hop: &mut NextHop, source: &mut A) -> Route;
     /// The coarse clock.
     fn now(&self) -> Tick;
     /// 32 random bits.

@@ -8,12 +8,16 @@ use crate::net::{
     tcp, udp,
 };
 
-/// Rewrites the packet as its flow says. `None`: it could not be edited and must be dropped.
+/// Rewrites the packet as its flow says, and takes `hops` off its TTL. `None`: it could not be edited and must be dropped.
 #[inline(always)]
-pub(super) fn rewrite<A: Addr, P: Packet>(packet: &mut P, work: &Work<A>) -> Option<()> {
+pub(super) fn rewrite<A: Addr, P: Packet>(
+    packet: &mut P,
+    work: &Work<A>,
+    hops: u8,
+) -> Option<()> {
     let Work { key, ip, flow, .. } = work;
     let new = &flow.rewrite;
-    let addresses = A::Header::write(packet, &key.ends, &new.ends)?;
+    let addresses = A::Header::write(packet, &key.ends, &new.ends, hops)?;
     let (old, ports) = (
         wire_ports(key.sport, key.dport),
         wire_ports(new.sport, new.dport),

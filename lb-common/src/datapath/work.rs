@@ -8,7 +8,7 @@
 use crate::{
     abi::NextHop,
     flow::{FlowKey, clock::Tick, table::NewFlow},
-    net::{ip::Ip, tcp::Flags},
+    net::{icmp::Letter, ip::Ip, tcp::Flags},
 };
 
 /// One packet's facts and decisions; filled from top to bottom.
@@ -29,6 +29,10 @@ pub struct Work<A> {
     pub flow: NewFlow<A>,
     /// Where it is sent.
     pub hop: NextHop,
+    /// The node's own address that the FIB prefers on the way there; unspecified: it did not say.
+    pub source: A,
     /// A next hop from the table, while the one above looks for its place.
     pub entry: NextHop,
+    /// An ICMP error about it.
+    pub letter: Letter,
 }

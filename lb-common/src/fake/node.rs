@@ -1,7 +1,7 @@
 //! A node's maps in memory, and the programs that work on them.
 
 use core::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{packet::FakePacket, slots::FakeSlots};
 use crate::{
@@ -25,8 +25,9 @@ pub struct FakeNode<A> {
     services: RefCell<BTreeMap<ServiceKey<A>, Service>>,
     slots: RefCell<BTreeMap<u32, u32>>,
     backends: RefCell<BTreeMap<u32, Backend<A>>>,
-    pods: RefCell<BTreeSet<(A, u32)>>,
+    places: RefCell<BTreeMap<(A, u32), u32>>,
     routes: RefCell<BTreeMap<A, (Route, NextHop)>>,
+    source: RefCell<A>,
     now: Cell<Tick>,
     luck: Cell<u64>,
     counts: RefCell<BTreeMap<Reason, u64>>,
@@ -60,8 +61,9 @@ impl<A: Addr> FakeNode<A> {
             services: RefCell::default(),
             slots: RefCell::default(),
             backends: RefCell::default(),
-            pods: RefCell::default(),
+            places: RefCell::default(),
             routes: RefCell::default(),
+            source: RefCell::default(),
             now: Cell::new(0),
             luck: Cell::new(1),
             counts: RefCell::default(),
@@ -104,9 +106,14 @@ impl<A: Addr> FakeNode<A> {
         set(&self.backends, id, backend);
     }
 
-    /// Makes the addresses that share the first `bits` bits with `prefix` pods' addresses.
-    pub fn add_pod_cidr(&self, prefix: A, bits: u32) {
-        self.pods.borrow_mut().insert((prefix, bits));
+    /// Says what lies at the addresses that share the first `bits` bits with `prefix`: [`crate::abi::place`].
+    pub fn set_place(&self, prefix: A, bits: u32, place: u32) {
+        self.places.borrow_mut().insert((prefix, bits), place);
+    }
+
+    /// The address that the FIB prefers as a source; unspecified, as at first: it does not say.
+    pub fn set_preferred_source(&self, source: A) {
+        self.source.replace(source);
     }
 
     /// What the FIB says about one destination; without it there is no route.
@@ -148,11 +155,14 @@ impl<A: Addr> FakeNode<A> {
         &self.config
     }
 
-    fn is_pod(&self, addr: A) -> bool {
-        self.pods
-            .borrow()
+    fn place(&self, addr: A) -> u32 {
+        let places = self.places.borrow();
+        let matching = places
             .iter()
-            .any(|(prefix, bits)| shares(addr, *prefix, *bits))
+            .filter(|((prefix, bits), _)| shares(addr, *prefix, *bits));
+        matching
+            .max_by_key(|((_, bits), _)| *bits)
+            .map_or(0, |(_, place)| *place)
     }
 
     /// xorshift64 (Marsaglia 2003), its better half.
@@ -248,8 +258,15 @@ impl<'n, A: Addr, const XDP: bool> Tables<A> for FakeTables<'n, A, XDP> {
         self.node.backends.borrow().get(&id).copied()
     }
 
-    fn is_pod(&self, addr: A) -> bool {
-        self.node.is_pod(addr)
+    fn place(&self, addr: A) -> u32 {
+        self.node.place(addr)
+    }
+
+    fn hairpin_addr(&self) -> A {
+        A::from_words(match A::FAMILY {
+            Family::V4 => self.node.config.hairpin4.words(),
+            Family::V6 => self.node.config.hairpin6.words(),
+        })
     }
 
     fn hop(&self, index: u32) -> Option<FakeHop<'n>> {
@@ -259,7 +276,8 @@ impl<'n, A: Addr, const XDP: bool> Tables<A> for FakeTables<'n, A, XDP> {
             .map(FakeHop)
     }
 
-    fn route(&self, ends: &Ends<A>, hop: &mut NextHop) -> Route {
+    fn route(&self, ends: &Ends<A>, hop: &mut NextHop, source: &mut A) -> Route {
+        *source = *self.node.source.borrow();
         let routes = self.node.routes.borrow();
         let Some((route, found)) = routes.get(&ends.dst) else {
             return Route::None;

@@ -147,6 +147,20 @@ impl Packet for FakePacket {
         self.device_sum = change.apply(self.device_sum);
     }
 
+    fn copy(&self, words: &mut [u32], len: u32) -> Option<()> {
+        let bytes = self.bytes.get(..len as usize)?;
+        bytemuck::cast_slice_mut(words)
+            .get_mut(..len as usize)?
+            .copy_from_slice(bytes);
+        Some(())
+    }
+
+    fn replace(&mut self, words: &[u32], len: u32) -> Option<()> {
+        let bytes = bytemuck::cast_slice::<_, u8>(words).get(..len as usize)?;
+        *self = Self::new(bytes.to_vec());
+        Some(())
+    }
+
     fn update_checksum(
         &mut self,
         at: u32,

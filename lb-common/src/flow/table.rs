@@ -106,6 +106,8 @@ pub struct NewFlow<A> {
     pub backend: BackendRef,
     /// The next hop towards the backend.
     pub next_hop: NextHopRef,
+    /// The next hop towards the client, where it is known from the first.
+    pub back: NextHopRef,
     /// The backend runs on this node.
     pub local: bool,
 }
@@ -237,7 +239,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         }
         if let Some(slot) = self.slot(reply.position) {
             slot.set_rewrite(key.ends.dst, key.ends.src, key.dport, key.sport);
-            slot.set_fate(original.position, new.backend, NextHopRef::NONE);
+            slot.set_fate(original.position, new.backend, new.back);
         }
         if !self.publish(reply) {
             self.give_back(reply);

@@ -2,6 +2,7 @@
 
 use bytemuck::Pod;
 
+use super::icmp::{IcmpError, Letter};
 use crate::{
     abi::Reason,
     datapath::Packet,
@@ -24,6 +25,8 @@ pub struct Ip {
     pub proto: u8,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// A router may cut it into fragments.
+    pub may_fragment: bool,
     /// Where the payload begins, bytes from the IP header.
     pub l4: u32,
     /// Length of the packet, bytes from the IP header.
@@ -36,6 +39,10 @@ pub trait IpHeader: Pod {
     type Addr: Addr;
     /// The packet's `EtherType`, host byte order.
     const ETHER_TYPE: u16;
+    /// Where the quoted packet begins in a [`Letter`], words.
+    const QUOTE_AT: usize;
+    /// How much of a packet an ICMP error quotes at most, bytes.
+    const QUOTE_MAX: u32;
 
     /// Reads the header at the packet's beginning; the addresses go to `ends`.
     ///
@@ -43,13 +50,18 @@ pub trait IpHeader: Pod {
     /// The reason to pass the packet: malformed, a fragment, a protocol that has no ports.
     fn read<P: Packet>(packet: &P, ends: &mut Ends<Self::Addr>) -> Result<Ip, Reason>;
 
-    /// Writes new addresses and one hop less; the header's own checksum follows. Returns what the
+    /// Writes new addresses and `hops` hops less; the header's own checksum follows. Returns what the
     /// addresses do to a pseudo header's sum. `None`: it could not be written.
     fn write<P: Packet>(
         packet: &mut P,
         old: &Ends<Self::Addr>,
         new: &Ends<Self::Addr>,
+        hops: u8,
     ) -> Option<Delta>;
+
+    /// Writes the headers of an ICMP error about the packet that `letter` quotes the first `quoted` bytes of.
+    /// Returns the length of the whole, bytes.
+    fn head_error(letter: &mut Letter, ends: &Ends<Self::Addr>, error: IcmpError, quoted: u32) -> u32;
 }
 
 /// Where a packet comes from and where it goes.

@@ -4,8 +4,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{
     addr::Addr4,
-    csum::Delta,
+    csum::{self, Delta},
     eth::ether_type,
+    icmp::{IcmpError, Letter},
     ip::{Ends, Ip, IpHeader, proto},
 };
 use crate::{abi::Reason, datapath::Packet};
@@ -36,8 +37,20 @@ pub struct Ipv4 {
     pub dst: [u8; 4],
 }
 
+/// IANA protocol number of ICMP.
+const ICMP: u8 = 1;
+/// Of packets that are made here.
+const TTL: u8 = 64;
+/// RFC 792.
+const DEST_UNREACH: u8 = 3;
+/// RFC 1191 section 4: the next hop's MTU stands in the last two bytes of the header.
+const FRAG_NEEDED: u8 = 4;
+/// RFC 792.
+const TIME_EXCEEDED: u8 = 11;
 /// "More fragments" and the offset: zero in a packet that is whole.
 const FRAGMENT: u16 = 0x3fff;
+/// A router must not cut the packet up.
+const DONT_FRAGMENT: u16 = 0x4000;
 /// Where the part that a router rewrites begins.
 const TAIL_AT: u32 = 8;
 
@@ -58,6 +71,9 @@ const _: () = assert!(size_of::<Tail>() == 12);
 impl IpHeader for Ipv4 {
     type Addr = Addr4;
     const ETHER_TYPE: u16 = ether_type::IPV4;
+    const QUOTE_AT: usize = 7;
+    /// RFC 1812 section 4.3.2.3: the whole error takes up to 576 bytes.
+    const QUOTE_MAX: u32 = 576 - 28;
 
     #[inline(always)]
     fn read<P: Packet>(packet: &P, ends: &mut Ends<Addr4>) -> Result<Ip, Reason> {
@@ -88,21 +104,27 @@ impl IpHeader for Ipv4 {
         Ok(Ip {
             proto: header.proto,
             ttl: header.ttl,
+            may_fragment: u16::from_be_bytes(header.frag) & DONT_FRAGMENT == 0,
             l4,
             len,
         })
     }
 
     #[inline(always)]
-    fn write<P: Packet>(packet: &mut P, old: &Ends<Addr4>, new: &Ends<Addr4>) -> Option<Delta> {
+    fn write<P: Packet>(
+        packet: &mut P,
+        old: &Ends<Addr4>,
+        new: &Ends<Addr4>,
+        hops: u8,
+    ) -> Option<Delta> {
         let mut tail = packet.read::<Tail>(TAIL_AT)?;
-        let ttl = tail.ttl.wrapping_sub(1);
+        let ttl = tail.ttl.wrapping_sub(hops);
         let addresses = old.delta(new);
-        let hops = Delta::replace(
+        let change = Delta::replace(
             u32::from(u16::from_ne_bytes([tail.ttl, tail.proto])),
             u32::from(u16::from_ne_bytes([ttl, tail.proto])),
         );
-        let check = addresses.and(hops).apply(u16::from_ne_bytes(tail.check));
+        let check = addresses.and(change).apply(u16::from_ne_bytes(tail.check));
         tail.ttl = ttl;
         tail.check = check.to_ne_bytes();
         tail.src = new.src.be32.to_ne_bytes();
@@ -110,5 +132,30 @@ impl IpHeader for Ipv4 {
         // The header sums to zero before and after: a checksum over the whole packet does not change.
         packet.write(TAIL_AT, tail)?;
         Some(addresses)
+    }
+
+    #[inline(always)]
+    fn head_error(letter: &mut Letter, ends: &Ends<Addr4>, error: IcmpError, quoted: u32) -> u32 {
+        let len = 28 + quoted;
+        // RFC 1812 section 4.3.2.5: precedence "internetwork control"; RFC 6864: one datagram, id 0.
+        let mut ip = [
+            u32::from_ne_bytes([0x45, 0xc0, (len >> 8) as u8, len as u8]),
+            u32::from_ne_bytes([0, 0, 0x40, 0]),
+            u32::from_ne_bytes([TTL, ICMP, 0, 0]),
+            ends.src.be32,
+            ends.dst.be32,
+        ];
+        let sum = ip.iter().map(|word| u64::from(*word)).sum();
+        let [low, high] = (!csum::fold16(sum)).to_ne_bytes();
+        ip[2] = u32::from_ne_bytes([TTL, ICMP, low, high]);
+        letter.put(0, ip);
+        let (kind, code, mtu) = match error {
+            IcmpError::TooBig(mtu) => (DEST_UNREACH, FRAG_NEEDED, mtu.min(0xffff)),
+            IcmpError::TimeExceeded => (TIME_EXCEEDED, 0, 0),
+        };
+        letter.put(5, [u32::from_ne_bytes([kind, code, 0, 0]), mtu.to_be()]);
+        let [low, high] = (!csum::fold16(letter.sum(5, 8 + quoted))).to_ne_bytes();
+        letter.put(5, [u32::from_ne_bytes([kind, code, low, high])]);
+        len
     }
 }

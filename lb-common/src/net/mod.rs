@@ -6,6 +6,7 @@
 pub mod addr;
 pub mod csum;
 pub mod eth;
+pub mod icmp;
 pub mod ip;
 pub mod ipv4;
 pub mod ipv6;

@@ -203,16 +203,19 @@ impl<'n, A: Addr, F: Fn(u32)> Tables<A> for Changing<'n, A, F> {
         self.tables.backend(id)
     }
 
-    fn is_pod(&self, addr: A) -> bool {
-        self.tables.is_pod(addr)
+    fn place(&self, addr: A) -> u32 {
+        self.tables.place(addr)
+    }
+    fn hairpin_addr(&self) -> A {
+        self.tables.hairpin_addr()
     }
 
     fn hop(&self, index: u32) -> Option<Self::Hop> {
         self.tables.hop(index)
     }
 
-    fn route(&self, ends: &Ends<A>, hop: &mut NextHop) -> Route {
-        self.tables.route(ends, hop)
+    fn route(&self, ends: &Ends<A>, hop: &mut NextHop, source: &mut A) -> Route {
+        self.tables.route(ends, hop, source)
     }
 
     fn now(&self) -> Tick {

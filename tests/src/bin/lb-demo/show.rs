@@ -1,0 +1,162 @@
+//! What the readers of the manifests expect, shown and checked.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result};
+use lb_tests::{
+    balancer,
+    client::{self, Exchange},
+    netns::Namespace,
+};
+
+use crate::{
+    NAME_PREFIX,
+    scene::Demo,
+    served::{SERVED, Served, url},
+    signals::Signals,
+};
+
+/// Requests of each kind: four servers are all hit, but for one run in 10^24.
+const N_REQUESTS: usize = 200;
+/// Requests that are shown one by one.
+const N_SHOWN: usize = 4;
+/// How long agents may take to serve what the manifests say.
+const LIMIT: Duration = Duration::from_secs(30);
+/// The service that is described: of two named ports.
+const DESCRIBED: &str = "kubia";
+
+impl Demo {
+    /// Prints what a reader of the manifests expects, and fails where it is not so.
+    pub(crate) fn show(&self, signals: &Signals) -> Result<()> {
+        self.show_tables()?;
+        let sources = [
+            ("In a pod on node-1", self.pod()?),
+            ("On node-1 itself", self.node()),
+        ];
+        for (source, namespace) in sources {
+            println!("{source}:\n");
+            for served in &SERVED {
+                signals.check()?;
+                show_requests(source, namespace, served.frontend)?;
+            }
+            println!();
+        }
+        println!("And many, each on a connection or port of its own:\n");
+        let sources = [
+            ("a pod on node-1", self.pod()?),
+            ("node-1 itself", self.node()),
+            ("outside", self.outside()),
+        ];
+        for (source, namespace) in sources {
+            for served in &SERVED {
+                for exchange in served.exchanges {
+                    signals.check()?;
+                    show_spread(source, namespace, *exchange, served)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn show_tables(&self) -> Result<()> {
+        let first = self.first()?;
+        println!("\nOn {}:\n", first.node_name());
+        let names = SERVED.map(|served| served.service.to_owned());
+        let endpoints = SERVED.map(|served| served.endpoints).concat();
+        let endpoints = endpoints.into_iter().map(str::to_owned).collect();
+        for (kind, wanted) in [("services", names.to_vec()), ("endpoints", endpoints)] {
+            for balancer in self.balancers() {
+                let what = format!("the {kind} of the manifests on {}", balancer.node_name());
+                // The table leaves out endpoints beyond the third, as kubectl's does.
+                let arguments = ["get", kind, "--output", "json"];
+                let has_all = |output: &str| wanted.iter().all(|text| output.contains(text));
+                balancer.fulcrum_until(&arguments, LIMIT, &what, has_all)?;
+            }
+            println!("$ fulcrum get {kind}");
+            println!("{}", first.fulcrum(&["get", kind])?);
+        }
+        println!("$ fulcrum describe service {DESCRIBED}");
+        println!("{}", first.fulcrum(&["describe", "service", DESCRIBED])?);
+        Ok(())
+    }
+
+    /// Prints how to look around in a demo that is left up.
+    pub(crate) fn print_hints(&self) -> Result<()> {
+        let flags = self.first()?.flags().join(" ");
+        let fulcrum = format!("{} {flags}", balancer::binary()?.display());
+        let enter = |namespace: &Namespace| format!("nsenter --net={}", namespace.path().display());
+        println!("\nEverything as expected, and left up. To look at the agent of node-1:\n");
+        for verb in [
+            "get services",
+            "get endpoints",
+            "describe service kubia",
+            "status",
+            "maps",
+            "counters",
+        ] {
+            println!("  {fulcrum} {verb}");
+        }
+        println!(
+            "\nTo send requests from a pod, from node-1 itself, or from outside; to look at node-1:\n"
+        );
+        let url = url(SERVED[0].frontend);
+        for namespace in [self.pod()?, self.node(), self.outside()] {
+            println!("  {} curl {url}", enter(namespace));
+        }
+        println!("  {} ip route", enter(self.node()));
+        println!(
+            "\nThe agents follow the files of this directory:\n\n  {}",
+            self.manifests().display()
+        );
+        println!(
+            "\nTo take it down:\n\n  cargo xtask demo --down {NAME_PREFIX}{}",
+            std::process::id()
+        );
+        Ok(())
+    }
+}
+
+/// A few requests as a person sends them.
+fn show_requests(source: &str, namespace: &Namespace, frontend: &str) -> Result<()> {
+    let url = url(frontend);
+    let address = socket_address(frontend)?;
+    println!("$ curl -s {url}   # {N_SHOWN} times");
+    for _ in 0..N_SHOWN {
+        let server = namespace.run(|| client::tcp_hit(address));
+        let server = server.with_context(|| format!("GET {url}: {source}"))?;
+        println!("You've hit {server}");
+    }
+    Ok(())
+}
+
+/// Sends many requests of one kind, prints who answered, and fails unless all did and nobody else.
+fn show_spread(
+    source: &str,
+    namespace: &Namespace,
+    exchange: Exchange,
+    served: &Served,
+) -> Result<()> {
+    let frontend = served.frontend;
+    let tally = client::many(namespace, exchange, socket_address(frontend)?, N_REQUESTS);
+    tally
+        .complete()
+        .and_then(|tally| tally.spread_over(served.servers))
+        .with_context(|| format!("from {source}"))?;
+    let protocol = if exchange == Exchange::Tcp {
+        "TCP"
+    } else {
+        "UDP"
+    };
+    print!("  from {source:15}  {protocol} {frontend:22}");
+    for (server, n) in tally.hits() {
+        print!("  {server} {n:3}");
+    }
+    println!();
+    Ok(())
+}
+
+fn socket_address(frontend: &str) -> Result<SocketAddr> {
+    frontend
+        .parse()
+        .with_context(|| format!("{frontend}: not an address and port"))
+}
