@@ -41,11 +41,10 @@ pub fn is_ours(name: &str) -> bool {
     program::CLASSIFIERS.contains(&name)
 }
 
-/// Whether our filters have this priority, where links do not exist.
+/// Whether our filters have this priority: never where links exist.
 pub fn is_priority_of_ours(priority: u32) -> bool {
-    [FIRST_PRIORITY, LAST_PRIORITY]
-        .into_iter()
-        .any(|ours| u32::from(ours) == priority)
+    let ours = [FIRST_PRIORITY, LAST_PRIORITY].map(u32::from);
+    Hook::of_this_kernel() == Hook::Clsact && ours.contains(&priority)
 }
 
 /// The loaded programs.

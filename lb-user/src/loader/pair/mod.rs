@@ -52,6 +52,8 @@ pub struct HostPair {
     channel: Channel<RouteNetlinkMessage>,
     /// What has no route, and was said to have none.
     left_out: BTreeSet<(IpNet, Reason)>,
+    /// Routes that could not be made or removed, and why; said once as well.
+    refused: BTreeSet<(IpNet, String)>,
 }
 
 /// What the programs must know about the pair.
@@ -174,6 +176,7 @@ impl HostPair {
             has_ipv6: sysctl::has_ipv6(),
             channel,
             left_out: BTreeSet::new(),
+            refused: BTreeSet::new(),
         };
         pair.set_up(&run_dir)?;
         Ok(pair)
@@ -214,7 +217,7 @@ impl HostPair {
             );
         }
         self.left_out = left_out;
-        let mut has_failed = false;
+        let mut refused = BTreeSet::new();
         // First what goes, so that a prefix which moves is never without its better half.
         for (prefix, value) in delete {
             let message = request::route(prefix, value, self.near);
@@ -226,27 +229,40 @@ impl HostPair {
                 Some(libc::ESRCH) => Ok(()),
                 _ => Err(error),
             });
-            has_failed |= self.told("remove", prefix, value, result);
+            refused.extend(self.told("remove", prefix, value, result));
         }
         for (prefix, value) in put {
             let message = request::route(prefix, value, self.near);
             let message = RouteNetlinkMessage::NewRoute(message);
             let result = self.channel.change(message, NLM_F_CREATE | NLM_F_REPLACE);
-            has_failed |= self.told("make", prefix, value, result);
+            refused.extend(self.told("make", prefix, value, result));
         }
-        has_failed
+        self.refused = refused;
+        !self.refused.is_empty()
     }
 
-    fn told(&self, verb: &str, prefix: IpNet, value: Value, result: io::Result<()>) -> bool {
+    /// What was refused, said unless it was before.
+    fn told(
+        &self,
+        verb: &str,
+        prefix: IpNet,
+        value: Value,
+        result: io::Result<()>,
+    ) -> Option<(IpNet, String)> {
         let device = self.name.near();
         let source = value.source.map(tracing::field::display);
-        match result {
-            Ok(()) => tracing::debug!(%prefix, device, source, mtu = value.mtu, "{verb} a route"),
-            Err(ref error) => {
-                tracing::warn!(%prefix, device, source, %error, "cannot {verb} the route of a service");
-            }
+        let Err(error) = result else {
+            tracing::debug!(%prefix, device, source, mtu = value.mtu, "{verb} a route");
+            return None;
+        };
+        let refused = (prefix, format!("{verb}: {error}"));
+        if !self.refused.contains(&refused) {
+            tracing::warn!(
+                %prefix, device, source, %error,
+                "cannot {verb} the route of a service; processes of this node may not reach it; tried again"
+            );
         }
-        result.is_err()
+        Some(refused)
     }
 
     fn set_up(&mut self, run_dir: &str) -> Result<(), PairError> {
