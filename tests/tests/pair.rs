@@ -38,6 +38,8 @@ use nix::{
 };
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// How long the agent may take to load its programs.
+const START_LIMIT: Duration = Duration::from_mins(1);
 /// Where an agent that is made up runs.
 const RUN_DIR: &str = "/nonexistent/fulcrum";
 
@@ -348,13 +350,11 @@ fn a_way_out_that_appears_later_becomes_an_uplink() {
         let output = place.fulcrum(&["status"]).unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
-    let expect = |device: &str| {
-        poll::until(LIMIT, device, || {
-            Ok(status().contains(device).then_some(()))
-        })
-        .unwrap();
+    let expect = |limit, device: &str| {
+        let has = || Ok(status().contains(device).then_some(()));
+        poll::until(limit, device, has).unwrap();
     };
-    expect("fulcrum1");
+    expect(START_LIMIT, "fulcrum1");
     assert!(!status().contains("uplink"));
     node.ip(&[
         "link add nic0 type veth peer name nic1".to_owned(),
@@ -367,8 +367,8 @@ fn a_way_out_that_appears_later_becomes_an_uplink() {
         "route add 10.244.2.0/24 via 10.244.2.0 dev vxlan7 onlink".to_owned(),
     ])
     .unwrap();
-    expect("nic0       uplink");
-    expect("vxlan7     uplink");
+    expect(LIMIT, "nic0       uplink");
+    expect(LIMIT, "vxlan7     uplink");
     agent.kill().unwrap();
     agent.wait().unwrap();
 }

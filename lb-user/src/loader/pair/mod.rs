@@ -165,7 +165,7 @@ impl HostPair {
         };
         let (near, far) = match ends {
             Some(ends) => ends,
-            None => create(&mut channel, &name, &run_dir)?,
+            None => create(&mut channel, &name)?,
         };
         // From here on, whatever fails: dropping it removes the devices.
         let mut pair = Self {
@@ -378,7 +378,6 @@ fn look(
 fn create(
     channel: &mut Channel<RouteNetlinkMessage>,
     name: &PairName,
-    run_dir: &str,
 ) -> Result<(u32, u32), PairError> {
     let refused = |source| PairError::Make {
         near: name.near(),
@@ -388,20 +387,20 @@ fn create(
     channel
         .change(request::create(name, MTU), NLM_F_CREATE | NLM_F_EXCL)
         .map_err(refused)?;
-    // Found by name and MACs: it has no alias yet.
-    let links = channel
-        .list(request::all_links())
-        .map_err(PairError::List)?;
-    let index = |name: &str| {
-        let mut links = links.iter().filter_map(request::link);
-        links.find(|link| link.name == name).map(|link| link.index)
-    };
-    match (index(&name.near()), index(&name.far())) {
-        (Some(near), Some(far)) => Ok((near, far)),
-        // Somebody was faster to remove them than we to look.
-        _ => Err(refused(io::ErrorKind::NotFound.into())),
-    }
-    .inspect_err(|_| tracing::debug!(run_dir, "the pair vanished"))
+    let found = channel.list(request::all_links()).and_then(|links| {
+        let index = |name: &str| {
+            let mut links = links.iter().filter_map(request::link);
+            links.find(|link| link.name == name).map(|link| link.index)
+        };
+        // None if somebody was faster to remove them than we to look.
+        let ends = index(&name.near()).zip(index(&name.far()));
+        ends.ok_or(io::ErrorKind::NotFound.into())
+    });
+    found.map_err(|error| {
+        // Without its number it is removed by its name; where it is gone there is nothing to remove.
+        let _ = channel.change(request::delete_named(&name.near()), 0);
+        refused(error)
+    })
 }
 
 fn remove(
