@@ -63,6 +63,12 @@ pub(super) fn delete(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(numbered(index))
 }
 
+pub(super) fn delete_named(name: &str) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    RouteNetlinkMessage::DelLink(message)
+}
+
 pub(super) fn all_links() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(LinkMessage::default())
 }
