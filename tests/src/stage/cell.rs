@@ -173,9 +173,9 @@ impl Backend {
         self.place(cluster).namespace
     }
 
-    /// Whether packets to it leave the first node for another one.
+    /// Whether packets to it leave the first node.
     fn is_there(self) -> bool {
-        matches!(self, Self::RemotePod | Self::HostThere)
+        matches!(self, Self::RemotePod | Self::HostThere | Self::Outside)
     }
 
     fn place(self, cluster: &Cluster) -> Place<'_> {
@@ -266,9 +266,9 @@ impl Cell {
     pub fn run(&self, cluster: &Cluster) -> Result<()> {
         let namespace = self.client.namespace(cluster)?;
         let address = |port| frontend(cluster, self.frontend, self.backend, self.family, port);
-        let seen = self.seen(cluster)?;
         let name = self.backend.place(cluster).name;
         let (witness, echo) = (address(WITNESS), address(ECHO));
+        let seen = self.seen(cluster, witness.ip())?;
         namespace.run(|| {
             for exchange in EXCHANGES {
                 for number in 1..=N_EXCHANGES {
@@ -282,25 +282,21 @@ impl Cell {
         })
     }
 
-    /// The client's own address, unless answers would not come back through the node that translates: see the design's
-    /// section on source NAT.
-    fn seen(&self, cluster: &Cluster) -> Result<Seen> {
+    /// Who the server sees when `dialled` is: the client's own address, unless answers would not come back through the
+    /// node that translates (the design's section on source NAT).
+    fn seen(&self, cluster: &Cluster, dialled: IpAddr) -> Result<Seen> {
         let to = self.family.of(self.backend.addresses(cluster));
+        let own = self.client.namespace(cluster)?;
+        let node = &cluster.nodes[0].namespace;
         let is_direct = self.frontend == Frontend::Direct;
-        match self.client {
-            Client::Pod if self.backend == Backend::Itself && !is_direct => Ok(Seen::NotAs(to)),
+        Ok(match self.client {
+            Client::Pod if self.backend == Backend::Itself && !is_direct => Seen::NotAs(to),
             // As the node itself sends to it: by the preferred source of the way there.
-            Client::Outside if self.backend.is_there() && !is_direct => {
-                Ok(Seen::As(cluster.nodes[0].namespace.source_to(to)?))
+            Client::Host | Client::Outside if self.backend.is_there() && !is_direct => {
+                Seen::As(node.source_to(to)?)
             }
-            client => Ok(Seen::As(client.namespace(cluster)?.source_to(to).or_else(
-                |error| match client {
-                    // It has no route to pods, and needs none.
-                    Client::Outside => Ok(self.family.of(cluster.client.addresses.both())),
-                    Client::Host | Client::Pod => Err(error),
-                },
-            )?)),
-        }
+            _ => Seen::As(own.source_to(dialled)?),
+        })
     }
 }
 
