@@ -137,6 +137,11 @@ impl Frontend {
         Self::OtherNodePort,
         Self::LoadBalancer,
     ];
+
+    /// The node that a packet to such an address meets first.
+    fn translated_by(self, cluster: &Cluster) -> &Node {
+        &cluster.nodes[usize::from(self == Self::OtherNodePort)]
+    }
 }
 
 impl Backend {
@@ -171,11 +176,6 @@ impl Backend {
     /// Where its servers are.
     pub fn namespace(self, cluster: &Cluster) -> &Namespace {
         self.place(cluster).namespace
-    }
-
-    /// Whether packets to it leave the first node.
-    fn is_there(self) -> bool {
-        matches!(self, Self::RemotePod | Self::HostThere | Self::Outside)
     }
 
     fn place(self, cluster: &Cluster) -> Place<'_> {
@@ -287,16 +287,19 @@ impl Cell {
     fn seen(&self, cluster: &Cluster, dialled: IpAddr) -> Result<Seen> {
         let to = self.family.of(self.backend.addresses(cluster));
         let own = self.client.namespace(cluster)?;
-        let node = &cluster.nodes[0].namespace;
         let is_direct = self.frontend == Frontend::Direct;
-        Ok(match self.client {
-            Client::Pod if self.backend == Backend::Itself && !is_direct => Seen::NotAs(to),
-            // As the node itself sends to it: by the preferred source of the way there.
-            Client::Host | Client::Outside if self.backend.is_there() && !is_direct => {
-                Seen::As(node.source_to(to)?)
-            }
-            _ => Seen::As(own.source_to(dialled)?),
-        })
+        if self.client == Client::Pod && self.backend == Backend::Itself && !is_direct {
+            return Ok(Seen::NotAs(to));
+        }
+        let translates = self.frontend.translated_by(cluster);
+        let is_elsewhere = self.backend.node_name(cluster) != translates.name;
+        // Answers to its own pods a node meets wherever they come from.
+        let is_its_pod = self.client == Client::Pod && self.frontend != Frontend::OtherNodePort;
+        if is_direct || is_its_pod || !is_elsewhere {
+            return Ok(Seen::As(own.source_to(dialled)?));
+        }
+        // As the node itself sends to it: by the preferred source of the way there.
+        Ok(Seen::As(translates.namespace.source_to(to)?))
     }
 }
 
