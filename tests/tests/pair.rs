@@ -47,12 +47,12 @@ const RUN_DIR: &str = "/nonexistent/fulcrum";
 const WHOLE: &str = "\
 fulcrum0 link up mtu 65535 address 02:66:75:6c:63:00 peer fulcrum1 alias fulcrum:/nonexistent/fulcrum
 fulcrum1 link up mtu 65535 address 02:66:75:6c:63:01 peer fulcrum0 alias fulcrum:/nonexistent/fulcrum
-fulcrum0 inet 169.254.90.2/32 scope link
+fulcrum0 inet 169.254.90.2/32 scope host
 fulcrum0 neigh 169.254.90.1 lladdr 02:66:75:6c:63:01 PERMANENT
 fulcrum0 neigh fe80::f0:1c lladdr 02:66:75:6c:63:01 PERMANENT
-route 10.96.0.0/12 via 169.254.90.1 dev fulcrum0 proto 102 onlink mtu 1450
-route 203.0.113.9 via 169.254.90.1 dev fulcrum0 proto 102 onlink mtu 1450
-route fd00:10:96::/112 via fe80::f0:1c dev fulcrum0 proto 102 metric 1024 onlink mtu 1450 pref medium
+route 10.96.0.0/12 via 169.254.90.1 dev fulcrum0 proto 102 onlink advmss 1410
+route 203.0.113.9 via 169.254.90.1 dev fulcrum0 proto 102 onlink advmss 1410
+route fd00:10:96::/112 via fe80::f0:1c dev fulcrum0 proto 102 metric 1024 onlink advmss 1390 pref medium
 ";
 
 /// The settings of both devices that differ from those of a veth pair that nobody has touched.
@@ -129,10 +129,10 @@ fn routes_come_and_go_with_services_and_with_the_nodes_address() {
     };
     let first = routes(&["203.0.113.9", "2001:db8::9"], &mut pair);
     let expected = [
-        "route 10.96.0.0/12 via 169.254.90.1 dev fulcrum0 proto 102 src 192.0.2.1 onlink mtu 1450",
-        "route 203.0.113.9 via 169.254.90.1 dev fulcrum0 proto 102 src 192.0.2.1 onlink mtu 1450",
-        "route 2001:db8::9 via fe80::f0:1c dev fulcrum0 proto 102 metric 1024 onlink mtu 1450 pref medium",
-        "route fd00:10:96::/112 via fe80::f0:1c dev fulcrum0 proto 102 metric 1024 onlink mtu 1450 pref medium",
+        "route 10.96.0.0/12 via 169.254.90.1 dev fulcrum0 proto 102 src 192.0.2.1 onlink advmss 1410",
+        "route 203.0.113.9 via 169.254.90.1 dev fulcrum0 proto 102 src 192.0.2.1 onlink advmss 1410",
+        "route 2001:db8::9 via fe80::f0:1c dev fulcrum0 proto 102 metric 1024 onlink advmss 1390 pref medium",
+        "route fd00:10:96::/112 via fe80::f0:1c dev fulcrum0 proto 102 metric 1024 onlink advmss 1390 pref medium",
     ];
     assert_eq!(first, expected);
     assert_eq!(routes(&[], &mut pair), [expected[0], expected[3]]);

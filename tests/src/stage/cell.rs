@@ -293,6 +293,9 @@ impl Cell {
         }
         let translates = self.frontend.translated_by(cluster);
         let is_elsewhere = self.backend.node_name(cluster) != translates.name;
+        // A process of the node is seen as if it had dialled the backend itself.
+        let dials = self.client == Client::Host && self.frontend != Frontend::OtherNodePort;
+        let is_elsewhere = is_elsewhere || dials && self.backend != Backend::HostHere;
         // Answers to its own pods a node meets wherever they come from.
         let is_its_pod = self.client == Client::Pod && self.frontend != Frontend::OtherNodePort;
         if is_direct || is_its_pod || !is_elsewhere {

@@ -252,7 +252,7 @@ impl HostPair {
         let device = self.name.near();
         let source = value.source.map(tracing::field::display);
         let Err(error) = result else {
-            tracing::debug!(%prefix, device, source, mtu = value.mtu, "{verb} a route");
+            tracing::debug!(%prefix, device, source, advmss = value.advmss, "{verb} a route");
             return None;
         };
         let refused = (prefix, format!("{verb}: {error}"));
