@@ -14,6 +14,14 @@ use crate::model::{
 pub(crate) fn pod(raw: core::Pod, remarks: &mut Remarks) -> Pod {
     let terminating = raw.metadata.deletion_timestamp.is_some();
     let meta = meta(Kind::Pod, raw.metadata, remarks);
+    if raw
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.containers.is_empty())
+    {
+        let message = "there is none; an API server refuses such a pod, which is used here by its address alone";
+        remarks.warning("spec.containers", message);
+    }
     let spec = raw.spec.unwrap_or_default();
     let status = raw.status.unwrap_or_default();
     want_names(&spec, remarks);
@@ -309,19 +317,30 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_without_containers_is_used_with_a_warning() {
+        assert_eq!(
+            pod_of(&json!({"containers": []}), &json!({})).1,
+            [
+                "warning spec.containers: there is none; an API server refuses such a pod, which is used here \
+              by its address alone"
+            ]
+        );
+    }
+
+    #[test]
     fn faulty_fields_are_refused() {
         let port = |port: Value| json!({"containers": [{"name": "c", "ports": [port]}]});
         let cases = [
             (
-                json!({"nodeName": "N"}),
+                json!({"nodeName": "N", "containers": [{"name": "c"}]}),
                 "spec.nodeName: `N` is no name for a Node",
             ),
             (
-                json!({"hostname": "a.b"}),
+                json!({"hostname": "a.b", "containers": [{"name": "c"}]}),
                 "spec.hostname: `a.b` is no name for a host",
             ),
             (
-                json!({"subdomain": "A"}),
+                json!({"subdomain": "A", "containers": [{"name": "c"}]}),
                 "spec.subdomain: `A` is no name for a host",
             ),
             (
