@@ -15,9 +15,9 @@ const NEAR: usize = 1;
 /// Lines before the fault in which a separator or an elision may be its cause.
 const FAR: usize = 200;
 
-/// `; ` and the advice, or nothing. `line` counts in `text`, from 1; `first` is its first line in
-/// the file.
-pub(super) fn advice(text: &str, line: usize, first: usize) -> String {
+/// The line that has to be mended, and how, if that can be told. `line` counts in `text`, from 1;
+/// `first` is its first line in the file, in which the result counts.
+pub(super) fn advice(text: &str, line: usize, first: usize) -> Option<(usize, String)> {
     let start = line.saturating_sub(FAR).max(1);
     let lines: Vec<(usize, &str)> = (1..)
         .zip(text.lines())
@@ -36,10 +36,10 @@ pub(super) fn advice(text: &str, line: usize, first: usize) -> String {
             lines.find_map(|(at, text)| mark(text).map(|told| (*at, told.to_owned())))
         })
         .or_else(|| near().find_map(|(at, text)| lookalike(text).map(|told| (at, told))));
-    match found {
-        Some((at, told)) => format!("; {}", told.replace("{line}", &(first + at - 1).to_string())),
-        None => String::new(),
-    }
+    found.map(|(at, told)| {
+        let at = first + at - 1;
+        (at, told.replace("{line}", &at.to_string()))
+    })
 }
 
 /// Lines that are no YAML wherever they stand.
@@ -71,7 +71,8 @@ fn slip(text: &str) -> Option<String> {
     None
 }
 
-fn missing_space(text: &str) -> Option<String> {
+/// A line whose colon has no space behind it.
+pub(super) fn missing_space(text: &str) -> Option<String> {
     let text = text.trim();
     let (key, rest) = text.trim_start_matches("- ").split_once(':')?;
     let is_missing =

@@ -44,7 +44,7 @@ pub(super) fn decode<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<Fault>
     let at = At {
         node,
         context: &context,
-        is_quantity: false,
+        role: Role::Plain,
     };
     let typed = T::deserialize(at).map_err(|error| context.caught(node, error));
     let faults = context.faults.into_inner();
@@ -113,6 +113,9 @@ pub(super) fn join(path: &mut String, key: &str) {
 /// What to write instead, where that can be told.
 fn remedy(node: &Node, wanted: &str) -> String {
     match (&node.data, wanted) {
+        (Data::Text(text), "a mapping") if super::advice::missing_space(text).is_some() => {
+            "; a space is missing after the colon".to_owned()
+        }
         (Data::Text(text), "a whole number") if text.parse::<i64>().is_ok() => {
             format!("; write {text} without quotes")
         }
@@ -150,8 +153,16 @@ impl de::Error for Error {
 struct At<'a> {
     node: &'a Node,
     context: &'a Context,
-    /// The type is a quantity, which may be a number.
-    is_quantity: bool,
+    role: Role,
+}
+
+/// What a text is to the type that asks for it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Plain,
+    /// A quantity, which may be a number.
+    Quantity,
+    Time,
 }
 
 impl<'a> At<'a> {
@@ -191,7 +202,7 @@ impl<'a> At<'a> {
     fn text(self) -> std::borrow::Cow<'a, str> {
         match &self.node.data {
             Data::Text(text) => (&**text).into(),
-            Data::Int(_) | Data::Large(_) | Data::Float(_) if self.is_quantity => {
+            Data::Int(_) | Data::Large(_) | Data::Float(_) if self.role == Role::Quantity => {
                 self.node.scalar().unwrap_or_default()
             }
             Data::Null => "".into(),
@@ -292,9 +303,10 @@ impl<'de> Deserializer<'de> for At<'_> {
             Data::Map(_) => visitor.visit_map(self.entries(None)),
         };
         result.map_err(|error| {
-            let message = error
-                .0
-                .map(|_| format!("{} where a number or a name must be", self.node.describe()));
+            let message = error.0.map(|_| match self.whole() {
+                Some(value) => format!("{value} is out of range"),
+                None => format!("{} where a number or a name must be", self.node.describe()),
+            });
             self.context.caught(self.node, Error(message))
         })
     }
@@ -331,7 +343,14 @@ impl<'de> Deserializer<'de> for At<'_> {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        self.told(visitor.visit_str(&self.text()))
+        let result = visitor.visit_str(&self.text());
+        self.told(result.map_err(|error: Error| match error.0 {
+            Some(_) if self.role == Role::Time => Error(Some(format!(
+                "`{}` is no time; write it as 2006-01-02T15:04:05Z",
+                self.node.shown()
+            ))),
+            _ => error,
+        }))
     }
 
     fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -370,7 +389,11 @@ impl<'de> Deserializer<'de> for At<'_> {
         visitor: V,
     ) -> Result<V::Value, Error> {
         let inner = Self {
-            is_quantity: name == "Quantity",
+            role: match name {
+                "Quantity" => Role::Quantity,
+                "Time" | "MicroTime" => Role::Time,
+                _ => Role::Plain,
+            },
             ..self
         };
         visitor.visit_newtype_struct(inner)
@@ -407,7 +430,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         let at = At {
             node,
             context: self.context,
-            is_quantity: false,
+            role: Role::Plain,
         };
         let step = |path: &mut String| {
             let _ = write!(path, "[{index}]");
@@ -454,7 +477,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         let at = At {
             node: &entry.value,
             context: self.context,
-            is_quantity: false,
+            role: Role::Plain,
         };
         self.context
             .key(&entry.key, || at.told(seed.deserialize(at)))

@@ -108,10 +108,20 @@ impl Document<'_> {
         }
         let inner = opening.strip_prefix('{').unwrap_or_default();
         let is_json = inner.trim_start().starts_with('"');
-        yaml::load(self.text, self.text_line, remarks).map_err(|broken| match json_fault {
-            Some(fault) if is_json => fault,
-            _ => self.advised(broken),
-        })
+        let json_fault = json_fault.filter(|_| is_json);
+        match (yaml::load(self.text, self.text_line, remarks), json_fault) {
+            (Ok(node), Some(Broken { line, message, .. })) => {
+                let message = format!("this is no JSON ({message}) and read as YAML");
+                remarks.push(Remark { line, message });
+                Ok(node)
+            }
+            (Ok(node), None) => Ok(node),
+            (Err(broken), Some(fault)) => Err(Broken {
+                partial: broken.partial,
+                ..fault
+            }),
+            (Err(broken), None) => Err(self.advised(broken)),
+        }
     }
 
     fn advised(&self, mut broken: Broken) -> Broken {
@@ -119,9 +129,10 @@ impl Document<'_> {
         // What is missing at the end is missed after the last line.
         broken.line = broken.line.clamp(self.text_line, last);
         let line = broken.line - self.text_line + 1;
-        broken
-            .message
-            .push_str(&advice(self.text, line, self.text_line));
+        if let Some((line, told)) = advice(self.text, line, self.text_line) {
+            broken.line = line;
+            broken.message = format!("{}; {told}", broken.message);
+        }
         broken
     }
 }
@@ -134,8 +145,8 @@ struct Chunk<'a> {
     after_dots: Option<usize>,
 }
 
-/// Parts of a text between separator lines. The separator belongs to the part that it opens, since
-/// content may follow it on the same line.
+/// Parts of a text between separator lines. A separator with content behind it belongs to the part
+/// that it opens.
 fn chunks(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
@@ -148,8 +159,11 @@ fn chunks(text: &str) -> Vec<Chunk<'_>> {
                 after_dots,
             });
             (start, start_line, after_dots) = (offset, line_number, None);
-            if line.starts_with("...") {
+            let is_alone = line.trim_end() == "---";
+            if is_alone || line.starts_with("...") {
                 (start, start_line) = (offset + line.len(), line_number + 1);
+            }
+            if line.starts_with("...") {
                 after_dots = Some(line_number);
             }
         }

@@ -18,6 +18,9 @@ use crate::model::object::Kind;
 pub(super) fn hint(kind: Kind, path: &str, siblings: &[&str]) -> String {
     let key = path.rsplit(['.', '[']).next().unwrap_or(path);
     let key = key.trim_end_matches(']');
+    if key.contains(|c: char| c.is_whitespace() && c != ' ') {
+        return " (its name has a no-break space in it, or a tab)".to_owned();
+    }
     let near = spelling::hint(key, siblings.iter().copied());
     if !near.is_empty() {
         return near;

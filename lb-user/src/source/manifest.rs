@@ -97,6 +97,7 @@ fn parse_text(name: &str, text: &Text) -> Parsed {
         parsed.findings.push(finding);
     }
     parsed.findings.sort();
+    parsed.findings.dedup();
     if let Some(more) = parsed.findings.len().checked_sub(MAX_FINDINGS + 1) {
         parsed.findings.truncate(MAX_FINDINGS);
         let message = format!("{} findings more are not told", more + 1);
@@ -202,6 +203,7 @@ impl Reader<'_> {
         if let [Some(version), Some(kind)] = texts {
             return Some((version, kind));
         }
+        let [version, _] = own;
         for ((field, node), text) in ["apiVersion", "kind"].into_iter().zip(own).zip(texts) {
             if text.is_some() {
                 continue;
@@ -213,6 +215,16 @@ impl Reader<'_> {
                 _ => self.missing(place, field, texts[1]),
             };
             self.nameless(place, field, &message);
+            let mut ours = Kind::ALL.into_iter();
+            match ours.find(|kind| Some(kind.name()) == texts[1]) {
+                Some(kind) if field == "apiVersion" && version.is_none() => {
+                    if let Err((field, message)) = reference(kind, place.node) {
+                        self.remark(place, Severity::Error, field, message);
+                    }
+                    self.rest(kind, place, "metadata.name");
+                }
+                _ => {}
+            }
             // One without the other tells no more.
             break;
         }
@@ -277,7 +289,12 @@ impl Reader<'_> {
     fn known(&mut self, kind: Kind, place: &Place<'_>) {
         let reference = match reference(kind, place.node) {
             Ok(reference) => reference,
-            Err((field, message)) => return self.nameless(place, field, &message),
+            Err((field, message)) => {
+                self.parsed.unknown = true;
+                self.judge(place.line, place.label.clone(), Outcome::Refused);
+                self.remark(place, Severity::Error, field, message);
+                return self.rest(kind, place, field);
+            }
         };
         let mut remarks = Remarks::default();
         let object = self.typed_object(kind, place, &mut remarks);
@@ -300,6 +317,19 @@ impl Reader<'_> {
             }
             None => {
                 self.parsed.rejected.insert(reference);
+            }
+        }
+    }
+
+    /// What else is wrong with an object that is refused for one field: one round of mending shall do.
+    fn rest(&mut self, kind: Kind, place: &Place<'_>, refused: &str) {
+        let mut remarks = Remarks::default();
+        self.typed_object(kind, place, &mut remarks);
+        for remark in remarks.into_inner() {
+            // What was refused, what holds it and what is in it have been told.
+            let is_told = |a: &str, b: &str| a.starts_with(b);
+            if !is_told(&remark.field, refused) && !is_told(refused, &remark.field) {
+                self.remark(place, remark.severity, &remark.field, remark.message);
             }
         }
     }
@@ -444,11 +474,15 @@ fn label(node: &Node, kind: Option<Kind>) -> String {
     };
     let name = text(meta.and_then(|meta| meta.get("name")));
     let namespace = text(meta.and_then(|meta| meta.get("namespace")));
+    let kind_of = |name: String| match &*kind {
+        "" => name,
+        kind => format!("{kind} {name}"),
+    };
     match (name.is_empty(), namespace.is_empty()) {
         (true, _) => kind,
-        (false, _) if kinds::is_cluster_wide(&kind) => format!("{kind} {name}"),
-        (false, true) => format!("{kind} {}/{name}", convert::DEFAULT_NAMESPACE),
-        (false, false) => format!("{kind} {namespace}/{name}"),
+        (false, _) if kinds::is_cluster_wide(&kind) => kind_of(name),
+        (false, true) => kind_of(format!("{}/{name}", convert::DEFAULT_NAMESPACE)),
+        (false, false) => kind_of(format!("{namespace}/{name}")),
     }
 }
 
@@ -466,12 +500,11 @@ fn reference(kind: Kind, node: &Node) -> Result<ObjectRef, (&'static str, String
     }
     let name = match meta.and_then(|meta| meta.get("name")) {
         Some(node) if !matches!(node.data, Data::Text(_) | Data::Null) => {
-            let message = format!(
-                "{} where text must be; write \"{}\"",
-                node.describe(),
-                node.shown()
-            );
-            return Err((NAME, message));
+            let remedy = match node.scalar() {
+                Some(_) => format!("; write \"{}\"", node.shown()),
+                None => String::new(),
+            };
+            return Err((NAME, format!("{} where text must be{remedy}", node.describe())));
         }
         name => name.and_then(Node::as_str).filter(|name| !name.is_empty()),
     };
@@ -493,6 +526,12 @@ fn reference(kind: Kind, node: &Node) -> Result<ObjectRef, (&'static str, String
 }
 
 fn missing_name(node: &Node) -> String {
+    if node.get("metadata").is_none()
+        && let Some(map) = node.as_map()
+        && let Some(near) = spelling::nearest("metadata", map.entries.iter().map(|e| &*e.key))
+    {
+        return format!("the field is missing (`{near}` is none; did you mean `metadata`?)");
+    }
     let has = |node: Option<&Node>, field| node.is_some_and(|node| node.get(field).is_some());
     let hint = if has(node.get("metadata"), "generateName") {
         "; `generateName` needs an API server, so choose the name yourself"

@@ -144,7 +144,7 @@ impl Node {
             Data::Bool(value) => match self.raw {
                 Some(_) if *value => "read as true",
                 Some(_) => "read as false",
-                None => "true or false",
+                None => "a boolean",
             },
             Data::Int(_) | Data::Large(_) | Data::Float(_) => "a number",
             Data::Text(_) => "text",

@@ -181,7 +181,11 @@ impl Loader<'_> {
             None => self.root = Some(node),
             Some(Inner::List(items)) => items.push(node),
             Some(Inner::Map { entries, key, merged }) => match key.take() {
-                Some((_, _, true)) => merged.push(node),
+                Some((_, _, true)) if is_mergeable(&node) => merged.push(node),
+                Some((_, _, true)) => {
+                    let message = "`<<` merges mappings, and this is none";
+                    return Err((at, message.to_owned()));
+                }
                 Some((key, line, false)) => entries.push(Entry {
                     key,
                     line,
@@ -247,7 +251,12 @@ impl Loader<'_> {
     }
 
     fn tagged(&mut self, tag: &Tag, line: usize) {
-        let tag = shorten(&tag.to_string());
+        let tag = if tag.is_yaml_core_schema() {
+            format!("!!{}", tag.suffix)
+        } else {
+            tag.to_string()
+        };
+        let tag = shorten(&tag);
         self.remark(line, format!("tag `{tag}` means nothing here and is ignored; remove it"));
     }
 
@@ -298,14 +307,85 @@ impl Loader<'_> {
 
 /// A message of the library, in our words where its own say little.
 fn told(message: &str) -> String {
-    match message {
-        "recursion limit exceeded" => too_deep(),
-        _ => message.to_owned(),
+    if let Some(c) = message.strip_prefix("unexpected character: `") {
+        let c = c.trim_end_matches('\'');
+        return format!("a value cannot begin with `{c}`; put it in quotes");
+    }
+    let ours = OUR_WORDS
+        .iter()
+        .find(|(theirs, _)| message.contains(theirs))
+        .map(|(_, ours)| *ours);
+    match ours {
+        Some(ours) => ours.to_owned(),
+        None if message == "recursion limit exceeded" => too_deep(),
+        None => message.to_owned(),
     }
 }
 
+/// Parts of the library's messages, and what to say for them.
+const OUR_WORDS: [(&str, &str); 13] = [
+    (
+        "simple key expect",
+        "a line without a colon stands where a field must be",
+    ),
+    (
+        "mapping values are not allowed",
+        "a field stands where none can be; check the indentation, and quote a value that has a colon in it",
+    ),
+    (
+        "did not find expected key",
+        "this line is indented like none before it, or stands between fields and is none",
+    ),
+    (
+        "did not find expected '-'",
+        "this line is indented like a list's items and is none",
+    ),
+    (
+        "invalid indentation in quoted scalar",
+        "a quotation mark is not closed",
+    ),
+    (
+        "quoted scalar, found unexpected end of stream",
+        "a quotation mark is not closed",
+    ),
+    (
+        "illegal placement of ':'",
+        "a colon stands where none can be; is a `[` or `{` before it not closed?",
+    ),
+    (
+        "did not find expected ',' or '}'",
+        "a `,` or `}` is missing before this",
+    ),
+    (
+        "expected ',' or ']'",
+        "a `,` or `]` is missing before this",
+    ),
+    ("misplaced bracket", "this `]` or `}` closes nothing"),
+    (
+        "found unknown anchor",
+        "this alias stands for nothing: no `&` before it has its name",
+    ),
+    (
+        "unknown escape character",
+        "this `\\` begins no escape that YAML knows; write it twice, or use single quotes",
+    ),
+    (
+        "did not find expected node content",
+        "a value is missing here",
+    ),
+];
+
 fn text_of(node: &Node) -> String {
     node.scalar().unwrap_or_default().into_owned()
+}
+
+/// A mapping, or a list of them.
+fn is_mergeable(node: &Node) -> bool {
+    match &node.data {
+        Data::Map(_) => true,
+        Data::List(items) => items.iter().all(|item| item.as_map().is_some()),
+        _ => false,
+    }
 }
 
 /// A mapping with the entries that merges bring and that it does not have itself.

@@ -18,6 +18,7 @@ use super::testdata;
 const UPDATE_VARIABLE: &str = "UPDATE_FAULTY";
 const BEFORE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: before}\nspec: {ports: [{port: 80}]}\n---\n";
 const AFTER: &str = "\n---\napiVersion: v1\nkind: Service\nmetadata: {name: after}\nspec: {ports: [{port: 80}]}\n";
+const GOOD: [&str; 2] = ["Service default/before", "Service default/after"];
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata:\n  name: case\n";
 
 struct Case {
@@ -62,29 +63,25 @@ fn case(part: &str) -> Case {
     case
 }
 
-/// What was found about the case alone.
+/// What was found about the case alone, and that the good objects around it feel nothing.
 fn findings(case: &Case) -> Vec<Finding> {
-    let parsed = manifest::parse("m", &format!("{BEFORE}{}{AFTER}", case.text));
-    let names: Vec<_> = parsed
-        .objects
-        .iter()
-        .map(|located| located.object.reference().to_string())
-        .collect();
-    for good in ["Service default/before", "Service default/after"] {
-        assert!(names.iter().any(|name| name == good), "{}: {good}", case.name);
-        let about = parsed.findings.iter().find(|finding| finding.object == good);
-        assert_eq!(about, None, "{}", case.name);
+    for (before, good) in [("", &GOOD[1..]), (BEFORE, &GOOD[..])] {
+        let parsed = manifest::parse("m", &format!("{before}{}{AFTER}", case.text));
+        for good in good {
+            let mut objects = parsed.objects.iter();
+            let is_good = |name: String| name == *good;
+            assert!(objects.any(|o| is_good(o.object.reference().to_string())), "{}: {good}", case.name);
+            let about = parsed.findings.iter().find(|finding| finding.object == *good);
+            assert_eq!(about, None, "{}", case.name);
+        }
+        let first = before.matches('\n').count();
+        let last = first + case.text.matches('\n').count() + 2;
+        for finding in &parsed.findings {
+            assert!((first + 1..=last).contains(&finding.line), "{}: {finding}", case.name);
+        }
     }
-    let first = BEFORE.matches('\n').count();
-    let last = first + case.text.matches('\n').count() + 1;
-    for finding in &parsed.findings {
-        assert!((first..=last + 1).contains(&finding.line), "{}: {finding}", case.name);
-    }
-    let relative = |mut finding: Finding| {
-        finding.line = finding.line.saturating_sub(first);
-        finding
-    };
-    parsed.findings.into_iter().map(relative).collect()
+    // With nothing before it, so that the lines are its own.
+    manifest::parse("m", &format!("{}{AFTER}", case.text)).findings
 }
 
 fn check(case: &Case, failures: &mut String) {

@@ -55,7 +55,7 @@ fn findings_are_bounded() {
     assert_eq!(parsed.findings.len(), 10_001);
     assert!(parsed.findings[10_000].message.contains("290000"));
     let labels: String = (0..1000).map(|n| format!("    l{n}: {n}\n")).collect();
-    let text = format!("apiVersion: v1\nkind: Node\nmetadata:\n  name: n\n  labels:\n{labels}");
+    let text = format!("apiVersion: v1\nkind: Node\nmetadata:\n  name: node\n  labels:\n{labels}");
     assert_eq!(manifest::parse("m", &text).findings.len(), 100);
 }
 
