@@ -52,7 +52,10 @@ fn mark(text: &str) -> Option<&'static str> {
         text if text.starts_with("```") || text.starts_with("~~~") => {
             Some("line {line} is a fence of Markdown; remove it")
         }
-        text if text.starts_with("<<<<<<< ") || text.starts_with(">>>>>>> ") || text == "=======" => {
+        text if text.starts_with("<<<<<<< ")
+            || text.starts_with(">>>>>>> ")
+            || text == "=======" =>
+        {
             Some("line {line} is left over from a merge; choose one side")
         }
         _ => None,
@@ -75,8 +78,7 @@ fn slip(text: &str) -> Option<String> {
 pub(super) fn missing_space(text: &str) -> Option<String> {
     let text = text.trim();
     let (key, rest) = text.trim_start_matches("- ").split_once(':')?;
-    let is_missing =
-        is_word(key) && !rest.is_empty() && !rest.starts_with([' ', '\t', ':', '/']);
+    let is_missing = is_word(key) && !rest.is_empty() && !rest.starts_with([' ', '\t', ':', '/']);
     is_missing.then(|| {
         let text = super::node::shorten(text);
         format!("in `{text}` a space is missing after the colon")

@@ -70,7 +70,11 @@ impl Context {
     }
 
     fn wrong(&self, node: &Node, wanted: &str) {
-        let message = format!("{} where {wanted} must be{}", node.describe(), remedy(node, wanted));
+        let message = format!(
+            "{} where {wanted} must be{}",
+            node.describe(),
+            remedy(node, wanted)
+        );
         self.push(node.line, What::Wrong(message));
     }
 
@@ -170,7 +174,10 @@ impl<'a> At<'a> {
         match self.node.data {
             Data::Int(value) => Some(value.into()),
             Data::Large(value) => Some(value.into()),
-            #[expect(clippy::cast_possible_truncation, reason = "only whole numbers of moderate size")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "only whole numbers of moderate size"
+            )]
             Data::Float(value) if value.fract() == 0.0 && value.abs() < 1e15 => Some(value as i128),
             _ => None,
         }
@@ -508,8 +515,16 @@ mod tests {
         let text = "metadata:\n  name: 5\n  labels: {a: 1}\nspec:\n  ports:\n  - port: \"80\"\n    prt: 1\n  \
                     selector: [a]\n  publishNotReadyAddresses: \"true\"\n  type: yes\n";
         let expected = [
-            ("metadata.name", 2, "`5` is a number where text must be; write \"5\""),
-            ("metadata.labels.a", 3, "`1` is a number where text must be; write \"1\""),
+            (
+                "metadata.name",
+                2,
+                "`5` is a number where text must be; write \"5\"",
+            ),
+            (
+                "metadata.labels.a",
+                3,
+                "`1` is a number where text must be; write \"1\"",
+            ),
             (
                 "spec.ports[0].port",
                 6,
@@ -522,7 +537,11 @@ mod tests {
                 9,
                 "`true` is text where true or false must be; write true without quotes",
             ),
-            ("spec.type", 10, "`yes` is read as true where text must be; write \"yes\""),
+            (
+                "spec.type",
+                10,
+                "`yes` is read as true where text must be; write \"yes\"",
+            ),
         ]
         .map(|(path, line, message)| (path.to_owned(), line, message.to_owned()));
         assert_eq!(faults_of::<core::Service>(text), expected);
@@ -539,10 +558,17 @@ mod tests {
     #[test]
     fn values_that_are_out_of_range_or_no_such_thing_are_told() {
         let text = "metadata: {creationTimestamp: yesterday}\n";
-        assert_eq!(faults_of::<core::Service>(text)[0].0, "metadata.creationTimestamp");
-        let text = "spec:\n  ports:\n  - port: 99999999999\n    targetPort: [1]\n    nodePort: 0777\n";
+        assert_eq!(
+            faults_of::<core::Service>(text)[0].0,
+            "metadata.creationTimestamp"
+        );
+        let text =
+            "spec:\n  ports:\n  - port: 99999999999\n    targetPort: [1]\n    nodePort: 0777\n";
         let faults = faults_of::<core::Service>(text);
-        assert!(faults[0].2.contains("99999999999 is out of range"), "{faults:?}");
+        assert!(
+            faults[0].2.contains("99999999999 is out of range"),
+            "{faults:?}"
+        );
         assert!(faults[1].2.contains("`0777` means 511") || faults[1].0.ends_with("targetPort"));
     }
 }

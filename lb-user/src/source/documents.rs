@@ -15,7 +15,9 @@ pub(super) const MAX_DOCUMENT_BYTES: usize = 16 << 20;
 /// Deepest nesting; no object comes near it.
 pub(super) const MAX_DEPTH: usize = 100;
 /// Most values of one document.
-pub(super) const MAX_NODES: usize = 2_000_000;
+pub(super) const MAX_NODES: usize = 1_000_000;
+/// Most commas of a YAML document: its parser holds a `[...]` or `{...}` whole before it tells of it.
+const MAX_COMMAS: usize = 500_000;
 
 /// One document of a file.
 #[derive(Debug)]
@@ -105,6 +107,12 @@ impl Document<'_> {
                 // Not JSON after all: taken as YAML in flow style. If it is none, it was to be JSON.
                 Err(broken) => json_fault = Some(broken),
             }
+        }
+        if self.text.matches(',').count() > MAX_COMMAS {
+            let message = format!(
+                "the document has more than {MAX_COMMAS} commas; split it by `---`, or write it as JSON"
+            );
+            return refuse(self.line, message);
         }
         let inner = opening.strip_prefix('{').unwrap_or_default();
         let is_json = inner.trim_start().starts_with('"');
@@ -290,7 +298,7 @@ mod tests {
             ("spec:\n\ta: b\n", 2, "indented by a tab"),
             ("spec:\n  a: {{ .x }}\n", 2, "template"),
             ("a: 1\n<<<<<<< HEAD\nb: 1\n", 2, "left over from a merge"),
-            ("```yaml\na: 1\n```\n", 1, "fence of Markdown"),
+            ("```yaml\na: 1\n", 1, "fence of Markdown"),
         ] {
             let faults = faults(text);
             assert_eq!(faults.len(), 1, "{text}");
@@ -310,7 +318,11 @@ mod tests {
             );
         }
         assert!(faults(&laughs)[0].1.contains("aliases"));
-        let square = format!("a: &a [{}]\nb: [{}]\n", "x, ".repeat(400), "*a, ".repeat(400));
+        let square = format!(
+            "a: &a [{}]\nb: [{}]\n",
+            "x, ".repeat(400),
+            "*a, ".repeat(400)
+        );
         assert!(faults(&square)[0].1.contains("aliases"));
         for deep in [
             "[".repeat(100_000),
@@ -322,6 +334,8 @@ mod tests {
             assert!(faults[0].1.contains("deeper"), "{faults:?}");
         }
         let many = format!("[{}]", "0,".repeat(MAX_NODES));
+        assert!(faults(&many)[0].1.contains("commas"));
+        let many = "- 0\n".repeat(MAX_NODES);
         assert!(faults(&many)[0].1.contains("values"));
         let large = format!("a: {}", "x".repeat(MAX_DOCUMENT_BYTES));
         assert!(faults(&large)[0].1.contains("bytes"));

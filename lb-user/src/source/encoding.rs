@@ -63,16 +63,17 @@ fn lossy(bytes: &[u8]) -> Text {
 
 /// Control characters, which neither YAML nor JSON allows.
 fn with_controls(mut text: Text) -> Text {
-    let is_wrong = |c: char| {
-        matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{7f}' | '\u{fffe}' | '\u{ffff}')
-    };
+    let is_wrong = |c: char| matches!(c, '\0'..='\u{8}' | '\u{b}' | '\u{c}' | '\u{e}'..='\u{1f}' | '\u{7f}' | '\u{fffe}' | '\u{ffff}');
     if !text.text.contains(is_wrong) {
         return text;
     }
     for (line, content) in (1..).zip(text.text.split('\n')) {
         if let Some(c) = content.chars().find(|c| is_wrong(*c)) {
             note(&mut text.bad, line, || {
-                format!("the control character U+{:04X} is not allowed", u32::from(c))
+                format!(
+                    "the control character U+{:04X} is not allowed",
+                    u32::from(c)
+                )
             });
         }
     }
@@ -106,6 +107,10 @@ mod tests {
         assert!(decode(utf16.clone()).bad[0].1.contains("UTF-16"));
         let marked = [&[0xff, 0xfe][..], &utf16].concat();
         assert!(decode(marked).bad[0].1.contains("UTF-16"));
-        assert!(decode(b"\x7fELF\x02\x01".to_vec()).bad[0].1.contains("control"));
+        assert!(
+            decode(b"\x7fELF\x02\x01".to_vec()).bad[0]
+                .1
+                .contains("control")
+        );
     }
 }

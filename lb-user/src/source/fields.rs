@@ -231,7 +231,10 @@ mod tests {
     fn every_field_is_known() {
         let has = |kind, path: &str| paths(kind).iter().any(|other| other == path);
         assert!(has(Kind::Service, "spec.ports[].nodePort"));
-        assert!(has(Kind::Service, "status.loadBalancer.ingress[].ports[].error"));
+        assert!(has(
+            Kind::Service,
+            "status.loadBalancer.ingress[].ports[].error"
+        ));
         assert!(has(Kind::Pod, "spec.containers[].ports[].containerPort"));
         assert!(has(Kind::Pod, "status.podIPs[].ip"));
         assert!(has(Kind::EndpointSlice, "endpoints[].conditions.serving"));

@@ -173,10 +173,7 @@ mod tests {
         };
         let lines: Vec<_> = items.iter().map(|item| item.line).collect();
         assert_eq!(lines, [13, 14]);
-        assert_eq!(
-            items[1].get("c").and_then(Node::as_str),
-            Some("\u{1f600}")
-        );
+        assert_eq!(items[1].get("c").and_then(Node::as_str), Some("\u{1f600}"));
     }
 
     #[test]

@@ -171,8 +171,8 @@ impl Reader<'_> {
             return self.nameless(place, "", &message);
         }
         let own = ["apiVersion", "kind"].map(|field| place.node.get(field));
-        let is_absent = |node: &Option<&Node>| node.is_none_or(|node| node.data == Data::Null);
-        let listed = place.kind.filter(|_| own.iter().all(is_absent));
+        let is_absent = |node: Option<&Node>| node.is_none_or(|node| node.data == Data::Null);
+        let listed = place.kind.filter(|_| own.into_iter().all(is_absent));
         let (version, kind) = match listed {
             Some(kind) => (kind.api_version(), kind.name()),
             None => match self.identity(place, own) {
@@ -253,7 +253,10 @@ impl Reader<'_> {
         let ours = Kind::ALL.into_iter().find(|ours| Some(ours.name()) == kind);
         match ours {
             Some(kind) if field == "apiVersion" => {
-                format!("the field is missing; write `apiVersion: {}`", kind.api_version())
+                format!(
+                    "the field is missing; write `apiVersion: {}`",
+                    kind.api_version()
+                )
             }
             _ => "the field is missing; without it nobody knows what the object is".to_owned(),
         }
@@ -504,7 +507,10 @@ fn reference(kind: Kind, node: &Node) -> Result<ObjectRef, (&'static str, String
                 Some(_) => format!("; write \"{}\"", node.shown()),
                 None => String::new(),
             };
-            return Err((NAME, format!("{} where text must be{remedy}", node.describe())));
+            return Err((
+                NAME,
+                format!("{} where text must be{remedy}", node.describe()),
+            ));
         }
         name => name.and_then(Node::as_str).filter(|name| !name.is_empty()),
     };

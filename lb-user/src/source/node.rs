@@ -115,9 +115,7 @@ impl Node {
         match &self.data {
             Data::Text(text) => (1 + text.len(), 0),
             Data::List(items) => inner(&mut items.iter().map(|item| (0, item))),
-            Data::Map(map) => {
-                inner(&mut map.entries.iter().map(|e| (e.key.len() + 1, &e.value)))
-            }
+            Data::Map(map) => inner(&mut map.entries.iter().map(|e| (e.key.len() + 1, &e.value))),
             _ => (1, 0),
         }
     }

@@ -2,12 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::{
-    Change, ScanResult,
-    dir,
-    files::Files,
-    manifest,
-};
+use super::{Change, ScanResult, dir, files::Files, manifest};
 
 /// The source's name, and the file's in findings.
 pub const NAME: &str = "-";

@@ -89,8 +89,8 @@ struct Anchored {
 impl Loader<'_> {
     fn run(&mut self, parser: &mut Parser<'_, StrInput<'_>>) -> Result<(), Stop> {
         while let Some(next) = parser.next_event() {
-            let (event, span) = next
-                .map_err(|error| (error.marker().line(), told(error.info())))?;
+            let (event, span) =
+                next.map_err(|error| (error.marker().line(), told(error.info())))?;
             let at = span.start.line();
             self.event(event, at, &span)?;
         }
@@ -180,7 +180,11 @@ impl Loader<'_> {
         match self.frames.last_mut().map(|frame| &mut frame.inner) {
             None => self.root = Some(node),
             Some(Inner::List(items)) => items.push(node),
-            Some(Inner::Map { entries, key, merged }) => match key.take() {
+            Some(Inner::Map {
+                entries,
+                key,
+                merged,
+            }) => match key.take() {
                 Some((_, _, true)) if is_mergeable(&node) => merged.push(node),
                 Some((_, _, true)) => {
                     let message = "`<<` merges mappings, and this is none";
@@ -198,7 +202,10 @@ impl Loader<'_> {
                     let is_merge = plain && text == "<<";
                     *key = Some((text.into(), node.line, is_merge));
                     if let Some(raw) = &node.raw {
-                        let message = format!("key `{raw}` is read as `{}`; put it in quotes", text_of(&node));
+                        let message = format!(
+                            "key `{raw}` is read as `{}`; put it in quotes",
+                            text_of(&node)
+                        );
                         self.remark(node.line, message);
                     }
                 }
@@ -209,7 +216,10 @@ impl Loader<'_> {
 
     fn alias(&mut self, anchor: usize, at: usize) -> Result<Node, Stop> {
         let Some(anchored) = self.anchors.get(&anchor) else {
-            return Err((at, "an alias stands inside of what it stands for".to_owned()));
+            return Err((
+                at,
+                "an alias stands inside of what it stands for".to_owned(),
+            ));
         };
         let (cost, height) = (anchored.cost, anchored.height);
         if self.frames.len() + height > MAX_DEPTH {
@@ -257,7 +267,10 @@ impl Loader<'_> {
             tag.to_string()
         };
         let tag = shorten(&tag);
-        self.remark(line, format!("tag `{tag}` means nothing here and is ignored; remove it"));
+        self.remark(
+            line,
+            format!("tag `{tag}` means nothing here and is ignored; remove it"),
+        );
     }
 
     fn remark(&mut self, line: usize, message: String) {
@@ -275,7 +288,8 @@ impl Loader<'_> {
     fn spend(&mut self, cost: usize, at: usize) -> Result<(), Stop> {
         let left = self.aliases_left.checked_sub(cost);
         self.aliases_left = left.ok_or_else(|| {
-            let message = "aliases make this document many times as large as its text; write it out";
+            let message =
+                "aliases make this document many times as large as its text; write it out";
             (at, message.to_owned())
         })?;
         Ok(())
@@ -356,10 +370,7 @@ const OUR_WORDS: [(&str, &str); 13] = [
         "did not find expected ',' or '}'",
         "a `,` or `}` is missing before this",
     ),
-    (
-        "expected ',' or ']'",
-        "a `,` or `]` is missing before this",
-    ),
+    ("expected ',' or ']'", "a `,` or `]` is missing before this"),
     ("misplaced bracket", "this `]` or `}` closes nothing"),
     (
         "found unknown anchor",

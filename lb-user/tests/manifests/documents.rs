@@ -60,7 +60,8 @@ fn fence(line: &str) -> Option<String> {
 
 /// What says that it is YAML, and what begins with a field.
 fn is_yaml(block: &Block) -> bool {
-    let is_left_out = |line: &str| line.is_empty() || line.starts_with('#') || matches!(line, "..." | "…");
+    let is_left_out =
+        |line: &str| line.is_empty() || line.starts_with('#') || matches!(line, "..." | "…");
     let first = block
         .text
         .lines()
@@ -122,9 +123,19 @@ pub(super) fn compare(path: &Path, seen: &str) {
     }
     let expected = fs::read_to_string(path).unwrap_or_default();
     for (number, (expected, seen)) in (1..).zip(expected.lines().zip(seen.lines())) {
-        assert_eq!(seen, expected, "{}:{number}; {UPDATE_VARIABLE}=1 rewrites", path.display());
+        assert_eq!(
+            seen,
+            expected,
+            "{}:{number}; {UPDATE_VARIABLE}=1 rewrites",
+            path.display()
+        );
     }
-    assert_eq!(seen.lines().count(), expected.lines().count(), "{}", path.display());
+    assert_eq!(
+        seen.lines().count(),
+        expected.lines().count(),
+        "{}",
+        path.display()
+    );
 }
 
 #[test]

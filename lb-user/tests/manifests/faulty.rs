@@ -16,8 +16,10 @@ use super::testdata;
 
 /// Rewrites what is expected.
 const UPDATE_VARIABLE: &str = "UPDATE_FAULTY";
-const BEFORE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: before}\nspec: {ports: [{port: 80}]}\n---\n";
-const AFTER: &str = "\n---\napiVersion: v1\nkind: Service\nmetadata: {name: after}\nspec: {ports: [{port: 80}]}\n";
+const BEFORE: &str =
+    "apiVersion: v1\nkind: Service\nmetadata: {name: before}\nspec: {ports: [{port: 80}]}\n---\n";
+const AFTER: &str =
+    "\n---\napiVersion: v1\nkind: Service\nmetadata: {name: after}\nspec: {ports: [{port: 80}]}\n";
 const GOOD: [&str; 2] = ["Service default/before", "Service default/after"];
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata:\n  name: case\n";
 
@@ -70,14 +72,25 @@ fn findings(case: &Case) -> Vec<Finding> {
         for good in good {
             let mut objects = parsed.objects.iter();
             let is_good = |name: String| name == *good;
-            assert!(objects.any(|o| is_good(o.object.reference().to_string())), "{}: {good}", case.name);
-            let about = parsed.findings.iter().find(|finding| finding.object == *good);
+            assert!(
+                objects.any(|o| is_good(o.object.reference().to_string())),
+                "{}: {good}",
+                case.name
+            );
+            let about = parsed
+                .findings
+                .iter()
+                .find(|finding| finding.object == *good);
             assert_eq!(about, None, "{}", case.name);
         }
         let first = before.matches('\n').count();
         let last = first + case.text.matches('\n').count() + 2;
         for finding in &parsed.findings {
-            assert!((first + 1..=last).contains(&finding.line), "{}: {finding}", case.name);
+            assert!(
+                (first + 1..=last).contains(&finding.line),
+                "{}: {finding}",
+                case.name
+            );
         }
     }
     // With nothing before it, so that the lines are its own.
@@ -89,11 +102,16 @@ fn check(case: &Case, failures: &mut String) {
     for loose in &case.loose {
         let has_all = |line: &String| loose.split(' ').all(|word| line.contains(word));
         if !found.iter().any(has_all) {
-            let _ = writeln!(failures, "{}: no finding with {loose}: {found:#?}", case.name);
+            let _ = writeln!(
+                failures,
+                "{}: no finding with {loose}: {found:#?}",
+                case.name
+            );
         }
     }
     let is_exact = case.loose.is_empty();
-    let differs = case.exact.iter().any(|line| !found.contains(line)) || is_exact && case.exact != found;
+    let differs =
+        case.exact.iter().any(|line| !found.contains(line)) || is_exact && case.exact != found;
     if differs {
         let _ = writeln!(failures, "{}: {found:#?}, not {:#?}", case.name, case.exact);
     }
@@ -105,7 +123,12 @@ fn check(case: &Case, failures: &mut String) {
 fn updated(head: &str, cases: &[Case]) -> String {
     let mut text = head.to_owned();
     for case in cases {
-        let _ = write!(text, "=== {}\n{}\n", case.name, case.written.trim_end_matches('\n'));
+        let _ = write!(
+            text,
+            "=== {}\n{}\n",
+            case.name,
+            case.written.trim_end_matches('\n')
+        );
         for loose in &case.loose {
             let _ = writeln!(text, "~ {loose}");
         }

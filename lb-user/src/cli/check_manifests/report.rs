@@ -66,7 +66,7 @@ pub struct Judgement {
 pub enum Verdict {
     /// It is used as it is written.
     Ok,
-    /// It is used, but not as it is written.
+    /// It is read, but not or not all of it served as it is written.
     Used,
     /// It is not used, since something is wrong with it.
     Refused,
@@ -90,7 +90,7 @@ pub struct Unread {
 pub struct Counts {
     /// Objects that are used as they are written.
     pub ok: usize,
-    /// Objects that are used, but not as they are written.
+    /// Objects that are read, but not or not all of them served as they are written.
     pub used: usize,
     /// Objects that are not used, since something is wrong with them.
     pub refused: usize,
@@ -166,7 +166,10 @@ impl Report {
 
     /// 0: all is good; 1: something is wrong; 2: something could not be read.
     pub fn exit_code(&self) -> u8 {
-        match (self.unread.is_empty(), self.counts.errors + self.counts.warnings) {
+        match (
+            self.unread.is_empty(),
+            self.counts.errors + self.counts.warnings,
+        ) {
             (false, _) => 2,
             (true, 0) => 0,
             (true, _) => 1,
@@ -307,7 +310,7 @@ impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ok => "ok",
-            Self::Used => "used, but not as it is written",
+            Self::Used => "not served as it is written",
             Self::Refused => "refused",
             Self::Foreign => "not used",
             Self::Unreadable => "unreadable",
@@ -325,7 +328,7 @@ impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = [
             (self.ok, "ok"),
-            (self.used, "used otherwise"),
+            (self.used, "not served as written"),
             (self.refused, "refused"),
             (self.foreign, "not used"),
             (self.unreadable, "unreadable"),
@@ -365,7 +368,10 @@ mod tests {
             name: (*name).to_owned(),
             bytes: text.as_bytes().to_vec(),
         });
-        judge(files.collect(), vec!["10.96.0.0/12".parse().expect("literal")])
+        judge(
+            files.collect(),
+            vec!["10.96.0.0/12".parse().expect("literal")],
+        )
     }
 
     #[test]
@@ -382,15 +388,30 @@ mod tests {
     fn what_shows_only_together_is_told_with_its_object() {
         let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, labels: {app: web}}\n\
                    spec: {containers: [{name: c, ports: [{name: other, containerPort: 80}]}]}\n";
-        let other = WEB.replace("name: web", "name: other");
-        let report = report(&[("a", WEB), ("b", pod), ("c", &other), ("d", WEB)]);
+        let other = WEB
+            .replace("name: web", "name: other")
+            .replace("0.1", "0.2");
+        let third = other.replace("name: other", "name: third");
+        let report = report(&[
+            ("a", WEB),
+            ("b", pod),
+            ("c", &other),
+            ("e", &third),
+            ("d", WEB),
+        ]);
         let told = |file: &str| {
             let object = report.objects.iter().find(|object| object.file == file);
             object.expect("judged").to_string()
         };
         assert!(told("a").contains("targetPort"), "{report}");
-        assert!(told("a").contains("10.96.0.1") || told("c").contains("10.96.0.1"));
-        assert!(told("d").contains("a:1") && told("d").contains("refused"), "{report}");
+        assert!(
+            told("e").contains("10.96.0.2 belongs to Service default/other"),
+            "{report}"
+        );
+        assert!(
+            told("d").contains("a:1") && told("d").contains("refused"),
+            "{report}"
+        );
         assert_eq!(report.exit_code(), 1);
     }
 
@@ -398,7 +419,7 @@ mod tests {
     fn every_thing_in_a_text_is_judged() {
         let text = format!(
             "kind: Ingress\napiVersion: networking.k8s.io/v1\n---\na: [\n---\n{WEB}---\n\
-             {{apiVersion: v1, kind: List, items: [{{apiVersion: v1, kind: Node, metadata: {{name: -}}}}]}}\n"
+             {{apiVersion: v1, kind: List, items: [{{apiVersion: v1, kind: Node, metadata: {{name: UP}}}}]}}\n"
         );
         let report = report(&[("a", &text)]);
         let verdicts: Vec<_> = report.objects.iter().map(|object| object.verdict).collect();
@@ -409,9 +430,12 @@ mod tests {
             Verdict::Refused,
         ];
         assert_eq!(verdicts, expected, "{report}");
-        assert!(report.objects.iter().all(|object| {
-            object.verdict == Verdict::Ok || !object.findings.is_empty()
-        }));
+        assert!(
+            report
+                .objects
+                .iter()
+                .all(|object| { object.verdict == Verdict::Ok || !object.findings.is_empty() })
+        );
         assert_eq!(report.files, []);
     }
 }

@@ -452,7 +452,7 @@ fn pod_prefixes_come_from_the_node_and_from_node_objects() {
 #[test]
 fn views_hold_what_kubectl_prints() {
     let services = "
-{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{name: x, port: 80, nodePort: 30080}, {name: y, port: 443}]}}
+{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{name: x, port: 80, nodePort: 30080}, {name: z, port: 443}]}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: b}, spec: {type: ExternalName, externalName: b.example}}
 ---
