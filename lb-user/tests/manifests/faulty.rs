@@ -56,9 +56,9 @@ fn case(part: &str) -> Case {
             case.written.push('\n');
         }
     }
-    let text = case.written.trim_end_matches('\n');
+    let text = case.written.replacen("@service\n", SERVICE, 1);
     case.text = text
-        .replacen("@service\n", SERVICE, 1)
+        .trim_end_matches('\n')
         .replace("\\t", "\t")
         .replace("\\0", "\0")
         .replace("\\u00a0", "\u{a0}");
