@@ -493,7 +493,7 @@ fn the_nodes_own_addresses_are_the_nodes_also_inside_a_prefix_of_pods() {
 #[test]
 fn views_hold_what_kubectl_prints() {
     let services = "
-{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{name: x, port: 80, nodePort: 30080}, {name: y, port: 443}]}}
+{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {type: LoadBalancer, clusterIP: 10.96.0.1, ports: [{name: x, port: 80, nodePort: 30080}, {name: z, port: 443}]}}
 ---
 {apiVersion: v1, kind: Service, metadata: {name: b}, spec: {type: ExternalName, externalName: b.example}}
 ---

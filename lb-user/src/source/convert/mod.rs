@@ -9,7 +9,6 @@
 //!   wrong in it is a warning, and that part is not used.
 //! * A Pod may lack what only a kubelet needs (`containers`, `image`).
 
-use serde_json::Value;
 
 use self::{
     meta::meta,
@@ -88,53 +87,5 @@ impl Remarks {
             field: field.to_owned(),
             message,
         });
-    }
-}
-
-/// Fields of `given` that its type does not have: those that are missing in `known`, which is the
-/// typed value written out again.
-pub(super) fn unknown_fields(given: &Value, known: &Value, path: &str, remarks: &mut Remarks) {
-    match (given, known) {
-        (Value::Object(given), Value::Object(known)) => {
-            for (key, value) in given {
-                let field = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path}.{key}")
-                };
-                match known.get(key) {
-                    Some(known) => unknown_fields(value, known, &field, remarks),
-                    None if value.is_null() => {}
-                    None => remarks.warning(&field, "there is no such field; it is not used"),
-                }
-            }
-        }
-        (Value::Array(given), Value::Array(known)) => {
-            for (index, (given, known)) in given.iter().zip(known).enumerate() {
-                unknown_fields(given, known, &format!("{path}[{index}]"), remarks);
-            }
-        }
-        _ => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn fields_that_a_type_lacks_are_named_by_path() {
-        let mut remarks = Remarks::default();
-        let given = json!({"spec": {"ports": [{"port": 1, "prt": 2}], "none": null}, "x": {}});
-        let known = json!({"spec": {"ports": [{"port": 1}]}});
-        unknown_fields(&given, &known, "", &mut remarks);
-        let fields: Vec<_> = remarks
-            .into_inner()
-            .into_iter()
-            .map(|remark| remark.field)
-            .collect();
-        assert_eq!(fields, ["spec.ports[0].prt", "x"]);
     }
 }
