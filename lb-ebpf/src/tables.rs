@@ -23,6 +23,8 @@ use crate::{
 const FIB_SUCCESS: i64 = 0;
 /// `BPF_FIB_LKUP_RET_NO_NEIGH`: the route is found, the neighbour not resolved.
 const FIB_NO_NEIGH: i64 = 7;
+/// `BPF_FIB_LKUP_RET_FRAG_NEEDED`: the packet is larger than the route takes.
+const FIB_FRAG_NEEDED: i64 = 8;
 
 /// What one program run knows besides the maps.
 pub(crate) struct KernelTables<const XDP: bool> {
@@ -103,13 +105,13 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     }
 
     #[inline(always)]
-    fn route(&self, ends: &Ends<A>, hop: &mut NextHop, source: &mut A) -> Route {
+    fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {
         // The kernel refuses devices that do not forward, as the loopback device seldom does.
         let ifindex = match self.role {
             Role::Loopback => node().host_ifindex,
             _ => self.ifindex,
         };
-        route(self.ctx, ifindex, ends, hop, source)
+        route(self.ctx, (ifindex, len), ends, hop, source)
     }
 
     #[inline(always)]
@@ -155,11 +157,11 @@ fn mac(bytes: &[u8; 6]) -> [u8; 6] {
     [a, b, c, d, e, f]
 }
 
-/// One FIB lookup, as if the packet came in by its device and went to `dst`.
+/// One FIB lookup, as if a packet of `len` bytes came in by `ifindex` and went to `ends.dst`.
 #[inline(always)]
 fn route<A: FamilyMaps>(
     ctx: *mut c_void,
-    ifindex: u32,
+    (ifindex, len): (u32, u32),
     ends: &Ends<A>,
     hop: &mut NextHop,
     source: &mut A,
@@ -168,14 +170,23 @@ fn route<A: FamilyMaps>(
     let mut query: FibLookup = unsafe { MaybeUninit::zeroed().assume_init() };
     query.family = A::AF;
     query.ifindex = ifindex;
-    // A length makes the kernel report the route's own MTU; one byte always fits.
-    query.__bindgen_anon_1.tot_len = 1;
+    // A length makes the kernel report the route's own MTU.
+    query.__bindgen_anon_1.tot_len = len.min(0xffff) as u16;
     query.__bindgen_anon_3.ipv6_src = ends.src.words();
     query.__bindgen_anon_4.ipv6_dst = ends.dst.words();
     let size = size_of::<FibLookup>() as i32;
     let flags = node().fib_flags;
     // SAFETY: the context is this program's, the query `size` bytes long.
-    let found = unsafe { bpf_fib_lookup(ctx, &raw mut query, size, flags) };
+    let mut found = unsafe { bpf_fib_lookup(ctx, &raw mut query, size, flags) };
+    let mut narrow = 0;
+    if found == FIB_FRAG_NEEDED {
+        // That is all the kernel says of a packet that is too large: a small one finds the way.
+        // SAFETY: both members of the union are a u16.
+        narrow = u32::from(unsafe { query.__bindgen_anon_1.mtu_result });
+        query.__bindgen_anon_1.tot_len = 1;
+        // SAFETY: as above.
+        found = unsafe { bpf_fib_lookup(ctx, &raw mut query, size, flags) };
+    }
     hop.ifindex = query.ifindex;
     *source = if flags == 0 {
         A::default()
@@ -191,7 +202,7 @@ fn route<A: FamilyMaps>(
             Route::Neighbour
         }
         FIB_NO_NEIGH => {
-            hop.mtu = 0;
+            hop.mtu = narrow;
             Route::Unresolved
         }
         _ => Route::None,

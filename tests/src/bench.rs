@@ -259,7 +259,7 @@ impl<A: Addr> Bench<A> {
         };
         for pair in 0..PAIRS {
             if verdict == self.host.verdicts().1 {
-                // Within the two seconds for which a next hop is believed.
+                // Within the second for which a next hop is believed.
                 keep.time(self.target(Host::Tc)?, 1, Host::Tc.verdicts().1)?;
             }
             sample.target[pair] = rig.time(self.target(self.host)?, repeat, verdict)?;

@@ -201,7 +201,7 @@ fn a_connection_goes_on_when_its_next_hop_has_to_be_asked_for_again() {
     for address in frontends(FAR) {
         asking(&deployment.cluster).namespace.run(|| {
             let mut stream = connect(address);
-            // The connection's first packets ask; what follows within two seconds does not.
+            // The connection's first packets ask; what follows within a second does not.
             ping(&mut stream);
             ping(&mut stream);
             let before = resolved();

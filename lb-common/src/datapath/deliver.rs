@@ -19,7 +19,7 @@ const PROBES: u32 = 4;
 pub enum Route {
     /// A neighbour whose MAC is known.
     Neighbour,
-    /// The way is known, the neighbour's MAC is not; `mtu` is 0.
+    /// The way is known, the neighbour's MAC is not; `mtu` is 0, but for a packet larger than the way takes.
     Unresolved,
     /// No route, or one that does not forward.
     None,
@@ -98,9 +98,13 @@ pub(super) fn resolve<A: Addr, T: Tables<A>>(
 ) -> Result<Via, Reason> {
     work.flow.next_hop = NextHopRef::NONE;
     let Work {
-        flow, hop, source, ..
+        flow,
+        hop,
+        source,
+        segment_len,
+        ..
     } = work;
-    let route = tables.route(&flow.rewrite.ends, hop, source);
+    let route = tables.route(&flow.rewrite.ends, *segment_len, hop, source);
     if route == Route::None {
         // The FIB does not tell an address of the node's own from one that nobody has.
         let here = is_here(work, tables, direction);

@@ -180,14 +180,16 @@ fn masquerade<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
         }
         return;
     }
-    let is_remote = !flow.local && !matches!(flow.next_hop, NextHopRef::STACK | NextHopRef::HOST);
-    if !is_remote || tables.role() == Role::Uplink && tables.place(key.ends.src) == place::PODS {
+    let is_here = matches!(flow.next_hop, NextHopRef::STACK | NextHopRef::HOST);
+    let is_uplink = tables.role() == Role::Uplink;
+    if is_here || is_uplink && (flow.local || tables.place(key.ends.src) == place::PODS) {
         return;
     }
-    let own = if source.is_unspecified() {
-        tables.node_addr()
-    } else {
-        *source
+    // A process of the node's own is seen as if it had dialled the backend: by the source that the way prefers.
+    let own = match *source {
+        source if !source.is_unspecified() => source,
+        _ if flow.local => key.ends.src,
+        _ => tables.node_addr(),
     };
     if !own.is_unspecified() {
         ends.src = own;

@@ -115,9 +115,10 @@ pub trait Tables<A: Addr> {
     fn hairpin_addr(&self) -> A;
     /// A next hop's memory.
     fn hop(&self, index: u32) -> Option<Self::Hop>;
-    /// Asks the kernel's FIB for the way to `ends.dst`, written to `hop` (stamp and validity aside), and which
-    /// source the node prefers on it, written to `source`; unspecified where the kernel does not say.
-    fn route(&self, ends: &Ends<A>, hop: &mut NextHop, source: &mut A) -> Route;
+    /// Asks the kernel's FIB for the way of a packet of `len` L3 bytes to `ends.dst`, written to `hop` (stamp and
+    /// validity aside), and which source the node prefers on it, written to `source`; unspecified where the
+    /// kernel does not say.
+    fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route;
     /// The coarse clock.
     fn now(&self) -> Tick;
     /// 32 random bits.

@@ -276,13 +276,14 @@ impl<'n, A: Addr, const XDP: bool> Tables<A> for FakeTables<'n, A, XDP> {
             .map(FakeHop)
     }
 
-    fn route(&self, ends: &Ends<A>, hop: &mut NextHop, source: &mut A) -> Route {
+    fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {
         *source = *self.node.source.borrow();
         let routes = self.node.routes.borrow();
         let Some((route, found)) = routes.get(&ends.dst) else {
             return Route::None;
         };
-        let mtu = if *route == Route::Unresolved {
+        // The kernel tells a packet that is too large before it looks for the neighbour.
+        let mtu = if *route == Route::Unresolved && len <= found.mtu {
             0
         } else {
             found.mtu

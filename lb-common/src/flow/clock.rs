@@ -34,8 +34,9 @@ pub fn age(now: Tick, then: Tick) -> Tick {
 
 /// A slot of another connection is reused this long after its end, so that no reader is inside.
 pub const REUSE_AFTER: Tick = seconds(1);
-/// A next hop is believed for this long.
-pub const NEXT_HOP_VALID: Tick = seconds(2);
+/// A next hop is believed for this long: TCP's fourth attempt, 1.4 s after the first, finds a gateway that has
+/// failed over (RFC 6298 with Linux's least timeout of 200 ms); the fifth would come after 3 s.
+pub const NEXT_HOP_VALID: Tick = seconds(1);
 /// A next hop that nobody asked for this long gives its place to another.
 pub const NEXT_HOP_IDLE: Tick = seconds(60);
 

@@ -214,8 +214,8 @@ impl<'n, A: Addr, F: Fn(u32)> Tables<A> for Changing<'n, A, F> {
         self.tables.hop(index)
     }
 
-    fn route(&self, ends: &Ends<A>, hop: &mut NextHop, source: &mut A) -> Route {
-        self.tables.route(ends, hop, source)
+    fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {
+        self.tables.route(ends, len, hop, source)
     }
 
     fn now(&self) -> Tick {

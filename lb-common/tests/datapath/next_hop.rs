@@ -1,4 +1,4 @@
-//! Next hops are believed for two seconds; then the kernel is asked, and confirms the neighbour.
+//! Next hops are believed for a second; then the kernel is asked, and confirms the neighbour.
 
 use lb_common::{
     abi::{
@@ -20,7 +20,7 @@ use crate::world::{
 };
 
 for_both_families!(
-    the_kernel_is_asked_every_two_seconds,
+    the_kernel_is_asked_every_second,
     one_flow_prolongs_the_next_hop_of_another,
     a_gateway_that_fails_over_is_followed,
     a_smaller_mtu_is_noticed,
@@ -61,8 +61,8 @@ fn follows<A: Addr>(world: &World<A>, packet: &PacketSpec<A>, via: Via, hop: Nex
     );
 }
 
-fn the_kernel_is_asked_every_two_seconds<A: Addr>() {
-    assert_eq!(NEXT_HOP_VALID, seconds(2));
+fn the_kernel_is_asked_every_second<A: Addr>() {
+    assert_eq!(NEXT_HOP_VALID, seconds(1));
     let world = World::<A>::with_remote_backends(1);
     let data = opened(&world, 9);
     follows(&world, &data, Neighbour, to_gateway());

@@ -57,7 +57,7 @@ fn a_remote_backend_is_reached_and_answers_before_the_stack<A: Addr>() {
         let (back, home) = (answer(&there, reply), delivered(&request, reply));
         first_goes_to_tc(&world, &back, &home, HitReply);
         first_goes_to_tc(&world, &request, &there, HitOriginal);
-        // The kernel confirms the neighbour every two seconds.
+        // The kernel confirms the neighbour every second.
         world.wait(NEXT_HOP_VALID + 1);
         first_goes_to_tc(&world, &back, &home, HitReply);
     }
