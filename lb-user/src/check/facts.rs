@@ -103,18 +103,18 @@ impl Facts {
     /// Looks.
     pub async fn gather(bpffs: &Path, named: Named) -> Self {
         let survey = survey().await;
-        let (devices, programs, device_names) = match &survey {
+        let (devices, programs, all) = match &survey {
             Ok(survey) => on_devices(survey, &named),
             Err(_) => Default::default(),
         };
         let uplinks = survey.map(|survey| find(&survey, &named));
         let uplinks = uplinks.map_err(|error| with_causes(&error));
-        let names = uplinks
+        let uplink_names = uplinks
             .iter()
             .flatten()
             .map(|uplink: &Uplink| uplink.name.as_str());
         let rp_filters = std::iter::once(ALL)
-            .chain(names)
+            .chain(uplink_names)
             .filter_map(rp_filter)
             .collect();
         Self {
@@ -132,7 +132,7 @@ impl Facts {
             policy: policy::Found {
                 nftables: nftables::read().map_err(|error| with_causes(&error)),
                 legacy: legacy::read(),
-                devices: device_names,
+                devices: all,
                 programs,
             },
             rp_filters,
@@ -166,11 +166,11 @@ fn on_devices(
         v4: forwarding("ipv4", &device.name),
         v6: forwarding("ipv6", &device.name),
     });
-    let names = survey.devices.iter().map(|device| device.name.clone());
+    let all = survey.devices.iter().map(|device| device.name.clone());
     (
         devices.collect(),
         programs::find(ours.iter().copied()),
-        names.collect(),
+        all.collect(),
     )
 }
 
