@@ -142,6 +142,9 @@ fn any_bytes<A: Addr>(world: &World<A>, bytes: &[u8]) -> Result<(), TestCaseErro
             Reason::XdpForward,
             Reason::PortRemapped,
             Reason::OpenedForTc,
+            Reason::Fragmented,
+            Reason::Answered,
+            Reason::AnswerLimited,
         ];
         let outcomes: u64 = counts
             .iter()
@@ -150,7 +153,7 @@ fn any_bytes<A: Addr>(world: &World<A>, bytes: &[u8]) -> Result<(), TestCaseErro
             .sum();
         prop_assert_eq!(outcomes, 1, "{:?}", counts);
         match outcome.verdict {
-            Verdict::Send(_) => prop_assert_ne!(packet.bytes(), bytes),
+            Verdict::Send(_) | Verdict::Back => prop_assert_ne!(packet.bytes(), bytes),
             Verdict::Pass | Verdict::Drop => prop_assert_eq!(packet.bytes(), bytes),
         }
     }
