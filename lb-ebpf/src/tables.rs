@@ -188,7 +188,8 @@ fn route<A: FamilyMaps>(
         found = unsafe { bpf_fib_lookup(ctx, &raw mut query, size, flags) };
     }
     hop.ifindex = query.ifindex;
-    *source = if flags == 0 {
+    // Without a route the query still holds the packet's own source.
+    *source = if flags == 0 || !matches!(found, FIB_SUCCESS | FIB_NO_NEIGH) {
         A::default()
     } else {
         // SAFETY: both members of the union are plain words; IPv4 uses the first.

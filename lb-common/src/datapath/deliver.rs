@@ -112,6 +112,11 @@ pub(super) fn resolve<A: Addr, T: Tables<A>>(
             .filter(|_| here)
             .unwrap_or(Err(leave_or(T::HOOK, Reason::DropNoRoute)));
     }
+    // A backend that is itself routed to the services: its packets would come back for ever, since no hop is
+    // taken off what the host sends.
+    if work.hop.ifindex == tables.node().host_ifindex {
+        return Err(leave_or(T::HOOK, Reason::DropNoRoute));
+    }
     let via = fits(work, tables, Via::Kernel)?;
     match (T::HOOK, route) {
         // Only TC remembers: its packets are the ones that confirm the neighbour.

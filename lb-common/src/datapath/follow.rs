@@ -49,9 +49,10 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     }
     let backend = found.slot.backend();
     let next_hop = found.slot.next_hop();
-    // On the way out only what the host itself answers is not yet what it should be.
+    // On the way out only what the host itself answers is not yet what it should be. By any other device such an
+    // answer is forged: the stack would refuse its source, this node's own, and must not be helped.
     let is_answer = direction == Direction::Reply && next_hop == NextHopRef::STACK;
-    if tables.role() == Role::Egress && !is_answer {
+    if (tables.role() == Role::Egress) != is_answer {
         return Followed::Decided(Decision::Pass(Reason::PassNoService));
     }
     if on_loss == OnLoss::OpenAnew

@@ -140,16 +140,7 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     let node = tables.node();
     let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
     let Some(found) = table.find(&work.key) else {
-        // Nothing begins on the way out: what a process dials comes by the host's own device.
-        return match tables.role() {
-            Role::Egress => Glance::Done(carry_out(
-                Decision::Pass(Reason::PassNoService),
-                packet,
-                tables,
-                work,
-            )),
-            _ => Glance::Miss,
-        };
+        return Glance::Miss;
     };
     match follow::follow(work, tables, &table, &found, on_loss) {
         Followed::Decided(decision) => Glance::Done(carry_out(decision, packet, tables, work)),

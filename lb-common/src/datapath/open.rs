@@ -25,6 +25,10 @@ pub(super) fn open<A: Addr, T: Tables<A>>(
     tables: &T,
     existing: Existing,
 ) -> Decision {
+    // Nothing begins on the way out: what a process dials comes by the host's own device.
+    if tables.role() == Role::Egress {
+        return Decision::Pass(Reason::PassNoService);
+    }
     let key = ServiceKey::new(work.key.ends.dst, work.key.dport, work.key.proto);
     let Some(service) = tables.service(&key) else {
         return Decision::Pass(Reason::PassNoService);

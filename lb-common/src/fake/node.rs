@@ -277,11 +277,14 @@ impl<'n, A: Addr, const XDP: bool> Tables<A> for FakeTables<'n, A, XDP> {
     }
 
     fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {
-        *source = *self.node.source.borrow();
+        *source = A::default();
         let routes = self.node.routes.borrow();
         let Some((route, found)) = routes.get(&ends.dst) else {
             return Route::None;
         };
+        if *route != Route::None {
+            *source = *self.node.source.borrow();
+        }
         // The kernel tells a packet that is too large before it looks for the neighbour.
         let mtu = if *route == Route::Unresolved && len <= found.mtu {
             0

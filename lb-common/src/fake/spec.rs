@@ -35,6 +35,8 @@ pub struct PacketSpec<A> {
     pub transport: Transport,
     /// TTL or hop limit.
     pub ttl: u8,
+    /// A router may cut it into fragments; ignored for IPv6.
+    pub may_fragment: bool,
     /// IPv4 options, a multiple of four bytes up to 40; ignored for IPv6.
     pub options: Vec<u8>,
     /// What follows the transport header.
@@ -53,6 +55,7 @@ impl<A: Addr> PacketSpec<A> {
             dport: dst.1,
             transport,
             ttl: 64,
+            may_fragment: false,
             options: Vec::new(),
             payload: b"fulcrum".to_vec(),
         }
@@ -136,7 +139,8 @@ impl<A: Addr> PacketSpec<A> {
         );
         let len = length(words * 4 + segment);
         let version_ihl = 0x40 | words.to_le_bytes()[0];
-        // Not a fragment, and not to be made into any.
+        // Not a fragment.
+        let dont_fragment = if self.may_fragment { 0 } else { 0x40 };
         let fixed = [
             version_ihl,
             0,
@@ -144,7 +148,7 @@ impl<A: Addr> PacketSpec<A> {
             len[1],
             0x12,
             0x34,
-            0x40,
+            dont_fragment,
             0,
             self.ttl,
             protocol,

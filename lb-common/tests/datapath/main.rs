@@ -1,8 +1,13 @@
 //! The datapath on the host: whole packets in, whole packets and whole counts out, in both families.
 
+mod answers;
 mod choice;
 mod connection;
+mod hairpin;
+mod here;
+mod host;
 mod masquerade;
+mod mended;
 mod next_hop;
 mod properties;
 mod refusal;

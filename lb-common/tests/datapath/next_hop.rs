@@ -49,7 +49,7 @@ fn follows<A: Addr>(world: &World<A>, packet: &PacketSpec<A>, via: Via, hop: Nex
     let there = forwarded(packet, remote_pod(1));
     let counts = match via {
         Kernel => vec![Resolved, HitOriginal],
-        Neighbour => vec![HitOriginal],
+        _ => vec![HitOriginal],
     };
     sends(
         &world.node,

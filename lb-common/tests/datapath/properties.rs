@@ -2,7 +2,7 @@
 
 use lb_common::{
     abi::{Backend, NextHop, Reason, backend_flags},
-    datapath::{Route, Verdict},
+    datapath::{Role, Route, Verdict},
     fake::{FakePacket, PacketSpec, Transport},
     net::addr::{Addr, Addr4, Addr6},
 };
@@ -128,12 +128,13 @@ fn without_checksums(packet: &FakePacket) -> Vec<u8> {
 
 /// Whatever the bytes, the datapath does not panic, counts one outcome, and changes what it sends alone.
 fn any_bytes<A: Addr>(world: &World<A>, bytes: &[u8]) -> Result<(), TestCaseError> {
-    for xdp in [false, true] {
+    let roles = [Role::Pod, Role::Uplink, Role::Host, Role::Loopback, Role::Egress];
+    let programs = roles.map(Some).into_iter().chain([None]);
+    for role in programs {
         let mut packet = FakePacket::new(bytes.to_vec());
-        let outcome = if xdp {
-            world.xdp().run(&mut packet)
-        } else {
-            world.pod().run(&mut packet)
+        let outcome = match role {
+            Some(role) => world.node.tc(role, 10).run(&mut packet),
+            None => world.xdp().run(&mut packet),
         };
         let counts = world.node.take_counts();
         let notes = [
@@ -142,16 +143,23 @@ fn any_bytes<A: Addr>(world: &World<A>, bytes: &[u8]) -> Result<(), TestCaseErro
             Reason::XdpForward,
             Reason::PortRemapped,
             Reason::OpenedForTc,
+            Reason::Fragmented,
+            Reason::Answered,
+            Reason::AnswerLimited,
         ];
         let outcomes: u64 = counts
             .iter()
             .filter(|(reason, _)| !notes.contains(reason))
             .map(|(_, n)| n)
             .sum();
-        prop_assert_eq!(outcomes, 1, "{:?}", counts);
+        prop_assert_eq!(outcomes, 1, "{:?}: {:?}", role, counts);
         match outcome.verdict {
-            Verdict::Send(_) => prop_assert_ne!(packet.bytes(), bytes),
-            Verdict::Pass | Verdict::Drop => prop_assert_eq!(packet.bytes(), bytes),
+            Verdict::Send(_) | Verdict::Back => prop_assert_ne!(packet.bytes(), bytes),
+            Verdict::Pass => {
+                prop_assert_ne!(role, Some(Role::Host), "what is passed there comes back");
+                prop_assert_eq!(packet.bytes(), bytes);
+            }
+            Verdict::Drop => prop_assert_eq!(packet.bytes(), bytes),
         }
     }
     Ok(())
@@ -191,21 +199,25 @@ proptest! {
     #[test]
     fn any_bytes_are_decided_v4(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
         any_bytes(&World::<Addr4>::with_local_backends(1), &bytes)?;
+        any_bytes(&World::<Addr4>::with_backend_here(), &bytes)?;
     }
 
     #[test]
     fn any_bytes_are_decided_v6(bytes in prop::collection::vec(any::<u8>(), 0..120)) {
         any_bytes(&World::<Addr6>::with_local_backends(1), &bytes)?;
+        any_bytes(&World::<Addr6>::with_backend_here(), &bytes)?;
     }
 
     #[test]
     fn nearly_requests_are_decided_v4(bytes in nearly_a_request::<Addr4>()) {
         any_bytes(&World::<Addr4>::with_local_backends(1), &bytes)?;
+        any_bytes(&World::<Addr4>::with_backend_here(), &bytes)?;
     }
 
     #[test]
     fn nearly_requests_are_decided_v6(bytes in nearly_a_request::<Addr6>()) {
         any_bytes(&World::<Addr6>::with_local_backends(1), &bytes)?;
+        any_bytes(&World::<Addr6>::with_backend_here(), &bytes)?;
     }
 }
 

@@ -13,9 +13,13 @@ use lb_common::{
         Via::{Kernel, Neighbour},
     },
     fake::{FakePacket, PacketSpec, Transport},
-    net::addr::{Addr, Addr4, Addr6, Family},
+    net::{
+        addr::{Addr, Addr4, Addr6, Family},
+        icmp::IcmpError,
+    },
 };
 
+use crate::answers::{answers, error_about};
 use crate::world::{
     ACK, CLIENT_PORT, MTU, RST, SYN, SYN_ACK, UDP, World, answer, delivered, for_both_families,
     forwarded, leaves, local_pod, node_addr, outsider, remote_pod, request, sends, to_gateway,
@@ -40,6 +44,17 @@ for_both_families!(
 #[track_caller]
 fn passes<A: Addr>(world: &World<A>, packet: &FakePacket, reason: Reason) {
     leaves(&world.node, world.pod(), packet, Verdict::Pass, &[reason]);
+}
+
+/// Dropped, and the sender told so.
+#[track_caller]
+fn answered<A: Addr>(world: &World<A>, packet: &FakePacket, error: IcmpError) {
+    let (reason, dialled) = match error {
+        IcmpError::TooBig(_) => (DropTooBig, vip::<A>(1)),
+        IcmpError::TimeExceeded => (DropTtl, node_addr()),
+    };
+    let expected = error_about(packet, error, (dialled, local_pod(9)));
+    answers(&world.node, world.pod(), packet, &expected, reason);
 }
 
 #[track_caller]
@@ -244,7 +259,7 @@ fn the_last_hop_is_not_taken_away<A: Addr>() {
             ..request::<A>(local_pod(9), SYN)
         }
         .packet();
-        drops(&world, &packet, DropTtl);
+        answered(&world, &packet, IcmpError::TimeExceeded);
     }
 }
 
@@ -255,7 +270,7 @@ fn a_packet_larger_than_the_route_takes_is_dropped<A: Addr>() {
         payload: vec![0; len],
         ..request::<A>(local_pod(9), UDP)
     };
-    drops(&world, &of(room + 1).packet(), DropTooBig);
+    answered(&world, &of(room + 1).packet(), IcmpError::TooBig(MTU));
     let (fits, there) = (of(room), forwarded(&of(room), local_pod(1)));
     sends(
         &world.node,
@@ -285,7 +300,8 @@ fn segments_count_not_the_packet_they_are_cut_from<A: Addr>() {
         ..syn
     };
     let room = MTU - u32::try_from(ip_header_len::<A>()).expect("20 or 40") - 20;
-    drops(&world, &data.packet().cut_into(room + 1), DropTooBig);
+    let cut = data.packet().cut_into(room + 1);
+    answered(&world, &cut, IcmpError::TooBig(MTU));
     let mut packet = data.packet().cut_into(room);
     assert_eq!(
         world.pod().run(&mut packet).verdict,
@@ -310,12 +326,12 @@ fn a_known_flow_is_refused_by_the_same_rules<A: Addr>() {
         ttl: 1,
         ..syn.clone()
     };
-    drops(&world, &last.packet(), DropTtl);
+    answered(&world, &last.packet(), IcmpError::TimeExceeded);
     let big = PacketSpec {
         payload: vec![0; MTU as usize],
         ..syn.clone()
     };
-    drops(&world, &big.packet(), DropTooBig);
+    answered(&world, &big.packet(), IcmpError::TooBig(MTU));
     // The answer's way is asked from the FIB, which no longer knows the client.
     world.node.set_route(local_pod(9), Route::None, to_pod());
     let back = answer(&there, SYN_ACK);
@@ -340,7 +356,7 @@ fn a_known_flow_is_refused_by_the_same_rules<A: Addr>() {
     );
 }
 
-/// The kernel resolves it; the MTU is then the kernel's business too.
+/// The kernel resolves it; a packet that is too large on the way there is answered all the same.
 fn an_unresolved_neighbour_is_left_to_the_kernel<A: Addr>() {
     let world = World::<A>::with_remote_backends(1);
     world
@@ -351,9 +367,14 @@ fn an_unresolved_neighbour_is_left_to_the_kernel<A: Addr>() {
         ..to_gateway()
     };
     let query = PacketSpec {
-        payload: vec![0; 2_000],
+        payload: vec![0; 1_000],
         ..request(local_pod(9), UDP)
     };
+    let big = PacketSpec {
+        payload: vec![0; 2_000],
+        ..query.clone()
+    };
+    answered(&world, &big.packet(), IcmpError::TooBig(MTU));
     let there = forwarded(&query, remote_pod(1));
     sends(
         &world.node,

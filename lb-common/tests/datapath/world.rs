@@ -10,12 +10,17 @@ use lb_common::{
     fake::{FakeNode, FakePacket, FakeTables, Outcome, PacketSpec, Transport},
     net::{
         addr::{Addr, Addr4, Addr6, Family},
-        ip::proto,
+        ip::{Ends, proto},
     },
 };
 
 pub(crate) const POD_DEVICE: u32 = 10;
 pub(crate) const UPLINK: u32 = 2;
+/// The end of the host's own pair where the stack receives.
+pub(crate) const HOST_DEVICE: u32 = 20;
+/// The other end, where what it sends comes out.
+pub(crate) const HOST_PEER: u32 = 21;
+pub(crate) const LOOPBACK: u32 = 1;
 pub(crate) const MTU: u32 = 1_500;
 pub(crate) const SERVICE_PORT: u16 = 80;
 pub(crate) const BACKEND_PORT: u16 = 8_080;
@@ -88,6 +93,16 @@ pub(crate) fn node_addr<A: Addr>() -> A {
     addr(100, 1)
 }
 
+/// The source that the FIB prefers, where a test makes it say so: another address of this node.
+pub(crate) fn preferred<A: Addr>() -> A {
+    addr(100, 2)
+}
+
+/// What a pod sees that dialled itself.
+pub(crate) fn hairpin<A: Addr>() -> A {
+    addr(254, 1)
+}
+
 /// The way to a local pod.
 pub(crate) fn to_pod() -> NextHop {
     NextHop {
@@ -122,26 +137,38 @@ impl<A: Addr> World<A> {
     }
 
     pub(crate) fn with_snat_ports(snat_port_count: u32) -> Self {
-        let config = NodeConfig {
+        Self::with_config(NodeConfig {
+            snat_port_count,
+            ..Self::config()
+        })
+    }
+
+    pub(crate) fn config() -> NodeConfig {
+        NodeConfig {
             hash_key: [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8]
                 .map(|n: u32| n.wrapping_mul(0x9e37_79b1)),
             addr4: node_addr::<Addr4>(),
             addr6: node_addr::<Addr6>(),
             snat_port_base: u32::from(SNAT_PORT),
-            snat_port_count,
+            snat_port_count: SNAT_PORTS,
+            host_ifindex: HOST_DEVICE,
+            hairpin4: hairpin::<Addr4>(),
+            hairpin6: hairpin::<Addr6>(),
             ..NodeConfig::default()
-        };
+        }
+    }
+
+    pub(crate) fn with_config(config: NodeConfig) -> Self {
         let world = Self {
             node: FakeNode::new(1_024, config),
             version: Cell::new(0),
         };
         world.node.set_now(NOW);
-        world
-            .node
-            .set_place(addr(1, 0), Self::net_bits(), place::PODS);
-        world
-            .node
-            .set_place(addr(2, 0), Self::net_bits(), place::PODS);
+        world.node.set_place(addr(1, 0), Self::net_bits(), place::PODS);
+        world.node.set_place(addr(2, 0), Self::net_bits(), place::PODS);
+        for own in [node_addr(), preferred()] {
+            world.node.set_place(own, Self::addr_bits(), place::NODE);
+        }
         for n in 0..=255 {
             world
                 .node
@@ -163,6 +190,16 @@ impl<A: Addr> World<A> {
             Family::V4 => 16,
             Family::V6 => 32,
         }
+    }
+
+    /// Bits of a whole address.
+    pub(crate) fn addr_bits() -> u32 {
+        size_of::<A>() as u32 * 8
+    }
+
+    /// The same with one backend that is a process of this node.
+    pub(crate) fn with_backend_here() -> Self {
+        Self::new().and_backends(1, |_| node_addr(), backend_flags::LOCAL)
     }
 
     /// The same with backends 1 to `n`, each a local pod of that number.
@@ -231,6 +268,21 @@ impl<A: Addr> World<A> {
         self.node.xdp(UPLINK)
     }
 
+    /// The program where the node's own processes dial.
+    pub(crate) fn host(&self) -> FakeTables<'_, A, false> {
+        self.node.tc(Role::Host, HOST_PEER)
+    }
+
+    /// The program on the loopback device.
+    pub(crate) fn lo(&self) -> FakeTables<'_, A, false> {
+        self.node.tc(Role::Loopback, LOOPBACK)
+    }
+
+    /// The program on the way out by the uplink.
+    pub(crate) fn egress(&self) -> FakeTables<'_, A, false> {
+        self.node.tc(Role::Egress, UPLINK)
+    }
+
     pub(crate) fn wait(&self, ticks: u32) {
         self.node.set_now(self.node.now() + ticks);
     }
@@ -259,6 +311,20 @@ pub(crate) fn forwarded<A: Addr>(request: &PacketSpec<A>, backend: A) -> PacketS
     forwarded.dport = BACKEND_PORT;
     forwarded.ttl -= 1;
     forwarded
+}
+
+/// The same packet from and to other ends, no hop less.
+pub(crate) fn renamed<A: Addr>(
+    packet: &PacketSpec<A>,
+    (src, sport): (A, u16),
+    (dst, dport): (A, u16),
+) -> PacketSpec<A> {
+    PacketSpec {
+        ends: Ends { src, dst },
+        sport,
+        dport,
+        ..packet.clone()
+    }
 }
 
 /// What a backend answers to a packet that has come to it.
@@ -298,12 +364,32 @@ pub(crate) fn sends<A: Addr, const XDP: bool>(
     assert_counts(node, counts);
     assert_eq!(packet.bytes(), output.packet().bytes());
     assert!(packet.checksums_valid() && packet.device_sum_valid());
-    assert_eq!(
-        where_to(&outcome),
-        where_to(&Outcome {
+    if matches!(way.0, Via::Neighbour | Via::Kernel) {
+        let expected = Outcome {
             hop: way.1,
             ..outcome
-        })
+        };
+        assert_eq!(where_to(&outcome), where_to(&expected));
+    }
+}
+
+/// The same for what the host's own stack gets, by whichever way.
+#[track_caller]
+pub(crate) fn hands_over<A: Addr, const XDP: bool>(
+    node: &FakeNode<A>,
+    program: FakeTables<'_, A, XDP>,
+    input: &PacketSpec<A>,
+    output: &PacketSpec<A>,
+    via: Via,
+    counts: &[Reason],
+) {
+    sends(
+        node,
+        program,
+        input,
+        output,
+        (via, NextHop::default()),
+        counts,
     );
 }
 
@@ -324,7 +410,7 @@ pub(crate) fn leaves<A: Addr, const XDP: bool>(
 }
 
 #[track_caller]
-fn assert_counts<A: Addr>(node: &FakeNode<A>, expected: &[Reason]) {
+pub(crate) fn assert_counts<A: Addr>(node: &FakeNode<A>, expected: &[Reason]) {
     let mut counts = BTreeMap::new();
     for reason in expected {
         *counts.entry(*reason).or_insert(0) += 1;

@@ -1,0 +1,1 @@
+//! Faults that an earlier release had, each by name.
