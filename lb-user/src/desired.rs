@@ -142,6 +142,8 @@ pub struct Frontend {
 pub enum FrontendKind {
     /// `spec.clusterIPs`.
     ClusterIp,
+    /// An address for clients outside: of a node with a node port, of a load balancer, of `externalIPs`.
+    External,
 }
 
 /// What may be done with one endpoint.

@@ -20,7 +20,6 @@ use crate::{
     alloc::{self, Addresses, Allocations},
     desired::{Desired, Place, Protocol},
     model::{
-        endpoint::EndpointSlice,
         finding::{Finding, Severity},
         object::{Kind, Located, ObjectName, ObjectRef},
         service::{Service, ServiceType, TrafficPolicy},
@@ -29,6 +28,7 @@ use crate::{
 };
 
 mod endpoint;
+mod external;
 mod frontend;
 mod generated;
 mod mirror;
@@ -37,6 +37,7 @@ mod slices;
 pub mod view;
 
 use self::{
+    external::Taken,
     slices::Sources,
     view::{EndpointsView, ServiceView},
 };
@@ -74,6 +75,7 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
     let allocated = alloc::allocate(&snapshot.services, &facts.service_cidrs, previous);
     let mut findings = allocated.findings;
     let mut sources = Sources::new(snapshot, &mut findings);
+    let mut taken = Taken::new(snapshot, &allocated.addresses);
     let mut compiled = Compiled {
         allocations: allocated.allocations,
         ..Compiled::default()
@@ -89,7 +91,19 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
         let slices = sources.slices(service, &addresses.families, &mut findings);
         limits(name, service, &mut findings);
         if frontend::is_served(&service.object) {
-            serve(service, addresses, &slices, facts, &mut compiled.desired);
+            for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
+                let endpoints = endpoint::merge(&slices, port, id.family);
+                entry.backends = endpoint::serving(&endpoints, &service.object, &facts.name);
+                let place = (name, &**service);
+                entry.frontends.extend(taken.external(
+                    place,
+                    port,
+                    id.family,
+                    facts,
+                    &mut findings,
+                ));
+                compiled.desired.ports.insert(id, entry);
+            }
         }
         compiled
             .services
@@ -104,21 +118,6 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
     findings.dedup();
     compiled.findings = findings;
     compiled
-}
-
-/// Adds the ports of one service.
-fn serve(
-    service: &Located<Service>,
-    addresses: &Addresses,
-    slices: &[EndpointSlice],
-    facts: &NodeFacts,
-    desired: &mut Desired,
-) {
-    for (port, name, mut entry) in frontend::ports(&service.object, addresses) {
-        let endpoints = endpoint::merge(slices, port, name.family);
-        entry.backends = endpoint::serving(&endpoints, &service.object, &facts.name);
-        desired.ports.insert(name, entry);
-    }
 }
 
 /// What a manifest asks for and the datapath does not do yet.
@@ -149,22 +148,20 @@ fn limits(name: &ObjectName, service: &Located<Service>, findings: &mut Vec<Find
             push(Severity::Error, &field, message);
         }
     }
-    if matches!(
-        spec.service_type,
-        ServiceType::NodePort | ServiceType::LoadBalancer
-    ) {
-        let message = format!(
-            "only the ClusterIP of a {} is served yet",
-            spec.service_type
-        );
-        push(Severity::Notice, "spec.type", message);
+    let has_node_ports = spec.service_type == ServiceType::NodePort
+        || spec.service_type == ServiceType::LoadBalancer
+            && spec.allocate_node_ports == Some(true);
+    if has_node_ports && spec.ports.iter().any(|port| port.node_port.is_none()) {
+        let message = "node ports are not allocated yet; a port without `nodePort` has none";
+        push(Severity::Notice, "spec.ports", message.into());
     }
-    if !spec.external_ips.is_empty() {
-        push(
-            Severity::Notice,
-            "spec.externalIPs",
-            "external addresses are not served yet".into(),
-        );
+    let is_external = spec.service_type != ServiceType::ClusterIp || !spec.external_ips.is_empty();
+    let obstacles = [
+        external::obstacle(&service.object).filter(|_| is_external),
+        external::balancer_obstacle(&service.object),
+    ];
+    for (field, message) in obstacles.into_iter().flatten() {
+        push(Severity::Warning, field, message.into());
     }
     if spec.internal_traffic_policy == TrafficPolicy::Local {
         let message = "the policy Local is not applied yet; all endpoints are used";

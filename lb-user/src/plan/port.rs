@@ -123,10 +123,12 @@ impl<'a> Planned<'a> {
         }
         let mut keys = BTreeMap::new();
         for frontend in &desired.frontends {
-            let FrontendKind::ClusterIp = frontend.kind;
             *keys
                 .entry(frontend_key(frontend, name.protocol))
-                .or_default() |= service_flags::CLUSTER_IP;
+                .or_default() |= match frontend.kind {
+                FrontendKind::ClusterIp => service_flags::CLUSTER_IP,
+                FrontendKind::External => 0,
+            };
         }
         Ok(Self {
             name,

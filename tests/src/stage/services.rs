@@ -49,7 +49,7 @@ const PORTS: [ServicePort; 3] = [WITNESS, ECHO, MEASURE];
 const FIRST_NODE_PORT: u16 = 30_000;
 
 /// The kinds of addresses that agents serve; cells of others wait until they do.
-pub const SERVED: &[Frontend] = &[Frontend::ClusterIp];
+pub const SERVED: &[Frontend] = &Frontend::ALL;
 
 /// What a client dials.
 pub fn frontend(
