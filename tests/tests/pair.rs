@@ -457,8 +457,8 @@ fn everything(node: &Namespace) -> String {
     let mut lines = links(node);
     lines.extend(
         ip(node, &["-o", "addr", "show"])
-            .into_iter()
-            .filter_map(address),
+            .iter()
+            .filter_map(|line| address(line)),
     );
     for family in ["-4", "-6"] {
         let neighbours = ip(node, &[family, "neigh", "show", "nud", "permanent"]);
@@ -471,14 +471,15 @@ fn everything(node: &Namespace) -> String {
         let routes = ip(node, &[family, "route", "show", "table", "main"]);
         lines.extend(routes.iter().map(|line| format!("route {}", line.trim())));
     }
-    lines.iter().map(|line| format!("{line}\n")).collect()
+    lines.push(String::new());
+    lines.join("\n")
 }
 
 fn links(node: &Namespace) -> Vec<String> {
     let text = ip(node, &["-j", "-d", "link", "show"]).concat();
     let links: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
     let links = links.iter().filter(|link| link["ifname"] != "lo");
-    let mut lines: Vec<String> = links
+    let mut described: Vec<String> = links
         .map(|link| {
             let text = |name: &str| link[name].as_str().unwrap_or("-");
             let is_up = link["flags"]
@@ -498,11 +499,11 @@ fn links(node: &Namespace) -> Vec<String> {
         })
         .collect();
     // Listed from the newest to the oldest, or as they were hashed.
-    lines.sort();
-    lines
+    described.sort();
+    described
 }
 
-fn address(line: String) -> Option<String> {
+fn address(line: &str) -> Option<String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let (device, family, addr) = (words[1], words[2], words[3]);
     let scope = words.iter().skip_while(|word| **word != "scope").nth(1)?;
