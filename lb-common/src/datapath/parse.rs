@@ -51,7 +51,7 @@ pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Resul
     work.key.dport = u16::from_be_bytes(dport);
     work.key.proto = ip.proto;
     work.tcp = tcp;
-    work.segment_len = packet.segment_len(headers);
+    work.segment_len = packet.segment_len(headers - u32::from(ip.shed));
     work.ip = ip;
     Ok(())
 }

@@ -27,6 +27,8 @@ pub struct Ip {
     pub ttl: u8,
     /// A router may cut it into fragments.
     pub may_fragment: bool,
+    /// Bytes of its headers that only the packet as the stack holds it has, not the ones that it is cut into.
+    pub shed: u8,
     /// Where the payload begins, bytes from the IP header.
     pub l4: u32,
     /// Length of the packet, bytes from the IP header.

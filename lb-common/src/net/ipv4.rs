@@ -104,6 +104,7 @@ impl IpHeader for Ipv4 {
         Ok(Ip {
             proto: header.proto,
             ttl: header.ttl,
+            shed: 0,
             may_fragment: u16::from_be_bytes(header.frag) & DONT_FRAGMENT == 0,
             l4,
             len,

@@ -21,6 +21,11 @@ const HOPS: u8 = 64;
 const TOO_BIG: u8 = 2;
 /// RFC 4443 section 3.3.
 const TIME_EXCEEDED: u8 = 3;
+/// Next-header value of options for every hop (RFC 8200 section 4.3). The stack makes them itself where segmentation
+/// offload goes beyond 64 KiB ("BIG TCP"): a jumbo option (RFC 2675), which ends at [`OPTIONS_LEN`].
+const HOP_BY_HOP: u8 = 0;
+/// Length of options of the least length, bytes; longer ones are passed.
+const OPTIONS_LEN: u32 = 8;
 /// Next-header value of a fragment (RFC 8200 section 4.5).
 const FRAGMENT: u8 = 44;
 /// Where next header and hop limit stand.
@@ -70,19 +75,34 @@ impl IpHeader for Ipv6 {
         if header.version_class_label[0] >> 4 != 6 || len > packet.len() {
             return Err(Reason::PassMalformed);
         }
-        if header.next_header == FRAGMENT {
+        let (next_header, l4) = match header.next_header {
+            HOP_BY_HOP => {
+                let Some([next_header, 0]) = packet.read::<[u8; 2]>(LEN) else {
+                    return Err(Reason::PassProtocol);
+                };
+                (next_header, LEN + OPTIONS_LEN)
+            }
+            next_header => (next_header, LEN),
+        };
+        if next_header == FRAGMENT {
             return Err(Reason::PassFragment);
         }
-        if header.next_header != proto::TCP && header.next_header != proto::UDP {
+        if next_header != proto::TCP && next_header != proto::UDP {
             return Err(Reason::PassProtocol);
         }
         ends.src = address(header.src);
         ends.dst = address(header.dst);
         Ok(Ip {
-            proto: header.next_header,
+            proto: next_header,
             ttl: header.hop_limit,
             may_fragment: false,
-            l4: LEN,
+            // Segmentation takes the jumbo option out again.
+            shed: if header.payload_len == [0; 2] {
+                (l4 - LEN) as u8
+            } else {
+                0
+            },
+            l4,
             len,
         })
     }

@@ -49,7 +49,12 @@ const PORTS: [ServicePort; 3] = [WITNESS, ECHO, MEASURE];
 const FIRST_NODE_PORT: u16 = 30_000;
 
 /// The kinds of addresses that agents serve; cells of others wait until they do.
-pub const SERVED: &[Frontend] = &Frontend::ALL;
+pub const SERVED: &[Frontend] = &[
+    Frontend::ClusterIp,
+    Frontend::OwnNodePort,
+    Frontend::OtherNodePort,
+    Frontend::LoadBalancer,
+];
 
 /// What a client dials.
 pub fn frontend(
