@@ -9,7 +9,7 @@
 //!                                             +--> view
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
@@ -31,10 +31,7 @@ mod select;
 mod slices;
 pub mod view;
 
-use self::{
-    slices::Sources,
-    view::{EndpointsView, ServiceView},
-};
+use self::slices::Sources;
 
 /// What is known about the node without any manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,10 +49,8 @@ pub struct NodeFacts {
 pub struct Compiled {
     /// What the tables should say.
     pub desired: Desired,
-    /// Rows of `get services`, sorted by name.
-    pub services: Vec<ServiceView>,
-    /// Rows of `get endpoints`, sorted by name.
-    pub endpoints: Vec<EndpointsView>,
+    /// What each service has; a service that is refused is missing.
+    pub addresses: BTreeMap<ObjectName, Addresses>,
     /// What is not served as written, sorted by place.
     pub findings: Vec<Finding>,
     /// To be kept, and given in the next time.
@@ -74,9 +69,6 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
     compiled.desired.pod_cidrs = pod_cidrs(snapshot, facts);
     for (name, service) in &snapshot.services {
         let Some(addresses) = allocated.addresses.get(name) else {
-            compiled
-                .services
-                .push(ServiceView::new(&service.object, &Addresses::default()));
             continue;
         };
         let slices = sources.slices(service, &addresses.families, &mut findings);
@@ -84,15 +76,8 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
         if frontend::is_served(&service.object) {
             serve(service, addresses, &slices, facts, &mut compiled.desired);
         }
-        compiled
-            .services
-            .push(ServiceView::new(&service.object, addresses));
-        compiled.endpoints.extend(EndpointsView::new(
-            &service.object,
-            &addresses.families,
-            &slices,
-        ));
     }
+    compiled.addresses = allocated.addresses;
     findings.sort();
     findings.dedup();
     compiled.findings = findings;

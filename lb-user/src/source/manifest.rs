@@ -17,6 +17,7 @@ use super::{
 use crate::model::{
     finding::{Finding, Severity},
     object::{Kind, Located, Object, ObjectName, ObjectRef, Origin},
+    written::Written,
 };
 
 /// What a text holds.
@@ -175,23 +176,24 @@ impl Reader<'_> {
             );
         };
         let mut remarks = Remarks::default();
+        let mut written = Written::default();
         let object = match kind {
             Kind::Service => self
-                .typed::<core::Service>(place, &mut remarks)
+                .typed::<core::Service>(place, &mut remarks, &mut written)
                 .and_then(|raw| convert::service::service(raw, &mut remarks).map(Object::Service)),
             Kind::Endpoints => self
-                .typed::<core::Endpoints>(place, &mut remarks)
+                .typed::<core::Endpoints>(place, &mut remarks, &mut written)
                 .map(|raw| Object::Endpoints(convert::endpoint::endpoints(raw, &mut remarks))),
             Kind::EndpointSlice => self
-                .typed::<discovery::EndpointSlice>(place, &mut remarks)
+                .typed::<discovery::EndpointSlice>(place, &mut remarks, &mut written)
                 .and_then(|raw| {
                     convert::endpoint::slice(raw, &mut remarks).map(Object::EndpointSlice)
                 }),
             Kind::Pod => self
-                .typed::<core::Pod>(place, &mut remarks)
+                .typed::<core::Pod>(place, &mut remarks, &mut written)
                 .map(|raw| Object::Pod(convert::pod::pod(raw, &mut remarks))),
             Kind::Node => self
-                .typed::<core::Node>(place, &mut remarks)
+                .typed::<core::Node>(place, &mut remarks, &mut written)
                 .map(|raw| Object::Node(convert::node::node(raw, &mut remarks))),
         };
         let object = object.filter(|_| !remarks.reject());
@@ -205,7 +207,11 @@ impl Reader<'_> {
                     line,
                     ..self.origin.clone()
                 };
-                self.parsed.objects.push(Located { object, origin });
+                self.parsed.objects.push(Located {
+                    object,
+                    origin,
+                    written,
+                });
             }
             None => {
                 self.parsed.rejected.insert(reference);
@@ -218,10 +224,12 @@ impl Reader<'_> {
         &self,
         place: &Place<'_>,
         remarks: &mut Remarks,
+        written: &mut Written,
     ) -> Option<T> {
         match serde_json::from_value::<T>(place.value.clone()) {
             Ok(typed) => {
                 if let Ok(known) = serde_json::to_value(&typed) {
+                    *written = Written::new(&known);
                     convert::unknown_fields(place.value, &known, "", remarks);
                 }
                 Some(typed)

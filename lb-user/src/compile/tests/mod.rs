@@ -177,12 +177,9 @@ fn both_families_are_served_apart() {
         }
         assert_eq!(port.backends.len(), 1, "{name}");
     }
-    assert_eq!(compiled.services[0].cluster_ips.len(), 2);
-    assert_eq!(
-        compiled.endpoints[0].endpoints,
-        "10.244.0.1:5353,10.244.0.1:8080"
-    );
-    assert_eq!(compiled.endpoints[0].ready.len(), 4);
+    let addresses: Vec<_> = compiled.addresses.values().collect();
+    assert_eq!(addresses.len(), 1);
+    assert_eq!(addresses[0].ips.len(), 2);
 }
 
 #[test]
@@ -391,7 +388,7 @@ fn services_of_nobody_or_of_others_have_no_place_in_the_datapath() {
     for text in cases {
         let compiled = compiled(&text);
         assert_eq!(compiled.desired.ports.len(), 0, "{text}");
-        assert_eq!(compiled.services.len(), 1, "{text}");
+        assert_eq!(compiled.addresses.len(), 1, "{text}");
     }
 }
 
@@ -418,7 +415,7 @@ fn a_refused_address_stops_no_other_service() {
     let twin = SERVICE.replace("{name: web}", "{name: web2}");
     let compiled = compiled(&[SERVICE, "---", &twin].concat());
     assert_eq!(compiled.desired.ports.len(), 2);
-    assert_eq!(compiled.services[1].cluster_ip, "<none>");
+    assert_eq!(compiled.addresses.len(), 1);
     assert_eq!(compiled.findings.len(), 1);
 }
 
