@@ -101,21 +101,51 @@ impl Snapshot {
         } = located;
         let name = object.reference().name;
         match object {
-            Object::Service(object) => {
-                put(&mut self.services, name, Located { object, origin, written })
-            },
-            Object::Endpoints(object) => {
-                put(&mut self.endpoints, name, Located { object, origin, written })
-            },
-            Object::EndpointSlice(object) => {
-                put(&mut self.slices, name, Located { object, origin, written })
-            },
-            Object::Pod(object) => {
-                put(&mut self.pods, name, Located { object, origin, written })
-            },
-            Object::Node(object) => {
-                put(&mut self.nodes, name, Located { object, origin, written })
-            },
+            Object::Service(object) => put(
+                &mut self.services,
+                name,
+                Located {
+                    object,
+                    origin,
+                    written,
+                },
+            ),
+            Object::Endpoints(object) => put(
+                &mut self.endpoints,
+                name,
+                Located {
+                    object,
+                    origin,
+                    written,
+                },
+            ),
+            Object::EndpointSlice(object) => put(
+                &mut self.slices,
+                name,
+                Located {
+                    object,
+                    origin,
+                    written,
+                },
+            ),
+            Object::Pod(object) => put(
+                &mut self.pods,
+                name,
+                Located {
+                    object,
+                    origin,
+                    written,
+                },
+            ),
+            Object::Node(object) => put(
+                &mut self.nodes,
+                name,
+                Located {
+                    object,
+                    origin,
+                    written,
+                },
+            ),
         }
     }
 
@@ -130,11 +160,7 @@ impl Snapshot {
     }
 }
 
-fn put<T: PartialEq>(
-    objects: &mut Objects<T>,
-    name: ObjectName,
-    new: Located<T>,
-) -> bool {
+fn put<T: PartialEq>(objects: &mut Objects<T>, name: ObjectName, new: Located<T>) -> bool {
     if objects.get(&name).is_some_and(|old| **old == new) {
         return false;
     }

@@ -309,7 +309,10 @@ endpoints: [{addresses: [10.244.1.2]}]
         assert_eq!(name, "default/web TCP IPv4");
         let shown = |kind| view.objects(kind).remove(0);
         assert_eq!(shown(Kind::Service)["spec"]["clusterIP"], "10.96.0.10");
-        assert_eq!(shown(Kind::EndpointSlice)["endpoints"][0]["addresses"][0], "10.244.1.2");
+        assert_eq!(
+            shown(Kind::EndpointSlice)["endpoints"][0]["addresses"][0],
+            "10.244.1.2"
+        );
     }
 
     #[test]

@@ -2,12 +2,7 @@
 //!
 //! Pure: from what the agent last published to JSON. Nothing is made before somebody asks for it.
 
-use std::{
-    collections::BTreeMap,
-    ops::ControlFlow,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::SystemTime};
 
 use serde_json::{Value, json};
 
@@ -54,7 +49,11 @@ impl View {
             addresses: &self.addresses,
             since: &since,
         };
-        view.each(query.kind, &|name, labels| query.matches(name, labels), emit);
+        view.each(
+            query.kind,
+            &|name, labels| query.matches(name, labels),
+            emit,
+        );
     }
 
     /// All objects of a kind.
@@ -92,7 +91,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::{model::finding::Severity, source::{Change, manifest}, store::Store};
+    use crate::{
+        model::finding::Severity,
+        source::{Change, manifest},
+        store::Store,
+    };
 
     fn snapshot(text: &str) -> Arc<Snapshot> {
         let mut store = Store::new([]);
@@ -129,14 +132,20 @@ mod tests {
             .collect();
         assert_eq!(
             times,
-            [json!("2024-01-01T00:00:00Z"), json!("1970-01-01T00:01:30Z"), Value::Null]
+            [
+                json!("2024-01-01T00:00:00Z"),
+                json!("1970-01-01T00:01:30Z"),
+                Value::Null
+            ]
         );
     }
 
     #[test]
     fn objects_are_those_that_were_asked_for() {
         let pod = |namespace: &str| {
-            format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{name: x, namespace: {namespace}}}\n")
+            format!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: x, namespace: {namespace}}}\n"
+            )
         };
         let view = Arc::new(View {
             snapshot: snapshot(&[pod("a"), pod("b")].concat()),

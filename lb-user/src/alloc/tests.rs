@@ -11,12 +11,24 @@ fn services(specs: &[(&str, &str)]) -> BTreeMap<ObjectName, Arc<Located<Service>
             "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, \
              spec: {{ports: [{{port: 80}}], {spec}}}}}"
         );
-        for Located {object, origin, written} in manifest::parse("m", &text).objects {
+        for Located {
+            object,
+            origin,
+            written,
+        } in manifest::parse("m", &text).objects
+        {
             let Object::Service(object) = object else {
                 panic!("services only")
             };
             let name = object.meta.name.clone();
-            services.insert(name, Arc::new(Located {object, origin, written}));
+            services.insert(
+                name,
+                Arc::new(Located {
+                    object,
+                    origin,
+                    written,
+                }),
+            );
         }
     }
     assert_eq!(services.len(), specs.len(), "every manifest is good");

@@ -39,9 +39,17 @@ mod tests {
         for shell in Shell::value_variants() {
             let script = script(*shell);
             for verb in CommandLine::command().get_subcommands() {
-                assert!(script.contains(verb.get_name()), "{shell}: {}", verb.get_name());
+                assert!(
+                    script.contains(verb.get_name()),
+                    "{shell}: {}",
+                    verb.get_name()
+                );
                 for flag in verb.get_arguments().filter_map(clap::Arg::get_long) {
-                    assert!(script.contains(flag), "{shell}: {} --{flag}", verb.get_name());
+                    assert!(
+                        script.contains(flag),
+                        "{shell}: {} --{flag}",
+                        verb.get_name()
+                    );
                 }
             }
         }

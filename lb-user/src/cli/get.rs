@@ -11,6 +11,7 @@ use super::{
     columns::{Columns, Row},
     output::{self, Widths},
     resource::{self, Target},
+    yaml,
 };
 use crate::{
     control::{
@@ -63,7 +64,13 @@ pub(super) struct Scope {
     all_namespaces: bool,
 
     /// Show only objects with these labels, as in app=web,tier!=db or `zone in (a, b)`
-    #[arg(long, short = 'l', value_name = "LABELS", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        short = 'l',
+        value_name = "LABELS",
+        default_value = "",
+        hide_default_value = true
+    )]
     selector: Selector,
 }
 
@@ -86,7 +93,9 @@ impl Scope {
     pub(super) fn check(&self, targets: &[Target]) -> anyhow::Result<()> {
         let has_names = targets.iter().any(|target| !target.names.is_empty());
         if has_names && self.all_namespaces {
-            bail!("a name is looked for in one namespace; give --namespace instead of --all-namespaces");
+            bail!(
+                "a name is looked for in one namespace; give --namespace instead of --all-namespaces"
+            );
         }
         if has_names && !self.selector.is_empty() {
             bail!("objects are chosen by name or by labels, not by both");
@@ -112,7 +121,9 @@ impl Scope {
     /// ` in namespace X`, where that is so.
     pub(super) fn place(&self, kind: Kind) -> String {
         let namespace = self.namespace(kind);
-        namespace.map_or_else(String::new, |namespace| format!(" in namespace {namespace}"))
+        namespace.map_or_else(String::new, |namespace| {
+            format!(" in namespace {namespace}")
+        })
     }
 }
 
@@ -137,14 +148,21 @@ fn show(args: &GetArgs, targets: &[Target], place: &Place) -> anyhow::Result<Exi
         let is_missing = |name: &&String| !names.contains(name);
         missing.extend(target.names.iter().filter(is_missing).map(|name| {
             let place = args.scope.place(target.kind);
-            format!("{} {name:?} not found{place}", resource::plural(target.kind))
+            format!(
+                "{} {name:?} not found{place}",
+                resource::plural(target.kind)
+            )
         }));
     }
     let is_one = matches!(targets, [target] if target.names.len() == 1);
     if !(is_one && !missing.is_empty()) {
         output::print(&found.text(is_one)?)?;
     }
-    if missing.is_empty() && found.is_empty() && args.output != Form::Json && args.output != Form::Yaml {
+    if missing.is_empty()
+        && found.is_empty()
+        && args.output != Form::Json
+        && args.output != Form::Yaml
+    {
         eprintln!("{}", nothing(args, targets));
     }
     for message in &missing {
@@ -158,7 +176,9 @@ fn show(args: &GetArgs, targets: &[Target], place: &Place) -> anyhow::Result<Exi
 }
 
 fn nothing(args: &GetArgs, targets: &[Target]) -> String {
-    let namespace = targets.iter().find_map(|target| args.scope.namespace(target.kind));
+    let namespace = targets
+        .iter()
+        .find_map(|target| args.scope.namespace(target.kind));
     match namespace {
         Some(namespace) => format!("No resources found in {namespace} namespace."),
         None => "No resources found".to_owned(),
@@ -191,7 +211,12 @@ impl<'a> Found<'a> {
     }
 
     /// Takes the objects of a target; gives back their names.
-    fn take(&mut self, target: &Target, told: &mut Objects, now: SystemTime) -> anyhow::Result<Vec<String>> {
+    fn take(
+        &mut self,
+        target: &Target,
+        told: &mut Objects,
+        now: SystemTime,
+    ) -> anyhow::Result<Vec<String>> {
         let columns = columns(self.args, target.kind);
         let mut rows: Vec<(usize, Row, Option<Value>)> = Vec::new();
         loop {
@@ -200,18 +225,28 @@ impl<'a> Found<'a> {
                     let row = columns.row(&object, now);
                     let wanted = target.names.iter().position(|name| *name == row.name.name);
                     let keeps_object = matches!(self.args.output, Form::Json | Form::Yaml);
-                    rows.push((wanted.unwrap_or_default(), row, keeps_object.then_some(object)));
+                    rows.push((
+                        wanted.unwrap_or_default(),
+                        row,
+                        keeps_object.then_some(object),
+                    ));
                 }
                 Event::Deleted(_) => {}
                 Event::Listed => break,
             }
         }
         rows.sort_by(|(a, left, _), (b, right, _)| (a, &left.name).cmp(&(b, &right.name)));
-        let names = rows.iter().map(|(_, row, _)| row.name.name.clone()).collect();
+        let names = rows
+            .iter()
+            .map(|(_, row, _)| row.name.name.clone())
+            .collect();
         match self.args.output {
-            Form::Table | Form::Wide => self.table(columns, rows.iter().map(|(_, row, _)| row), now),
+            Form::Table | Form::Wide => {
+                self.table(columns, rows.iter().map(|(_, row, _)| row), now)
+            }
             Form::Json | Form::Yaml => {
-                self.objects.extend(rows.into_iter().filter_map(|(.., object)| object));
+                self.objects
+                    .extend(rows.into_iter().filter_map(|(.., object)| object));
             }
             Form::Name => {
                 for (_, row, _) in &rows {
@@ -222,7 +257,12 @@ impl<'a> Found<'a> {
         Ok(names)
     }
 
-    fn table<'r>(&mut self, columns: Columns, rows: impl Iterator<Item = &'r Row>, now: SystemTime) {
+    fn table<'r>(
+        &mut self,
+        columns: Columns,
+        rows: impl Iterator<Item = &'r Row>,
+        now: SystemTime,
+    ) {
         let mut lines: Vec<_> = rows
             .map(|row| columns.show(row, now, self.has_several_types))
             .collect();
@@ -241,8 +281,8 @@ impl<'a> Found<'a> {
             (Form::Name, _) => self.names.clone(),
             (Form::Json, [object]) if is_one => output::indented_json(object)?,
             (Form::Json, objects) => output::indented_json(&list(objects))?,
-            (Form::Yaml, [object]) if is_one => serde_yaml::to_string(object)?,
-            (Form::Yaml, objects) => serde_yaml::to_string(&list(objects))?,
+            (Form::Yaml, [object]) if is_one => yaml::document(object),
+            (Form::Yaml, objects) => yaml::document(&list(objects)),
         })
     }
 }
@@ -302,10 +342,10 @@ impl Followed {
     /// What is printed of an event.
     fn text(&mut self, event: Event, now: SystemTime) -> anyhow::Result<String> {
         match (event, self.form) {
-            (Event::Object(object), Form::Json) => output::indented_json(&object).map_err(Into::into),
-            (Event::Object(object), Form::Yaml) => {
-                Ok(format!("---\n{}", serde_yaml::to_string(&object)?))
+            (Event::Object(object), Form::Json) => {
+                output::indented_json(&object).map_err(Into::into)
             }
+            (Event::Object(object), Form::Yaml) => Ok(format!("---\n{}", yaml::document(&object))),
             (Event::Object(object), form) => {
                 let row = self.columns.row(&object, now);
                 let text = match form {

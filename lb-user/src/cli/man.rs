@@ -67,7 +67,10 @@ mod tests {
                 let flag = format!("\\-\\-{}", flag.replace('-', "\\-"));
                 assert!(text.contains(&flag), "{file}: {flag}");
             }
-            assert!(text.contains("\\-\\-run\\-dir"), "{file}: the flags that all have");
+            assert!(
+                text.contains("\\-\\-run\\-dir"),
+                "{file}: the flags that all have"
+            );
         }
     }
 

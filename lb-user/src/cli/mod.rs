@@ -17,6 +17,7 @@ mod resource;
 mod run;
 mod status;
 mod tabs;
+mod yaml;
 
 use std::{path::PathBuf, process::ExitCode};
 

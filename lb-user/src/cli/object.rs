@@ -59,13 +59,20 @@ pub(super) fn pairs<'a>(object: &'a Value, pointer: &str) -> Vec<(&'a str, &'a s
 /// Labels or a selector in one line.
 pub(super) fn labels(object: &Value, pointer: &str) -> String {
     let pairs = pairs(object, pointer);
-    let texts: Vec<String> = pairs.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let texts: Vec<String> = pairs
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     or_none(texts.join(","))
 }
 
 /// A text, or `<none>`.
 pub(super) fn or_none(text: String) -> String {
-    if text.is_empty() { NONE.to_owned() } else { text }
+    if text.is_empty() {
+        NONE.to_owned()
+    } else {
+        text
+    }
 }
 
 /// A time.

@@ -25,7 +25,9 @@ pub(super) enum Format {
 /// Columns and rows of text, left-aligned; nothing is padded after the last column.
 pub(super) fn table<H: AsRef<str>, C: AsRef<str>>(header: &[H], rows: &[Vec<C>]) -> String {
     let header: Vec<&str> = header.iter().map(AsRef::as_ref).collect();
-    let rows = rows.iter().map(|row| row.iter().map(AsRef::as_ref).collect());
+    let rows = rows
+        .iter()
+        .map(|row| row.iter().map(AsRef::as_ref).collect());
     let lines: Vec<Vec<&str>> = std::iter::once(header).chain(rows).collect();
     Widths::default().lay(&lines)
 }

@@ -100,7 +100,10 @@ fn kind(text: &str) -> anyhow::Result<Kind> {
     known.map(|(kind, _)| *kind).ok_or_else(|| {
         let candidates = NAMES.iter().flat_map(|(_, names)| names.iter().copied());
         let hint = spelling::hint(&wanted, candidates);
-        anyhow!("there are no objects of type {text:?}{hint}; there are {}", all())
+        anyhow!(
+            "there are no objects of type {text:?}{hint}; there are {}",
+            all()
+        )
     })
 }
 
@@ -131,7 +134,10 @@ mod tests {
                 assert_eq!(read(&[text]).expect(text), [target(kind, &[])]);
             }
         }
-        assert_eq!(read(&["Service"]).expect("any case"), [target(Kind::Service, &[])]);
+        assert_eq!(
+            read(&["Service"]).expect("any case"),
+            [target(Kind::Service, &[])]
+        );
     }
 
     #[test]
@@ -139,9 +145,18 @@ mod tests {
         use Kind::{Endpoints, Pod, Service};
         for (arguments, targets) in [
             (&["svc", "a", "b"][..], vec![target(Service, &["a", "b"])]),
-            (&["svc,ep,service"], vec![target(Service, &[]), target(Endpoints, &[])]),
-            (&["svc,ep", "a"], vec![target(Service, &["a"]), target(Endpoints, &["a"])]),
-            (&["svc/a", "po/b", "service/c"], vec![target(Service, &["a", "c"]), target(Pod, &["b"])]),
+            (
+                &["svc,ep,service"],
+                vec![target(Service, &[]), target(Endpoints, &[])],
+            ),
+            (
+                &["svc,ep", "a"],
+                vec![target(Service, &["a"]), target(Endpoints, &["a"])],
+            ),
+            (
+                &["svc/a", "po/b", "service/c"],
+                vec![target(Service, &["a", "c"]), target(Pod, &["b"])],
+            ),
         ] {
             assert_eq!(read(arguments).expect("valid"), targets, "{arguments:?}");
         }
@@ -150,10 +165,16 @@ mod tests {
     #[test]
     fn what_is_no_type_is_told_so_with_the_nearest() {
         for (arguments, message) in [
-            (&["servces"][..], "\"servces\" (did you mean `services`?); there are services, "),
+            (
+                &["servces"][..],
+                "\"servces\" (did you mean `services`?); there are services, ",
+            ),
             (&["endpointslice", "a/b/c"], "is no TYPE/NAME"),
             (&["endpointslcies"], "did you mean `endpointslices`?"),
-            (&["deployments"], "\"deployments\"; there are services, endpoints, endpointslices, pods, nodes"),
+            (
+                &["deployments"],
+                "\"deployments\"; there are services, endpoints, endpointslices, pods, nodes",
+            ),
             (&["svc/"], "is no TYPE/NAME"),
             (&[","], "say which objects"),
         ] {

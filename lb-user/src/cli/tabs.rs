@@ -9,7 +9,10 @@ const PADDING: usize = 2;
 /// Lays `text` out.
 pub(super) fn lay_out(text: &str) -> String {
     let text = text.strip_suffix('\n').unwrap_or(text);
-    let lines: Vec<Vec<&str>> = text.split('\n').map(|line| line.split('\t').collect()).collect();
+    let lines: Vec<Vec<&str>> = text
+        .split('\n')
+        .map(|line| line.split('\t').collect())
+        .collect();
     let mut out = String::new();
     block(&lines, &mut Vec::new(), &mut out);
     out
@@ -64,7 +67,8 @@ Events:      <none>
 
     #[test]
     fn a_line_without_a_tab_ends_every_column() {
-        let text = "Labels:\ta\nSubsets:\n  Ports:\n    Name\tPort\n    ----\t----\n    long-name\t1\n";
+        let text =
+            "Labels:\ta\nSubsets:\n  Ports:\n    Name\tPort\n    ----\t----\n    long-name\t1\n";
         let expected = "\
 Labels:  a
 Subsets:

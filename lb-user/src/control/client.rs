@@ -197,7 +197,9 @@ impl Conversation {
     }
 
     fn unexpected(&self) -> AskError {
-        self.not_understood(de::Error::custom("another reply than the question asks for"))
+        self.not_understood(de::Error::custom(
+            "another reply than the question asks for",
+        ))
     }
 }
 
@@ -282,9 +284,15 @@ mod tests {
             let mut told = objects(dir, Query::all(Kind::Pod)).expect("an agent");
             [told.next(), told.next(), told.next(), told.next()]
         });
-        assert_eq!(asked, "{\"version\":2,\"get\":\"objects\",\"kind\":\"Pod\"}\n");
+        assert_eq!(
+            asked,
+            "{\"version\":2,\"get\":\"objects\",\"kind\":\"Pod\"}\n"
+        );
         let [object, listed, deleted, end] = events;
-        assert_eq!(object.expect("an object"), Event::Object(serde_json::json!({"a": 1})));
+        assert_eq!(
+            object.expect("an object"),
+            Event::Object(serde_json::json!({"a": 1}))
+        );
         assert_eq!(listed.expect("the end of the listing"), Event::Listed);
         let name = Name {
             namespace: "n".to_owned(),

@@ -29,7 +29,11 @@ pub(super) fn list(listing: Listing, out: &mpsc::Sender<Vec<u8>>) -> Option<usiz
     listing(&mut |object| {
         n_objects += 1;
         is_wanted = send(out, Outcome::Object(object));
-        if is_wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        if is_wanted {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
     });
     is_wanted.then_some(n_objects)
 }
@@ -49,7 +53,11 @@ impl Told {
             if before.map(|(hash, _)| hash) != Some(hash) {
                 is_wanted = out.blocking_send(line).is_ok();
             }
-            if is_wanted { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if is_wanted {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         });
         let is_gone = |(_, last): &(u64, u64)| *last != round;
         let gone = objects.iter().filter(|(_, it)| is_gone(it));
@@ -120,7 +128,10 @@ mod tests {
         let mut told = Told::default();
         assert_eq!(round(&mut told, &[("a", 1), ("b", 1)]), ["a=1", "b=1"]);
         assert_eq!(round(&mut told, &[("a", 1), ("b", 1)]), [""; 0]);
-        assert_eq!(round(&mut told, &[("b", 2), ("c", 1)]), ["b=2", "c=1", "-a"]);
+        assert_eq!(
+            round(&mut told, &[("b", 2), ("c", 1)]),
+            ["b=2", "c=1", "-a"]
+        );
         assert_eq!(round(&mut told, &[]), ["-b", "-c"]);
         assert_eq!(round(&mut told, &[("a", 1)]), ["a=1"]);
     }

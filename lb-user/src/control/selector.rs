@@ -194,7 +194,15 @@ mod tests {
 
     #[test]
     fn what_is_no_selector_is_named() {
-        for text in ["=web", "app in web", "app is web", "a=b,,c=d", "app in (a", "a b=c", "a=b=c"] {
+        for text in [
+            "=web",
+            "app in web",
+            "app is web",
+            "a=b,,c=d",
+            "app in (a",
+            "a b=c",
+            "a=b=c",
+        ] {
             let error = text.parse::<Selector>().expect_err(text).to_string();
             assert!(error.contains("is no requirement"), "{text}: {error}");
         }

@@ -52,6 +52,7 @@ const REST: u32 = 4;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the agent answers.
+#[expect(missing_debug_implementations, reason = "a listing is a function")]
 pub enum Answer {
     /// One value.
     Value(Value),
@@ -184,7 +185,8 @@ where
                     return match watches.try_acquire() {
                         Ok(_place) => self.follow(&request).await,
                         Err(_) => {
-                            let message = format!("{MAX_WATCHES} watches are the most; end another");
+                            let message =
+                                format!("{MAX_WATCHES} watches are the most; end another");
                             self.say(Outcome::Error(message)).await
                         }
                     };

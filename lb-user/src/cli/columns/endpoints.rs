@@ -10,13 +10,25 @@ pub(super) const SLICE_NARROW: &[&str] = &["NAME", "ADDRESSTYPE", "PORTS", "ENDP
 pub(super) fn cells(object: &Value) -> Vec<String> {
     let subsets = list(object, "/subsets");
     let listed = first_three(subsets.iter().flat_map(subset));
-    let endpoints = if subsets.is_empty() { NONE.to_owned() } else { listed };
-    vec![text(object, "/metadata/name").to_owned(), endpoints, String::new()]
+    let endpoints = if subsets.is_empty() {
+        NONE.to_owned()
+    } else {
+        listed
+    };
+    vec![
+        text(object, "/metadata/name").to_owned(),
+        endpoints,
+        String::new(),
+    ]
 }
 
 /// Every ready address with every port; TCP and UDP of one number are two, as kubectl has it.
 fn subset(subset: &Value) -> Vec<String> {
-    let addresses = || list(subset, "/addresses").iter().map(|address| text(address, "/ip"));
+    let addresses = || {
+        list(subset, "/addresses")
+            .iter()
+            .map(|address| text(address, "/ip"))
+    };
     match list(subset, "/ports") {
         [] => addresses().map(str::to_owned).collect(),
         ports => ports
@@ -46,5 +58,9 @@ pub(super) fn slice_cells(object: &Value) -> Vec<String> {
 }
 
 fn or_unset(text: String) -> String {
-    if text.is_empty() { "<unset>".to_owned() } else { text }
+    if text.is_empty() {
+        "<unset>".to_owned()
+    } else {
+        text
+    }
 }

@@ -21,7 +21,8 @@ const ROLE_PREFIX: &str = "node-role.kubernetes.io/";
 const ROLE: &str = "kubernetes.io/role";
 
 pub(super) fn cells(object: &Value) -> Vec<String> {
-    let fact = |name: &str| text_or(object, &format!("/status/nodeInfo/{name}"), UNKNOWN).to_owned();
+    let fact =
+        |name: &str| text_or(object, &format!("/status/nodeInfo/{name}"), UNKNOWN).to_owned();
     vec![
         text(object, "/metadata/name").to_owned(),
         status(object),

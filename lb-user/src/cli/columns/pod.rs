@@ -45,7 +45,9 @@ struct Restarts {
 impl Restarts {
     fn add(&mut self, container: &Value) {
         self.n += number(container, "/restartCount").unwrap_or_default();
-        self.last = self.last.max(time(container, "/lastState/terminated/finishedAt"));
+        self.last = self
+            .last
+            .max(time(container, "/lastState/terminated/finishedAt"));
     }
 
     fn show(self, now: SystemTime) -> String {
@@ -75,7 +77,10 @@ impl Summary {
     fn add_init_containers(&mut self, object: &Value) -> (bool, Restarts) {
         let mut sidecars = Restarts::default();
         let n_declared = list(object, "/spec/initContainers").len();
-        for (index, container) in list(object, "/status/initContainerStatuses").iter().enumerate() {
+        for (index, container) in list(object, "/status/initContainerStatuses")
+            .iter()
+            .enumerate()
+        {
             self.restarts.add(container);
             let is_sidecar = is_sidecar(object, text(container, "/name"));
             if is_sidecar {
@@ -90,7 +95,10 @@ impl Summary {
                 self.n_ready += usize::from(is_true(container, "/ready"));
                 continue;
             }
-            self.reason = match (terminated(container), text(container, "/state/waiting/reason")) {
+            self.reason = match (
+                terminated(container),
+                text(container, "/state/waiting/reason"),
+            ) {
                 (Some(reason), _) => format!("Init:{reason}"),
                 (None, "" | "PodInitializing") => format!("Init:{index}/{n_declared}"),
                 (None, reason) => format!("Init:{reason}"),
@@ -109,7 +117,8 @@ impl Summary {
                 waiting.clone_into(&mut self.reason);
             } else if let Some(reason) = terminated(container) {
                 self.reason = reason;
-            } else if is_true(container, "/ready") && container.pointer("/state/running").is_some() {
+            } else if is_true(container, "/ready") && container.pointer("/state/running").is_some()
+            {
                 is_any_running = true;
                 self.n_ready += 1;
             }
@@ -122,9 +131,9 @@ impl Summary {
 }
 
 fn phase_or_reason(object: &Value) -> String {
-    let is_gated = list(object, "/status/conditions").iter().any(|it| {
-        text(it, "/type") == "PodScheduled" && text(it, "/reason") == "SchedulingGated"
-    });
+    let is_gated = list(object, "/status/conditions")
+        .iter()
+        .any(|it| text(it, "/type") == "PodScheduled" && text(it, "/reason") == "SchedulingGated");
     if is_gated {
         return "SchedulingGated".to_owned();
     }

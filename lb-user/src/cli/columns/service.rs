@@ -6,7 +6,14 @@ use serde_json::Value;
 
 use crate::cli::object::{NONE, UNKNOWN, labels, list, number, or_none, text, texts};
 
-pub(super) const NARROW: &[&str] = &["NAME", "TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)", "AGE"];
+pub(super) const NARROW: &[&str] = &[
+    "NAME",
+    "TYPE",
+    "CLUSTER-IP",
+    "EXTERNAL-IP",
+    "PORT(S)",
+    "AGE",
+];
 pub(super) const WIDE: &[&str] = &["SELECTOR"];
 
 /// Longest list of a load balancer's addresses in the narrow form, in bytes.

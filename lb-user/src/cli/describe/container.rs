@@ -67,11 +67,18 @@ fn command(container: &Value, shown: &mut Text) {
 
 fn states(status: &Value, shown: &mut Text) {
     state("State", status.get("state").unwrap_or(&Value::Null), shown);
-    if let Some(last) = status.get("lastState").filter(|it| it.get("terminated").is_some()) {
+    if let Some(last) = status
+        .get("lastState")
+        .filter(|it| it.get("terminated").is_some())
+    {
         state("Last State", last, shown);
     }
     shown.field(2, "Ready", capital(is_true(status, "/ready")));
-    shown.field(2, "Restart Count", number(status, "/restartCount").unwrap_or_default());
+    shown.field(
+        2,
+        "Restart Count",
+        number(status, "/restartCount").unwrap_or_default(),
+    );
 }
 
 fn state(name: &str, state: &Value, shown: &mut Text) {
@@ -97,7 +104,10 @@ fn state(name: &str, state: &Value, shown: &mut Text) {
 fn resources(container: &Value, shown: &mut Text) {
     for (title, field) in [("Limits", "limits"), ("Requests", "requests")] {
         let quantities = container.pointer(&format!("/resources/{field}"));
-        let Some(quantities) = quantities.and_then(Value::as_object).filter(|it| !it.is_empty()) else {
+        let Some(quantities) = quantities
+            .and_then(Value::as_object)
+            .filter(|it| !it.is_empty())
+        else {
             continue;
         };
         shown.line(2, format_args!("{title}:"));
@@ -138,11 +148,18 @@ fn probe(probe: &Value) -> String {
         };
         let (host, path) = (text(http, "/host"), text(http, "/path"));
         let stroke = if path.starts_with('/') { "" } else { "/" };
-        format!("http-get {scheme}://{host}:{}{stroke}{path}", scalar(http, "/port"))
+        format!(
+            "http-get {scheme}://{host}:{}{stroke}{path}",
+            scalar(http, "/port")
+        )
     } else if let Some(tcp) = probe.get("tcpSocket") {
         format!("tcp-socket {}:{}", text(tcp, "/host"), scalar(tcp, "/port"))
     } else if let Some(grpc) = probe.get("grpc") {
-        format!("grpc <pod>:{} {}", scalar(grpc, "/port"), text(grpc, "/service"))
+        format!(
+            "grpc <pod>:{} {}",
+            scalar(grpc, "/port"),
+            text(grpc, "/service")
+        )
     } else {
         "unknown".to_owned()
     };
@@ -163,7 +180,10 @@ fn environment(pod: &Value, container: &Value, shown: &mut Text) {
                 prefix => format!(" with prefix '{prefix}'"),
             };
             let (name, optional) = (text(reference, "/name"), is_true(reference, "/optional"));
-            shown.line(3, format_args!("{name}\t{kind}{prefix}\tOptional: {optional}"));
+            shown.line(
+                3,
+                format_args!("{name}\t{kind}{prefix}\tOptional: {optional}"),
+            );
         }
     }
     let variables = list(container, "/env");
@@ -192,7 +212,10 @@ fn value(pod: &Value, variable: &Value) -> String {
     if let Some(resource) = from.get("resourceFieldRef") {
         return format!(" ({})", text(resource, "/resource"));
     }
-    for (field, what) in [("secretKeyRef", "secret"), ("configMapKeyRef", "config map")] {
+    for (field, what) in [
+        ("secretKeyRef", "secret"),
+        ("configMapKeyRef", "config map"),
+    ] {
         if let Some(reference) = from.get(field) {
             let (key, name) = (text(reference, "/key"), text(reference, "/name"));
             let optional = is_true(reference, "/optional");
@@ -212,7 +235,12 @@ fn mounts(container: &Value, shown: &mut Text) {
     mounts.sort_by_key(|mount| text(mount, "/mountPath"));
     shown.line(2, "Mounts:");
     for mount in mounts {
-        let mut how = if is_true(mount, "/readOnly") { "ro" } else { "rw" }.to_owned();
+        let mut how = if is_true(mount, "/readOnly") {
+            "ro"
+        } else {
+            "rw"
+        }
+        .to_owned();
         let sub_path = text(mount, "/subPath");
         if !sub_path.is_empty() {
             how.push_str(&format!(",path={sub_path:?}"));

@@ -49,10 +49,17 @@ pub(super) fn describe(args: &DescribeArgs, place: &Place) -> anyhow::Result<Exi
     for target in &targets {
         let found = find(args, target, place, &mut missing)?;
         let related = Related::new(args, target.kind, place, found.values())?;
-        texts.extend(found.iter().map(|(name, object)| related.text(target.kind, name, object)));
+        texts.extend(
+            found
+                .iter()
+                .map(|(name, object)| related.text(target.kind, name, object)),
+        );
     }
     if texts.is_empty() && missing.is_empty() {
-        match args.scope.namespace(targets.first().map_or(Kind::Node, |target| target.kind)) {
+        match args
+            .scope
+            .namespace(targets.first().map_or(Kind::Node, |target| target.kind))
+        {
             Some(namespace) => eprintln!("No resources found in {namespace} namespace."),
             None => eprintln!("No resources found"),
         }
@@ -74,10 +81,13 @@ fn find(
 ) -> anyhow::Result<BTreeMap<Name, Value>> {
     let query = args.scope.query(target, false);
     let mut found = take(query.clone(), place)?;
-    let is_found = |found: &BTreeMap<Name, Value>, text: &String| {
-        found.keys().any(|name| name.name == *text)
-    };
-    let unknown: Vec<&String> = target.names.iter().filter(|it| !is_found(&found, it)).collect();
+    let is_found =
+        |found: &BTreeMap<Name, Value>, text: &String| found.keys().any(|name| name.name == *text);
+    let unknown: Vec<&String> = target
+        .names
+        .iter()
+        .filter(|it| !is_found(&found, it))
+        .collect();
     if unknown.is_empty() {
         return Ok(found);
     }
@@ -89,7 +99,10 @@ fn find(
         place,
     )?;
     for text in unknown {
-        let mut beginning = all.iter().filter(|(name, _)| name.name.starts_with(text)).peekable();
+        let mut beginning = all
+            .iter()
+            .filter(|(name, _)| name.name.starts_with(text))
+            .peekable();
         if beginning.peek().is_none() {
             let (plural, place) = (resource::plural(target.kind), args.scope.place(target.kind));
             missing.push(format!("{plural} {text:?} not found{place}"));
@@ -131,7 +144,11 @@ impl Related {
                 Query {
                     namespace: args.scope.namespace(kind).map(str::to_owned),
                     // Beyond what a request holds, all slices are asked for.
-                    selector: if names.len() > MAX_NAMES { Default::default() } else { selector.parse()? },
+                    selector: if names.len() > MAX_NAMES {
+                        Default::default()
+                    } else {
+                        selector.parse()?
+                    },
                     ..Query::all(Kind::EndpointSlice)
                 }
             }

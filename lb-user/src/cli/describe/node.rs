@@ -10,7 +10,7 @@ use crate::cli::{
     object::{age, is_true, list, text, texts, time},
 };
 
-const SYSTEM_INFO: [(&str, &str); 10] = [
+const SYSTEM_INFO: [(&str, &str); 9] = [
     ("Machine ID", "machineID"),
     ("System UUID", "systemUUID"),
     ("Boot ID", "bootID"),
@@ -20,7 +20,6 @@ const SYSTEM_INFO: [(&str, &str); 10] = [
     ("Architecture", "architecture"),
     ("Container Runtime Version", "containerRuntimeVersion"),
     ("Kubelet Version", "kubeletVersion"),
-    ("Kube-Proxy Version", "kubeProxyVersion"),
 ];
 
 /// `pods` are those of the node.
@@ -29,7 +28,11 @@ pub(super) fn describe(object: &Value, pods: &[&Value]) -> String {
     shown.field(0, "Name", text(object, "/metadata/name"));
     shown.field(0, "Roles", columns::roles(object));
     shown.labels_and_annotations(object);
-    shown.field(0, "CreationTimestamp", date(object, "/metadata/creationTimestamp"));
+    shown.field(
+        0,
+        "CreationTimestamp",
+        date(object, "/metadata/creationTimestamp"),
+    );
     shown.several("Taints", list(object, "/spec/taints").iter().map(taint));
     shown.field(0, "Unschedulable", is_true(object, "/spec/unschedulable"));
     conditions(object, &mut shown);
@@ -37,7 +40,10 @@ pub(super) fn describe(object: &Value, pods: &[&Value]) -> String {
     for address in list(object, "/status/addresses") {
         shown.field(1, text(address, "/type"), text(address, "/address"));
     }
-    for (name, pointer) in [("Capacity", "/status/capacity"), ("Allocatable", "/status/allocatable")] {
+    for (name, pointer) in [
+        ("Capacity", "/status/capacity"),
+        ("Allocatable", "/status/allocatable"),
+    ] {
         quantities(object, name, pointer, &mut shown);
     }
     shown.line(0, "System Info:");
@@ -46,6 +52,7 @@ pub(super) fn describe(object: &Value, pods: &[&Value]) -> String {
     }
     shown.given(0, "PodCIDR", text(object, "/spec/podCIDR"));
     shown.given(0, "PodCIDRs", &texts(object, "/spec/podCIDRs").join(","));
+    shown.given(0, "ProviderID", text(object, "/spec/providerID"));
     self::pods(pods, &mut shown);
     shown.finish()
 }
@@ -64,8 +71,14 @@ fn conditions(object: &Value, shown: &mut Text) {
         return;
     }
     shown.line(0, "Conditions:");
-    shown.line(1, "Type\tStatus\tLastHeartbeatTime\tLastTransitionTime\tReason\tMessage");
-    shown.line(1, "----\t------\t-----------------\t------------------\t------\t-------");
+    shown.line(
+        1,
+        "Type\tStatus\tLastHeartbeatTime\tLastTransitionTime\tReason\tMessage",
+    );
+    shown.line(
+        1,
+        "----\t------\t-----------------\t------------------\t------\t-------",
+    );
     for condition in conditions {
         let field = |name: &str| text(condition, &format!("/{name}"));
         let date = |name: &str| date(condition, &format!("/{name}"));
@@ -87,24 +100,41 @@ fn quantities(object: &Value, name: &str, pointer: &str, shown: &mut Text) {
     };
     shown.line(0, format_args!("{name}:"));
     for key in quantities.keys() {
-        let quantity = quantities.get(key).map(|it| scalar(it, "")).unwrap_or_default();
+        let quantity = quantities
+            .get(key)
+            .map(|it| scalar(it, ""))
+            .unwrap_or_default();
         shown.field(1, key, quantity);
     }
 }
 
 fn pods(pods: &[&Value], shown: &mut Text) {
     let is_finished = |pod: &Value| matches!(text(pod, "/status/phase"), "Succeeded" | "Failed");
-    let running: Vec<&Value> = pods.iter().copied().filter(|pod| !is_finished(pod)).collect();
-    shown.field(0, "Non-terminated Pods", format_args!("({} in total)", running.len()));
+    let running: Vec<&Value> = pods
+        .iter()
+        .copied()
+        .filter(|pod| !is_finished(pod))
+        .collect();
+    shown.field(
+        0,
+        "Non-terminated Pods",
+        format_args!("({} in total)", running.len()),
+    );
     shown.line(1, "Namespace\tName\tReady\tAge");
     shown.line(1, "---------\t----\t-----\t---");
     let now = SystemTime::now();
     for pod in running {
-        let ready = list(pod, "/status/conditions").iter().any(|it| {
-            text(it, "/type") == "Ready" && text(it, "/status") == "True"
-        });
-        let (namespace, name) = (text(pod, "/metadata/namespace"), text(pod, "/metadata/name"));
+        let ready = list(pod, "/status/conditions")
+            .iter()
+            .any(|it| text(it, "/type") == "Ready" && text(it, "/status") == "True");
+        let (namespace, name) = (
+            text(pod, "/metadata/namespace"),
+            text(pod, "/metadata/name"),
+        );
         let age = age(time(pod, "/metadata/creationTimestamp"), now);
-        shown.line(1, format_args!("{namespace}\t{name}\t{}\t{age}", capital(ready)));
+        shown.line(
+            1,
+            format_args!("{namespace}\t{name}\t{}\t{age}", capital(ready)),
+        );
     }
 }

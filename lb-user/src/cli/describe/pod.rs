@@ -1,5 +1,7 @@
 //! Pods.
 
+use std::time::SystemTime;
+
 use serde_json::Value;
 
 use super::{
@@ -7,7 +9,7 @@ use super::{
     text::{Text, date, scalar},
     volume,
 };
-use crate::cli::object::{NONE, UNKNOWN, is_true, list, number, text, text_or};
+use crate::cli::object::{NONE, UNKNOWN, age, is_true, list, number, text, text_or, time};
 
 pub(super) fn describe(object: &Value) -> String {
     let mut shown = Text::default();
@@ -56,8 +58,9 @@ fn state(object: &Value, shown: &mut Text) {
     let phase = text_or(object, "/status/phase", UNKNOWN);
     let is_deleted = object.pointer("/metadata/deletionTimestamp").is_some();
     if is_deleted && !matches!(phase, "Succeeded" | "Failed") {
-        let since = date(object, "/metadata/deletionTimestamp");
-        shown.field(0, "Status", format_args!("Terminating (since {since})"));
+        let since = time(object, "/metadata/deletionTimestamp");
+        let lasts = age(since, SystemTime::now());
+        shown.field(0, "Status", format_args!("Terminating (lasts {lasts})"));
         if let Some(seconds) = number(object, "/metadata/deletionGracePeriodSeconds") {
             shown.field(0, "Termination Grace Period", format_args!("{seconds}s"));
         }
@@ -74,7 +77,8 @@ fn addresses(object: &Value, shown: &mut Text) {
         [] => shown.field(0, "IPs", NONE),
         ips => {
             shown.line(0, "IPs:");
-            ips.iter().for_each(|ip| shown.field(1, "IP", text(ip, "/ip")));
+            ips.iter()
+                .for_each(|ip| shown.field(1, "IP", text(ip, "/ip")));
         }
     }
     let owners = list(object, "/metadata/ownerReferences").iter();
@@ -83,7 +87,11 @@ fn addresses(object: &Value, shown: &mut Text) {
         let (kind, name) = (text(owner, "/kind"), text(owner, "/name"));
         shown.field(0, "Controlled By", format_args!("{kind}/{name}"));
     }
-    shown.given(0, "NominatedNodeName", text(object, "/status/nominatedNodeName"));
+    shown.given(
+        0,
+        "NominatedNodeName",
+        text(object, "/status/nominatedNodeName"),
+    );
 }
 
 /// Each line ends with a blank, as kubectl's do.
@@ -126,13 +134,17 @@ fn qos_class(object: &Value) -> &str {
     let resources = ["cpu", "memory"];
     let asks = |container: &Value| {
         let asks_for = |resource| {
-            !of(container, "requests", resource).is_empty() || !of(container, "limits", resource).is_empty()
+            !of(container, "requests", resource).is_empty()
+                || !of(container, "limits", resource).is_empty()
         };
         resources.into_iter().any(asks_for)
     };
     let is_guaranteed = |container: &Value| {
         resources.into_iter().all(|resource| {
-            let (request, limit) = (of(container, "requests", resource), of(container, "limits", resource));
+            let (request, limit) = (
+                of(container, "requests", resource),
+                of(container, "limits", resource),
+            );
             !limit.is_empty() && (request.is_empty() || request == limit)
         })
     };

@@ -29,10 +29,20 @@ fn addresses(object: &Value, shown: &mut Text) {
     shown.field(0, "IP", text(object, "/spec/clusterIP"));
     shown.field(0, "IPs", or_none(joined("/spec/clusterIPs")));
     shown.given(0, "External IPs", &joined("/spec/externalIPs"));
-    shown.given(0, "Desired LoadBalancer IP", text(object, "/spec/loadBalancerIP"));
+    shown.given(
+        0,
+        "Desired LoadBalancer IP",
+        text(object, "/spec/loadBalancerIP"),
+    );
     shown.given(0, "External Name", text(object, "/spec/externalName"));
-    let ingress = list(object, "/status/loadBalancer/ingress").iter().map(ingress);
-    shown.given(0, "LoadBalancer Ingress", &ingress.collect::<Vec<_>>().join(", "));
+    let ingress = list(object, "/status/loadBalancer/ingress")
+        .iter()
+        .map(ingress);
+    shown.given(
+        0,
+        "LoadBalancer Ingress",
+        &ingress.collect::<Vec<_>>().join(", "),
+    );
 }
 
 fn ingress(point: &Value) -> String {
@@ -45,11 +55,20 @@ fn ingress(point: &Value) -> String {
 
 fn port(port: &Value, slices: &[&Value], shown: &mut Text) {
     let (name, protocol) = (or_unset(port, "/name"), text(port, "/protocol"));
-    shown.field(0, "Port", format_args!("{name}\t{}/{protocol}", scalar(port, "/port")));
+    shown.field(
+        0,
+        "Port",
+        format_args!("{name}\t{}/{protocol}", scalar(port, "/port")),
+    );
     let target = scalar(port, "/targetPort");
     shown.field(0, "TargetPort", format_args!("{target}/{protocol}"));
+    shown.given(0, "AppProtocol", text(port, "/appProtocol"));
     if let Some(node_port) = number(port, "/nodePort").filter(|it| *it != 0) {
-        shown.field(0, "NodePort", format_args!("{name}\t{node_port}/{protocol}"));
+        shown.field(
+            0,
+            "NodePort",
+            format_args!("{name}\t{node_port}/{protocol}"),
+        );
     }
     shown.field(0, "Endpoints", endpoints(slices, text(port, "/name")));
 }
@@ -86,7 +105,6 @@ fn policies(object: &Value, shown: &mut Text) {
     for (name, field) in [
         ("External Traffic Policy", "externalTrafficPolicy"),
         ("Internal Traffic Policy", "internalTrafficPolicy"),
-        ("Traffic Distribution", "trafficDistribution"),
     ] {
         shown.given(0, name, text(object, &format!("/spec/{field}")));
     }
@@ -95,4 +113,9 @@ fn policies(object: &Value, shown: &mut Text) {
     }
     let ranges = texts(object, "/spec/loadBalancerSourceRanges").join(",");
     shown.given(0, "LoadBalancer Source Ranges", &ranges);
+    shown.given(
+        0,
+        "Traffic Distribution",
+        text(object, "/spec/trafficDistribution"),
+    );
 }

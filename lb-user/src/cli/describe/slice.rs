@@ -29,15 +29,20 @@ pub(super) fn describe(object: &Value) -> String {
 }
 
 fn endpoint(endpoint: &Value, shown: &mut Text) {
-    let addresses = or_none(texts(endpoint, "/addresses").join(","));
+    let addresses = or_none(texts(endpoint, "/addresses").join(", "));
     shown.field(1, "- Addresses", addresses);
     shown.line(2, "Conditions:");
-    let ready = endpoint.pointer("/conditions/ready").and_then(Value::as_bool);
+    let ready = endpoint
+        .pointer("/conditions/ready")
+        .and_then(Value::as_bool);
     let ready = ready.map_or("<unset>".to_owned(), |ready| ready.to_string());
     shown.field(3, "Ready", ready);
     shown.field(2, "Hostname", or_unset(endpoint, "/hostname"));
     if endpoint.get("targetRef").is_some() {
-        let (kind, name) = (text(endpoint, "/targetRef/kind"), text(endpoint, "/targetRef/name"));
+        let (kind, name) = (
+            text(endpoint, "/targetRef/kind"),
+            text(endpoint, "/targetRef/name"),
+        );
         shown.field(2, "TargetRef", format_args!("{kind}/{name}"));
     }
     shown.field(2, "NodeName", or_unset(endpoint, "/nodeName"));

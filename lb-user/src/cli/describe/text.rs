@@ -67,7 +67,10 @@ impl Text {
     fn annotations(&mut self, object: &Value) {
         let pairs = pairs(object, "/metadata/annotations");
         let shown = pairs.into_iter().filter(|(key, _)| *key != LAST_APPLIED);
-        self.several("Annotations", shown.map(|(key, value)| annotation(key, value)));
+        self.several(
+            "Annotations",
+            shown.map(|(key, value)| annotation(key, value)),
+        );
     }
 
     /// The whole, laid out.
@@ -105,7 +108,9 @@ fn rfc_1123(time: SystemTime) -> String {
         "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
     ];
     const SECONDS_OF_A_DAY: u64 = 24 * 60 * 60;
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = time
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     let weekday = since.as_secs() / SECONDS_OF_A_DAY % 7;
     let weekday = usize::try_from(weekday).ok().and_then(|day| DAYS.get(day));
     // YYYY-MM-DDTHH:MM:SSZ

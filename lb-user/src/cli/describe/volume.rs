@@ -62,7 +62,9 @@ fn source(kind: &str, source: &Value, shown: &mut Text) {
             shown.field(2, "Path", text(source, "/path"));
             shown.field(2, "ReadOnly", is_true(source, "/readOnly"));
         }
-        "projected" => list(source, "/sources").iter().for_each(|it| projected(it, shown)),
+        "projected" => list(source, "/sources")
+            .iter()
+            .for_each(|it| projected(it, shown)),
         _ => {}
     }
 }

@@ -50,8 +50,12 @@ pub(super) fn object(service: &Service, families: &[Family], slices: &[EndpointS
     for (ports, subset) in &mut subsets {
         shown.extend(subset.object(service, ports, &mut room));
     }
-    let n_addresses: usize = subsets.values().map(|it| it.ready.len() + it.not_ready.len()).sum();
-    let annotations = (n_addresses > CAPACITY).then(|| json!({"endpoints.kubernetes.io/over-capacity": "truncated"}));
+    let n_addresses: usize = subsets
+        .values()
+        .map(|it| it.ready.len() + it.not_ready.len())
+        .sum();
+    let annotations = (n_addresses > CAPACITY)
+        .then(|| json!({"endpoints.kubernetes.io/over-capacity": "truncated"}));
     let made = json!({
         "metadata": {"labels": meta::labels(&service.meta.labels), "annotations": annotations},
         "subsets": if shown.is_empty() { Value::Null } else { json!(shown) },
@@ -78,14 +82,27 @@ impl<'a> Subset<'a> {
     }
 
     /// The subset, if it has an address; takes its addresses off `room`.
-    fn object(&mut self, service: &Service, ports: &[EndpointPort], room: &mut usize) -> Option<Value> {
+    fn object(
+        &mut self,
+        service: &Service,
+        ports: &[EndpointPort],
+        room: &mut usize,
+    ) -> Option<Value> {
         let mut addresses = |endpoints: &mut Vec<&Endpoint>| {
             endpoints.sort_by_key(|endpoint| endpoint.addresses.first().copied());
             endpoints.dedup_by_key(|endpoint| endpoint.addresses.first().copied());
             let taken = endpoints.len().min(*room);
             *room -= taken;
-            let shown: Vec<_> = endpoints.iter().take(taken).map(|it| address(it, service)).collect();
-            if shown.is_empty() { Value::Null } else { json!(shown) }
+            let shown: Vec<_> = endpoints
+                .iter()
+                .take(taken)
+                .map(|it| address(it, service))
+                .collect();
+            if shown.is_empty() {
+                Value::Null
+            } else {
+                json!(shown)
+            }
         };
         let (ready, not_ready) = (addresses(&mut self.ready), addresses(&mut self.not_ready));
         let ports: Vec<_> = ports.iter().filter_map(port).collect();
@@ -93,7 +110,14 @@ impl<'a> Subset<'a> {
             fields([
                 ("addresses", ready),
                 ("notReadyAddresses", not_ready),
-                ("ports", if ports.is_empty() { Value::Null } else { json!(ports) }),
+                (
+                    "ports",
+                    if ports.is_empty() {
+                        Value::Null
+                    } else {
+                        json!(ports)
+                    },
+                ),
             ])
         })
     }
@@ -104,7 +128,10 @@ fn address(endpoint: &Endpoint, service: &Service) -> Value {
         ("ip", json!(endpoint.addresses.first())),
         ("hostname", json!(endpoint.hostname)),
         ("nodeName", json!(endpoint.node_name)),
-        ("targetRef", super::slice::target(endpoint, &service.meta.name)),
+        (
+            "targetRef",
+            super::slice::target(endpoint, &service.meta.name),
+        ),
     ])
 }
 

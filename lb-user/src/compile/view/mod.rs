@@ -85,12 +85,21 @@ impl View<'_> {
             .peekable();
         for (name, service) in services {
             while let Some((name, located)) = lone.next_if(|(lone, _)| *lone < name) {
-                self.written_one(Kind::Endpoints, (name, located), is_meant, endpoints::defaults, emit)?;
+                self.written_one(
+                    Kind::Endpoints,
+                    (name, located),
+                    is_meant,
+                    endpoints::defaults,
+                    emit,
+                )?;
             }
             if service.object.is_external_name() {
                 continue;
             }
-            match written.get(name).filter(|_| service.object.spec.selector.is_empty()) {
+            match written
+                .get(name)
+                .filter(|_| service.object.spec.selector.is_empty())
+            {
                 Some(located) => {
                     let place = (name, &**located);
                     self.written_one(Kind::Endpoints, place, is_meant, endpoints::defaults, emit)?;
@@ -98,14 +107,21 @@ impl View<'_> {
                 None if is_meant(name, &service.object.meta.labels) => {
                     let slices = self.slices_of(&mut sources, name, service);
                     let families = self.addresses.get(name).map(|it| &*it.families);
-                    let shown = endpoints::object(&service.object, families.unwrap_or_default(), &slices);
+                    let shown =
+                        endpoints::object(&service.object, families.unwrap_or_default(), &slices);
                     emit(self.dated(Kind::Service, name, shown))?;
                 }
                 None => {}
             }
         }
         for (name, located) in lone {
-            self.written_one(Kind::Endpoints, (name, located), is_meant, endpoints::defaults, emit)?;
+            self.written_one(
+                Kind::Endpoints,
+                (name, located),
+                is_meant,
+                endpoints::defaults,
+                emit,
+            )?;
         }
         ControlFlow::Continue(())
     }

@@ -19,7 +19,10 @@ fn containers(written: &Value, pointer: &str) -> Value {
     merge::items(written, pointer, |container| {
         let ports = merge::items(container, "/ports", |port| {
             let protocol = port.get("protocol").cloned();
-            merge::over(port.clone(), json!({"protocol": protocol.unwrap_or(json!("TCP"))}))
+            merge::over(
+                port.clone(),
+                json!({"protocol": protocol.unwrap_or(json!("TCP"))}),
+            )
         });
         keep(container, "ports", ports)
     })
@@ -28,11 +31,17 @@ fn containers(written: &Value, pointer: &str) -> Value {
 /// `podIP` is the first of `podIPs`; the API fills in either out of the other.
 fn addresses(written: &Value) -> Value {
     let status = written.get("status").cloned().unwrap_or_default();
-    let single = status.get("podIP").filter(|ip| ip.as_str().is_some_and(|ip| !ip.is_empty()));
+    let single = status
+        .get("podIP")
+        .filter(|ip| ip.as_str().is_some_and(|ip| !ip.is_empty()));
     let listed = status.get("podIPs").and_then(Value::as_array);
     match (single, listed.and_then(|ips| ips.first())) {
         (Some(ip), None) => keep(&status, "podIPs", json!([{"ip": ip}])),
-        (None, Some(first)) => keep(&status, "podIP", first.get("ip").cloned().unwrap_or_default()),
+        (None, Some(first)) => keep(
+            &status,
+            "podIP",
+            first.get("ip").cloned().unwrap_or_default(),
+        ),
         _ => status,
     }
 }

@@ -43,14 +43,25 @@ fn spec(service: &Service, addresses: Option<&Addresses>) -> Value {
     let mut shown = fields([
         ("type", json!(spec.service_type.to_string())),
         ("ports", ports(&spec.ports)),
-        ("sessionAffinity", json!(if affinity.is_some() { "ClientIP" } else { "None" })),
+        (
+            "sessionAffinity",
+            json!(if affinity.is_some() {
+                "ClientIP"
+            } else {
+                "None"
+            }),
+        ),
         (
             "sessionAffinityConfig",
             affinity.map_or(Value::Null, |s| json!({"clientIP": {"timeoutSeconds": s}})),
         ),
         (
             "externalTrafficPolicy",
-            if is_balanced { policy(spec.external_traffic_policy) } else { Value::Null },
+            if is_balanced {
+                policy(spec.external_traffic_policy)
+            } else {
+                Value::Null
+            },
         ),
         (
             "internalTrafficPolicy",

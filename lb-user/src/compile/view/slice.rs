@@ -51,7 +51,16 @@ fn endpoint(endpoint: &Endpoint, service: &ObjectName) -> Value {
         terminating,
     } = endpoint.conditions;
     fields([
-        ("addresses", json!(endpoint.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>())),
+        (
+            "addresses",
+            json!(
+                endpoint
+                    .addresses
+                    .iter()
+                    .map(IpAddr::to_string)
+                    .collect::<Vec<_>>()
+            ),
+        ),
         (
             "conditions",
             json!({"ready": ready, "serving": serving, "terminating": terminating}),

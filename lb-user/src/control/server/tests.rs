@@ -14,7 +14,9 @@ type Numbers = Vec<u32>;
 
 /// Runs `client` against a server that lists an object per number, for which it says the number; questions with one
 /// answer are answered with their `Debug` text.
-async fn with_server<T>(client: impl AsyncFnOnce(&Path, watch::Sender<Numbers>) -> T) -> (T, TempDir) {
+async fn with_server<T>(
+    client: impl AsyncFnOnce(&Path, watch::Sender<Numbers>) -> T,
+) -> (T, TempDir) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("s.sock");
     let server = Server::bind(&path).expect("a free path");
@@ -207,8 +209,14 @@ async fn a_client_that_does_not_read_holds_up_nobody_and_has_little_made_for_it(
 async fn nonsense_is_told_so_and_the_server_answers_the_next() {
     let long = vec![b'x'; 2 * usize::try_from(MAX_REQUEST_BYTES).expect("small")];
     for (bytes, message) in [
-        (b"GET / HTTP/1.1\r\n\r\n".as_slice(), "not a request of this protocol"),
-        (b"{\"version\":2,\"get\":\"secrets\"}\n", "unknown variant `secrets`"),
+        (
+            b"GET / HTTP/1.1\r\n\r\n".as_slice(),
+            "not a request of this protocol",
+        ),
+        (
+            b"{\"version\":2,\"get\":\"secrets\"}\n",
+            "unknown variant `secrets`",
+        ),
         (
             b"{\"version\":2,\"get\":\"objects\",\"kind\":\"Pod\",\"selector\":\"=\"}\n",
             "is no requirement of a label selector",
@@ -229,7 +237,10 @@ async fn nonsense_is_told_so_and_the_server_answers_the_next() {
             said
         })
         .await;
-        assert!(said.as_ref().is_some_and(|it| it.contains(message)), "{message}: {said:?}");
+        assert!(
+            said.as_ref().is_some_and(|it| it.contains(message)),
+            "{message}: {said:?}"
+        );
     }
 }
 
