@@ -224,7 +224,10 @@ status: {}
             ".inf",
             "nan",
         ];
-        let value = json!({"list": texts, "map": texts.iter().map(|&text| (text.to_owned(), json!(text))).collect::<serde_json::Map<_, _>>()});
+        let list = texts.map(|text| json!(text)).to_vec();
+        let map = texts.map(|text| (text.to_owned(), json!(text)));
+        let map: serde_json::Map<_, _> = map.into_iter().collect();
+        let value = json!({"list": list, "map": map});
         let written = document(&value);
         let read: Value = serde_yaml::from_str(&written).expect("YAML");
         assert_eq!(read, value, "{written}");

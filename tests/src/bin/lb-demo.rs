@@ -260,8 +260,9 @@ impl Demo {
         for (kind, wanted) in [("services", services()), ("endpoints", endpoints())] {
             for balancer in &self.balancers {
                 let what = format!("the {kind} of the manifest on {}", balancer.node_name());
-                // The table leaves out endpoints beyond the third, as kubectl's does.
-                let arguments = ["get", kind, "--output", "json"];
+                // The table leaves out endpoints beyond the third, as kubectl's does, and the second family.
+                let kinds = ["services", "endpointslices"].join(",");
+                let arguments = ["get", &kinds, "--output", "json"];
                 let has_all = |output: &str| wanted.iter().all(|text| output.contains(text));
                 balancer.fulcrum_until(&arguments, LIMIT, &what, has_all)?;
             }
@@ -372,14 +373,12 @@ fn services() -> Vec<String> {
         .collect()
 }
 
-/// What `get endpoints` must know.
+/// What the endpoint slices must have: addresses of pods.
 fn endpoints() -> Vec<String> {
     let pods = [(1, 1), (1, 2), (2, 1), (2, 2)];
     let addresses = pods.map(|(node, pod)| lb_tests::addressing::pod(node, pod).both());
     let endpoints = addresses.concat().into_iter();
-    endpoints
-        .map(|address| SocketAddr::new(address, TARGET_PORT).to_string())
-        .collect()
+    endpoints.map(|address| address.to_string()).collect()
 }
 
 fn socket_address(frontend: &str) -> Result<SocketAddr> {
