@@ -364,7 +364,7 @@ fn join(cidrs: &[IpNet]) -> String {
 }
 
 /// FNV-1a, 64 bits: the same on every machine and in every version, unlike the standard hasher.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })

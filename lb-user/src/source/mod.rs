@@ -19,7 +19,7 @@ mod documents;
 mod files;
 mod kinds;
 pub mod manifest;
-mod spelling;
+pub(crate) mod spelling;
 pub mod stdin;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 /// The candidate nearest to `word`, if it is near enough to be a slip of the finger: at most two
 /// edits, and fewer than half of the word.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
@@ -16,7 +16,7 @@ pub(super) fn nearest<'a>(
 }
 
 /// ` (did you mean X?)`, or nothing.
-pub(super) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(word, candidates)
         .map(|candidate| format!(" (did you mean `{candidate}`?)"))
         .unwrap_or_default()

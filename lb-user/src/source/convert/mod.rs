@@ -52,6 +52,17 @@ impl Remarks {
         self.push(Severity::Warning, field, message.into());
     }
 
+    /// Takes over remarks about a part that is left out, so that the object can be used.
+    fn take_as_warnings(&mut self, part: Self) {
+        for remark in part.0 {
+            let message = match remark.severity {
+                Severity::Error => format!("{}; it is not used", remark.message),
+                Severity::Warning | Severity::Notice => remark.message,
+            };
+            self.warning(&remark.field, message);
+        }
+    }
+
     /// Whether the object is to be refused.
     pub(super) fn reject(&self) -> bool {
         self.0
