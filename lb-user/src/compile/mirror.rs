@@ -103,7 +103,10 @@ fn repacked(endpoints: &Endpoints) -> Vec<(Addresses<'_>, Vec<EndpointPort>)> {
             ports.push(None);
         }
         for (address, is_ready) in ready.chain(not_ready) {
-            let uid = address.target.as_ref().and_then(|target| target.uid.clone());
+            let uid = address
+                .target
+                .as_ref()
+                .and_then(|target| target.uid.clone());
             let key = (address.ip, uid);
             known.entry(key.clone()).or_insert(address);
             for port in &ports {
@@ -123,7 +126,10 @@ fn repacked(endpoints: &Endpoints) -> Vec<(Addresses<'_>, Vec<EndpointPort>)> {
             .filter_map(|(key, is_ready)| Some((*known.get(&key)?, is_ready)));
         (addresses.collect(), ports)
     };
-    by_addresses.into_iter().map(with_addresses).collect()
+    let mut subsets: Vec<(Addresses<'_>, Vec<EndpointPort>)> =
+        by_addresses.into_iter().map(with_addresses).collect();
+    subsets.sort_by(|(_, a), (_, b)| a.cmp(b));
+    subsets
 }
 
 fn endpoint(address: &SubsetAddress, is_ready: bool) -> Endpoint {

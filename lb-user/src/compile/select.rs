@@ -11,7 +11,9 @@ use lb_common::net::addr::Family;
 use super::generated::{Group, Writer};
 use crate::{
     model::{
-        endpoint::{Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, LABEL_MANAGED_BY, Target},
+        endpoint::{
+            Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, LABEL_MANAGED_BY, Target,
+        },
         finding::{Finding, Severity},
         node::Node,
         object::{Annotations, Kind, Labels, Located, ObjectName, ObjectRef, family_of},

@@ -31,7 +31,10 @@ pub(super) fn ip(text: &str, field: &str, remarks: &mut Remarks) -> Option<IpAdd
             Some(ip)
         }
         None => {
-            remarks.error(field, format!("`{text}` is no IP address; write it as 10.0.0.1 or fd00::1"));
+            remarks.error(
+                field,
+                format!("`{text}` is no IP address; write it as 10.0.0.1 or fd00::1"),
+            );
             None
         }
     }
@@ -97,7 +100,9 @@ pub(super) fn cidr(text: &str, field: &str, remarks: &mut Remarks) -> Option<IpN
     let length_number = length.parse().ok().filter(|_| digits);
     let mut of_address = Remarks::default();
     let ip = ip(address, field, &mut of_address);
-    let net = ip.zip(length_number).map(|(ip, length)| IpNet::new(ip, length));
+    let net = ip
+        .zip(length_number)
+        .map(|(ip, length)| IpNet::new(ip, length));
     let Some(Ok(net)) = net else {
         remarks.error(field, no_prefix());
         return None;
@@ -212,12 +217,30 @@ mod tests {
         }
         assert_eq!(
             of("10.1.2.3/16"),
-            (None, vec!["error f: `10.1.2.3/16` has bits after its length; write 10.1.0.0/16".to_owned()])
+            (
+                None,
+                vec![
+                    "error f: `10.1.2.3/16` has bits after its length; write 10.1.0.0/16"
+                        .to_owned()
+                ]
+            )
         );
-        for wrong in ["10.1.2.3", "10.1.2.3/33", "10.0.0.0/", "10.0.0.0/+8", "a/8", "::ffff:1.2.3.0/120"] {
+        for wrong in [
+            "10.1.2.3",
+            "10.1.2.3/33",
+            "10.0.0.0/",
+            "10.0.0.0/+8",
+            "a/8",
+            "::ffff:1.2.3.0/120",
+        ] {
             let (net, texts) = of(wrong);
             assert_eq!(net, None, "{wrong}");
-            assert_eq!(texts, [format!("error f: `{wrong}` is no prefix; write it as 10.0.0.0/24")]);
+            assert_eq!(
+                texts,
+                [format!(
+                    "error f: `{wrong}` is no prefix; write it as 10.0.0.0/24"
+                )]
+            );
         }
     }
 }

@@ -158,29 +158,52 @@ mod tests {
         }
         assert_eq!(
             said(Kind::Service, &json!({"name": "Web"})),
-            ["error metadata.name: `Web` is no name for a Service; use at most 63 lower-case letters, digits \
-              and `-`, and begin and end with a letter or digit"]
+            [
+                "error metadata.name: `Web` is no name for a Service; use at most 63 lower-case letters, digits \
+              and `-`, and begin and end with a letter or digit"
+            ]
         );
     }
 
     #[test]
     fn the_rest_of_metadata_is_checked() {
         let cases = [
-            (json!({"namespace": "a.b"}), "error metadata.namespace: `a.b` is no name for a namespace; "),
-            (json!({"labels": {"a/b/c": "x"}}), "error metadata.labels: `a/b/c` is no key for a label; "),
-            (json!({"labels": {"a": "-x"}}), "error metadata.labels.a: `-x` is no value for a label; "),
-            (json!({"annotations": {"-": "x"}}), "error metadata.annotations: `-` is no key for an annotation; "),
+            (
+                json!({"namespace": "a.b"}),
+                "error metadata.namespace: `a.b` is no name for a namespace; ",
+            ),
+            (
+                json!({"labels": {"a/b/c": "x"}}),
+                "error metadata.labels: `a/b/c` is no key for a label; ",
+            ),
+            (
+                json!({"labels": {"a": "-x"}}),
+                "error metadata.labels.a: `-x` is no value for a label; ",
+            ),
+            (
+                json!({"annotations": {"-": "x"}}),
+                "error metadata.annotations: `-` is no key for an annotation; ",
+            ),
             (
                 json!({"annotations": {"a": "x".repeat(256 * 1024)}}),
                 "error metadata.annotations: 262145 bytes are too many; use at most 262144",
             ),
-            (json!({"generateName": "A-"}), "error metadata.generateName: `A-x` is no name for a Service; "),
-            (json!({"finalizers": ["a b"]}), "error metadata.finalizers[0]: `a b` is no name for a finalizer; "),
+            (
+                json!({"generateName": "A-"}),
+                "error metadata.generateName: `A-x` is no name for a Service; ",
+            ),
+            (
+                json!({"finalizers": ["a b"]}),
+                "error metadata.finalizers[0]: `a b` is no name for a finalizer; ",
+            ),
             (
                 json!({"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n", "uid": ""}]}),
                 "error metadata.ownerReferences[0].uid: the field is missing; an owner needs it",
             ),
-            (json!({"generation": -1}), "error metadata.generation: -1 is negative; leave the field out"),
+            (
+                json!({"generation": -1}),
+                "error metadata.generation: -1 is negative; leave the field out",
+            ),
         ];
         for (fields, expected) in cases {
             let mut raw = fields;

@@ -145,7 +145,17 @@ mod tests {
         for right in ["a", "A_b.c-1", "example.com/a", "1/a", &"a".repeat(63)] {
             assert!(is_qualified(right), "{right}");
         }
-        for wrong in ["", "/a", "a/", "a/b/c", "-a", "a_", "Example.com/a", "a b", &"a".repeat(64)] {
+        for wrong in [
+            "",
+            "/a",
+            "a/",
+            "a/b/c",
+            "-a",
+            "a_",
+            "Example.com/a",
+            "a b",
+            &"a".repeat(64),
+        ] {
             assert!(!is_qualified(wrong), "{wrong}");
         }
         assert!(is_label_value("") && is_label_value("a.B_c-1"));
@@ -159,7 +169,16 @@ mod tests {
         for right in ["http", "a", "9p", "abcdefghijklmno"] {
             assert!(is_port_name(right), "{right}");
         }
-        for wrong in ["", "80", "a--b", "-a", "a-", "HTTP", "a_b", "abcdefghijklmnop"] {
+        for wrong in [
+            "",
+            "80",
+            "a--b",
+            "-a",
+            "a-",
+            "HTTP",
+            "a_b",
+            "abcdefghijklmnop",
+        ] {
             assert!(!is_port_name(wrong), "{wrong}");
         }
     }

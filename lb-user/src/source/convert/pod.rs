@@ -234,9 +234,15 @@ mod tests {
     fn a_pod_is_ready_by_condition_or_where_there_are_none_at_all() {
         let ready = |status: &Value| with_status(status).0.ready;
         assert!(ready(&json!({"podIP": "10.0.0.1"})));
-        assert!(!ready(&json!({"conditions": [{"type": "Ready", "status": "False"}]})));
-        assert!(!ready(&json!({"conditions": [{"type": "Initialized", "status": "True"}]})));
-        assert!(ready(&json!({"conditions": [{"type": "Ready", "status": "True"}]})));
+        assert!(!ready(
+            &json!({"conditions": [{"type": "Ready", "status": "False"}]})
+        ));
+        assert!(!ready(
+            &json!({"conditions": [{"type": "Initialized", "status": "True"}]})
+        ));
+        assert!(ready(
+            &json!({"conditions": [{"type": "Ready", "status": "True"}]})
+        ));
     }
 
     #[test]
@@ -244,12 +250,15 @@ mod tests {
         let both = json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]});
         assert_eq!(with_status(&both).0.ips.len(), 2);
         assert_eq!(with_status(&json!({"podIP": "10.0.0.1"})).0.ips.len(), 1);
-        let (pod, said) = with_status(&json!({"podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.1"}]}));
+        let (pod, said) =
+            with_status(&json!({"podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.1"}]}));
         assert_eq!(pod.ips, [IpAddr::from([10, 0, 0, 2])]);
         assert_eq!(
             said,
-            ["warning status.podIP: 10.0.0.2 is not the first of `podIPs`, which is 10.0.0.1; only 10.0.0.2 \
-              is used"]
+            [
+                "warning status.podIP: 10.0.0.2 is not the first of `podIPs`, which is 10.0.0.1; only 10.0.0.2 \
+              is used"
+            ]
         );
         let twice = json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]});
         assert_eq!(
@@ -258,7 +267,10 @@ mod tests {
         );
         let (pod, said) = with_status(&json!({"hostIP": "192.0.2.1", "hostIPs": [{"ip": "x"}]}));
         assert_eq!(pod.host_ips, Vec::<IpAddr>::new());
-        assert!(said[0].starts_with("warning status.hostIPs: `x` is no IP address"), "{said:?}");
+        assert!(
+            said[0].starts_with("warning status.hostIPs: `x` is no IP address"),
+            "{said:?}"
+        );
     }
 
     #[test]
@@ -274,14 +286,25 @@ mod tests {
             {"name": "c", "ready": true, "restartCount": 2, "image": "i", "imageID": "i"}]});
         let (pod, said) = pod_of(&spec, &status);
         assert_eq!(said, Vec::<String>::new());
-        assert_eq!(pod.port("http", Protocol::Tcp), Some(8080), "containers come first");
+        assert_eq!(
+            pod.port("http", Protocol::Tcp),
+            Some(8080),
+            "containers come first"
+        );
         assert_eq!(pod.port("side", Protocol::Tcp), Some(3));
         assert_eq!(pod.port("once", Protocol::Tcp), None);
         assert_eq!(pod.port("http", Protocol::Udp), None);
         assert_eq!(pod.port("", Protocol::Tcp), None);
-        let names: Vec<_> = pod.containers.iter().map(|c| (&*c.name, c.is_sidecar)).collect();
+        let names: Vec<_> = pod
+            .containers
+            .iter()
+            .map(|c| (&*c.name, c.is_sidecar))
+            .collect();
         assert_eq!(names, [("c", false), ("s", true)]);
-        assert_eq!((pod.containers[0].ready, pod.containers[0].restarts), (Some(true), 2));
+        assert_eq!(
+            (pod.containers[0].ready, pod.containers[0].restarts),
+            (Some(true), 2)
+        );
         assert_eq!(pod.phase.as_deref(), Some("Running"));
     }
 
@@ -289,9 +312,18 @@ mod tests {
     fn faulty_fields_are_refused() {
         let port = |port: Value| json!({"containers": [{"name": "c", "ports": [port]}]});
         let cases = [
-            (json!({"nodeName": "N"}), "spec.nodeName: `N` is no name for a Node"),
-            (json!({"hostname": "a.b"}), "spec.hostname: `a.b` is no name for a host"),
-            (json!({"subdomain": "A"}), "spec.subdomain: `A` is no name for a host"),
+            (
+                json!({"nodeName": "N"}),
+                "spec.nodeName: `N` is no name for a Node",
+            ),
+            (
+                json!({"hostname": "a.b"}),
+                "spec.hostname: `a.b` is no name for a host",
+            ),
+            (
+                json!({"subdomain": "A"}),
+                "spec.subdomain: `A` is no name for a host",
+            ),
             (
                 json!({"containers": [{"name": "C"}]}),
                 "spec.containers[0].name: `C` is no name for a container",
@@ -332,7 +364,10 @@ mod tests {
         for (spec, expected) in cases {
             let said = pod_of(&spec, &json!({})).1;
             assert_eq!(said.len(), 1, "{said:?}");
-            assert!(said[0].starts_with(&format!("error {expected}")), "{said:?}");
+            assert!(
+                said[0].starts_with(&format!("error {expected}")),
+                "{said:?}"
+            );
         }
     }
 }

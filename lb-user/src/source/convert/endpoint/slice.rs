@@ -29,7 +29,11 @@ const MAX_TOPOLOGY: usize = 16;
 /// An `EndpointSlice`.
 pub(crate) fn slice(raw: discovery::EndpointSlice, remarks: &mut Remarks) -> Option<EndpointSlice> {
     let meta = meta(Kind::EndpointSlice, raw.metadata, remarks);
-    if meta.labels.get(LABEL_SERVICE_NAME).is_none_or(String::is_empty) {
+    if meta
+        .labels
+        .get(LABEL_SERVICE_NAME)
+        .is_none_or(String::is_empty)
+    {
         let message = format!(
             "no label `{LABEL_SERVICE_NAME}` says which service the slice is for; it is not used"
         );
@@ -97,9 +101,8 @@ fn ports(raw: Vec<discovery::EndpointPort>, remarks: &mut Remarks) -> Vec<Endpoi
             &field,
             remarks,
         );
-        converted.port = number.and_then(|number| {
-            port(number, &format!("{field}.port"), &mut of_number)
-        });
+        converted.port =
+            number.and_then(|number| port(number, &format!("{field}.port"), &mut of_number));
         remarks.take_as_warnings(of_number);
         if !names.insert(converted.name.clone()) {
             let message = format!(
@@ -158,7 +161,10 @@ fn addresses(
 ) -> Vec<IpAddr> {
     let field = format!("{field}.addresses");
     if raw.is_empty() {
-        remarks.error(&field, "the field is missing; an endpoint has at least one address");
+        remarks.error(
+            &field,
+            "the field is missing; an endpoint has at least one address",
+        );
     }
     at_most(MAX_ADDRESSES, raw.len(), &field, remarks);
     let mut addresses = Vec::new();
@@ -203,7 +209,10 @@ fn hints(raw: discovery::EndpointHints, field: &str, remarks: &mut Remarks) -> H
         for (index, text) in list.iter().enumerate() {
             let field = format!("{field}[{index}].name");
             if !seen.insert(text) {
-                remarks.error(&field, format!("`{text}` stands here already; leave it out"));
+                remarks.error(
+                    &field,
+                    format!("`{text}` stands here already; leave it out"),
+                );
             }
             if part == "forZones" {
                 name::want_label_value(text, &field, remarks);

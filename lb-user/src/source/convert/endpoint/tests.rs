@@ -62,7 +62,10 @@ fn nil_fields_get_their_meaning() {
     assert_eq!(endpoint.given, given);
     assert_eq!(slice.ports[0].protocol, Protocol::Tcp);
     assert_eq!((slice.ports[0].port, slice.ports[1].port), (Some(80), None));
-    assert_eq!(slice.ports[1].app_protocol.as_deref(), Some("example.com/x"));
+    assert_eq!(
+        slice.ports[1].app_protocol.as_deref(),
+        Some("example.com/x")
+    );
 }
 
 #[test]
@@ -77,9 +80,15 @@ fn every_field_of_an_endpoint_is_kept() {
     assert_eq!(endpoint.addresses.len(), 2);
     assert_eq!(endpoint.hostname.as_deref(), Some("h"));
     let target = endpoint.target.expect("a target");
-    assert_eq!((target.to_string().as_str(), &*target.namespace), ("Pod p", "a"));
+    assert_eq!(
+        (target.to_string().as_str(), &*target.namespace),
+        ("Pod p", "a")
+    );
     let hints = endpoint.hints.expect("hints");
-    assert_eq!((hints.zones, hints.nodes), (vec!["z".to_owned()], vec!["n.1".to_owned()]));
+    assert_eq!(
+        (hints.zones, hints.nodes),
+        (vec!["z".to_owned()], vec!["n.1".to_owned()])
+    );
 }
 
 /// Fields of a slice that make it wrong, and what is said.
@@ -87,7 +96,10 @@ fn faulty_slices() -> Vec<(Value, &'static str)> {
     let endpoint = |fields: Value| json!({"endpoints": [fields]});
     let of = |address: &str| json!({"endpoints": [{"addresses": [address]}]});
     vec![
-        (json!({"addressType": ""}), "error addressType: the field is missing; write IPv4, IPv6 or FQDN"),
+        (
+            json!({"addressType": ""}),
+            "error addressType: the field is missing; write IPv4, IPv6 or FQDN",
+        ),
         (
             json!({"addressType": "IPv5"}),
             "error addressType: `IPv5` is no type of address; use IPv4, IPv6 or FQDN (did you mean `IPv4`?)",
@@ -134,7 +146,9 @@ fn faulty_slices() -> Vec<(Value, &'static str)> {
              digits, `-` and `.`, and begin and end each part with a letter or digit",
         ),
         (
-            endpoint(json!({"addresses": ["10.0.0.1"], "hints": {"forZones": [{"name": "z"}, {"name": "z"}]}})),
+            endpoint(
+                json!({"addresses": ["10.0.0.1"], "hints": {"forZones": [{"name": "z"}, {"name": "z"}]}}),
+            ),
             "error endpoints[0].hints.forZones[1].name: `z` stands here already; leave it out",
         ),
         (
@@ -172,7 +186,10 @@ fn faulty_slices() -> Vec<(Value, &'static str)> {
 fn faulty_slices_are_refused() {
     for (fields, expected) in faulty_slices() {
         let (slice, said) = slice_of(slice_with(&fields));
-        let errors: Vec<_> = said.iter().filter(|text| text.starts_with("error")).collect();
+        let errors: Vec<_> = said
+            .iter()
+            .filter(|text| text.starts_with("error"))
+            .collect();
         assert_eq!(errors, [expected]);
         assert_eq!(slice, None);
     }

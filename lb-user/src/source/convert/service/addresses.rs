@@ -50,13 +50,13 @@ pub(super) fn cluster_ips(
 fn want_same_first(single: Option<&str>, first: &str, remarks: &mut Remarks) {
     match single {
         None => {
-            let message = format!(
-                "the list needs `clusterIP` beside it; write `clusterIP: {first}` as well"
-            );
+            let message =
+                format!("the list needs `clusterIP` beside it; write `clusterIP: {first}` as well");
             remarks.error(LIST, message);
         }
         Some(single) if single != first => {
-            let message = format!("`{single}` is not the first of `clusterIPs`, which is `{first}`");
+            let message =
+                format!("`{single}` is not the first of `clusterIPs`, which is `{first}`");
             remarks.error(SINGLE, message);
         }
         Some(_) => {}
@@ -104,7 +104,10 @@ fn explicit(texts: &[&str], field: &str, remarks: &mut Remarks) -> Vec<IpAddr> {
         let message = format!("{} addresses are too many; write one per family", ips.len());
         remarks.error(field, message);
     } else if families.len() < ips.len() {
-        let message = format!("{} and {} are of one family; write one per family", ips[0], ips[1]);
+        let message = format!(
+            "{} and {} are of one family; write one per family",
+            ips[0], ips[1]
+        );
         remarks.error(field, message);
     }
     ips
@@ -137,7 +140,10 @@ pub(super) fn ip_families(
             }
         };
         if families.contains(&family) {
-            remarks.error(&field, format!("{family} stands here already; leave it out"));
+            remarks.error(
+                &field,
+                format!("{family} stands here already; leave it out"),
+            );
         } else {
             families.push(family);
         }
@@ -168,7 +174,10 @@ pub(super) fn ip_family_policy(
     remarks: &mut Remarks,
 ) -> Option<IpFamilyPolicy> {
     let is_alias = raw.type_.as_deref() == Some("ExternalName");
-    let has_selector = raw.selector.as_ref().is_some_and(|labels| !labels.is_empty());
+    let has_selector = raw
+        .selector
+        .as_ref()
+        .is_some_and(|labels| !labels.is_empty());
     let policy = match raw.ip_family_policy.as_deref() {
         Some(_) if is_alias => {
             let message = "a service of type ExternalName has no families; leave the field out";

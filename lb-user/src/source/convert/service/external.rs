@@ -35,7 +35,10 @@ pub(super) fn source_ranges(
     remarks: &mut Remarks,
 ) -> Vec<IpNet> {
     const FIELD: &str = "spec.loadBalancerSourceRanges";
-    let given = raw.load_balancer_source_ranges.as_deref().unwrap_or_default();
+    let given = raw
+        .load_balancer_source_ranges
+        .as_deref()
+        .unwrap_or_default();
     let annotation = annotations.get(SOURCE_RANGES);
     let (field, is_given) = match annotation {
         Some(_) if given.is_empty() => ("metadata.annotations", true),
@@ -44,7 +47,8 @@ pub(super) fn source_ranges(
     if is_given && service_type != ServiceType::LoadBalancer {
         remarks.error(field, only_for(service_type, ServiceType::LoadBalancer));
     }
-    if let Some(annotation) = annotation.filter(|text| given.is_empty() && !text.trim().is_empty()) {
+    if let Some(annotation) = annotation.filter(|text| given.is_empty() && !text.trim().is_empty())
+    {
         for text in annotation.split(',') {
             address::cidr(text.trim(), field, remarks);
         }
@@ -169,11 +173,7 @@ fn ingress_entry(raw: core::LoadBalancerIngress, field: &str, remarks: &mut Rema
             .filter_map(|(index, raw): (usize, _)| {
                 let field = format!("{field}.ports[{index}]");
                 Some(IngressPort {
-                    protocol: protocol(
-                        Some(&raw.protocol),
-                        &format!("{field}.protocol"),
-                        remarks,
-                    ),
+                    protocol: protocol(Some(&raw.protocol), &format!("{field}.protocol"), remarks),
                     port: port(raw.port, &format!("{field}.port"), remarks)?,
                     error: raw.error,
                 })

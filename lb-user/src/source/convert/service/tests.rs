@@ -7,7 +7,8 @@ use super::*;
 use crate::{
     desired::Protocol,
     model::service::{
-        Ingress, IpFamilyPolicy, IpMode, ServicePort, TargetPort, TrafficDistribution, TrafficPolicy,
+        Ingress, IpFamilyPolicy, IpMode, ServicePort, TargetPort, TrafficDistribution,
+        TrafficPolicy,
     },
 };
 
@@ -79,7 +80,10 @@ fn what_is_not_given_has_its_default() {
     let service = good(&json!({}));
     assert_eq!(service.spec, expected);
     assert_eq!(service.shown_external_traffic_policy(), None);
-    assert_eq!(service.shown_internal_traffic_policy(), Some(TrafficPolicy::Cluster));
+    assert_eq!(
+        service.shown_internal_traffic_policy(),
+        Some(TrafficPolicy::Cluster)
+    );
     assert_eq!(service.shown_session_affinity(), "None");
     // An empty text and a zero are as good as nothing.
     let empty = json!({"type": "", "clusterIP": "", "sessionAffinity": "", "externalTrafficPolicy": "",
@@ -93,18 +97,28 @@ fn what_is_not_given_has_its_default() {
 fn defaults_depend_on_other_fields() {
     let affine = good(&json!({"sessionAffinity": "ClientIP"}));
     assert_eq!(affine.spec.affinity_timeout_s, Some(10_800));
-    let empty_config = json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {}}});
+    let empty_config =
+        json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {}}});
     assert_eq!(good(&empty_config).spec.affinity_timeout_s, Some(10_800));
     let policy = |fields| {
         let service = good(&fields);
         service.shown_external_traffic_policy()
     };
-    assert_eq!(policy(json!({"type": "NodePort"})), Some(TrafficPolicy::Cluster));
-    assert_eq!(policy(json!({"externalIPs": ["192.0.2.1"]})), Some(TrafficPolicy::Cluster));
+    assert_eq!(
+        policy(json!({"type": "NodePort"})),
+        Some(TrafficPolicy::Cluster)
+    );
+    assert_eq!(
+        policy(json!({"externalIPs": ["192.0.2.1"]})),
+        Some(TrafficPolicy::Cluster)
+    );
     let balanced = good(&json!({"type": "LoadBalancer"}));
     assert_eq!(balanced.spec.allocate_node_ports, Some(true));
     let families = |fields| good(&fields).spec.ip_family_policy;
-    assert_eq!(families(json!({"clusterIP": "None"})), Some(IpFamilyPolicy::RequireDualStack));
+    assert_eq!(
+        families(json!({"clusterIP": "None"})),
+        Some(IpFamilyPolicy::RequireDualStack)
+    );
     assert_eq!(
         families(json!({"clusterIP": "None", "selector": {"a": "b"}})),
         Some(IpFamilyPolicy::SingleStack)
@@ -125,7 +139,10 @@ fn every_field_is_kept() {
     let spec = service.spec;
     assert_eq!(spec.ip_families, [Family::V4, Family::V6]);
     assert_eq!(spec.ip_family_policy, Some(IpFamilyPolicy::PreferDualStack));
-    assert_eq!(spec.ports[0].app_protocol.as_deref(), Some("kubernetes.io/h2c"));
+    assert_eq!(
+        spec.ports[0].app_protocol.as_deref(),
+        Some("kubernetes.io/h2c")
+    );
     assert_eq!(spec.ports[0].node_port, Some(30_080));
     assert_eq!(spec.affinity_timeout_s, Some(86_400));
     assert_eq!(spec.health_check_node_port, Some(32_000));
@@ -133,7 +150,10 @@ fn every_field_is_kept() {
     assert_eq!(spec.load_balancer_class.as_deref(), Some("example.com/a"));
     assert_eq!(spec.load_balancer_ip.as_deref(), Some("anything"));
     assert_eq!(spec.allocate_node_ports, Some(false));
-    assert_eq!(spec.traffic_distribution, Some(TrafficDistribution::PreferSameNode));
+    assert_eq!(
+        spec.traffic_distribution,
+        Some(TrafficDistribution::PreferSameNode)
+    );
     assert!(spec.publish_not_ready_addresses);
 }
 
@@ -205,11 +225,19 @@ fn ports_are_checked_one_by_one() {
 
 #[test]
 fn all_faults_of_a_port_are_told() {
-    let (_, said) = of_spec(&json!({"ports": [{"port": 0, "protocol": "x", "targetPort": 0, "name": "A"}]}));
-    let fields: Vec<_> = said.iter().filter_map(|text| text.split(' ').nth(1)).collect();
+    let (_, said) =
+        of_spec(&json!({"ports": [{"port": 0, "protocol": "x", "targetPort": 0, "name": "A"}]}));
+    let fields: Vec<_> = said
+        .iter()
+        .filter_map(|text| text.split(' ').nth(1))
+        .collect();
     assert_eq!(
         fields,
-        ["spec.ports[0].name:", "spec.ports[0].port:", "spec.ports[0].protocol:"]
+        [
+            "spec.ports[0].name:",
+            "spec.ports[0].port:",
+            "spec.ports[0].protocol:"
+        ]
     );
 }
 
@@ -239,8 +267,10 @@ fn node_ports_are_in_their_range_and_told_apart() {
             "spec.healthCheckNodePort: 1 is outside of the range of node ports; use 30000 to 32767",
         ),
     ]);
-    good(&json!({"type": "NodePort", "ports": [{"name": "a", "port": 53, "nodePort": 30_000},
-                                               {"name": "b", "port": 53, "nodePort": 30_000, "protocol": "UDP"}]}));
+    good(
+        &json!({"type": "NodePort", "ports": [{"name": "a", "port": 53, "nodePort": 30_000},
+                                               {"name": "b", "port": 53, "nodePort": 30_000, "protocol": "UDP"}]}),
+    );
 }
 
 #[test]
@@ -328,7 +358,9 @@ fn addresses_and_families_agree() {
     let (service, said) = of_spec(&with(&json!({"clusterIP": "172.30.0.041"})));
     assert_eq!(
         said,
-        ["warning spec.clusterIP: `172.30.0.041` has leading zeros and is read as 172.30.0.41; write that"]
+        [
+            "warning spec.clusterIP: `172.30.0.041` has leading zeros and is read as 172.30.0.41; write that"
+        ]
     );
     let explicit = ClusterIps::Explicit(vec![[172, 30, 0, 41].into()]);
     assert_eq!(service.expect("used").spec.cluster_ips, explicit);
@@ -359,7 +391,8 @@ fn an_alias_has_a_host_name_and_nothing_of_a_cluster() {
         assert_eq!(service.spec.ip_family_policy, None);
         assert_eq!(service.shown_internal_traffic_policy(), None);
     }
-    let missing = "spec.externalName: the field is missing; write the host name that the service stands for";
+    let missing =
+        "spec.externalName: the field is missing; write the host name that the service stands for";
     let nothing = "a service of type ExternalName has no families; leave the field out";
     let families: &'static str = format!("spec.ipFamilies: {nothing}").leak();
     let policy: &'static str = format!("spec.ipFamilyPolicy: {nothing}").leak();
@@ -488,8 +521,12 @@ fn annotations_of_old_are_checked() {
         let metadata = json!({"name": "web", "annotations": annotations});
         judge(json!({"metadata": metadata, "spec": with(&json!({"type": spec_type}))})).1
     };
-    let ranges = |text: &str| json!({"service.beta.kubernetes.io/load-balancer-source-ranges": text});
-    assert_eq!(judged(ranges("10.0.0.0/8, 192.0.2.0/24 "), "LoadBalancer"), Vec::<String>::new());
+    let ranges =
+        |text: &str| json!({"service.beta.kubernetes.io/load-balancer-source-ranges": text});
+    assert_eq!(
+        judged(ranges("10.0.0.0/8, 192.0.2.0/24 "), "LoadBalancer"),
+        Vec::<String>::new()
+    );
     assert_eq!(judged(ranges(" "), "LoadBalancer"), Vec::<String>::new());
     assert_eq!(
         judged(ranges("10.0.0.0/8,x"), "LoadBalancer"),
@@ -497,25 +534,32 @@ fn annotations_of_old_are_checked() {
     );
     assert_eq!(
         judged(ranges("10.0.0.0/8"), "NodePort"),
-        ["error metadata.annotations: a service of type NodePort cannot have it; only LoadBalancer can"]
+        [
+            "error metadata.annotations: a service of type NodePort cannot have it; only LoadBalancer can"
+        ]
     );
     let modes = json!({"service.kubernetes.io/topology-mode": "Auto",
                        "service.kubernetes.io/topology-aware-hints": "disabled"});
     assert_eq!(
         judged(modes, "ClusterIP"),
-        ["error metadata.annotations: `service.kubernetes.io/topology-mode` says `Auto`, but \
-          `service.kubernetes.io/topology-aware-hints` says `disabled`; keep one of them"]
+        [
+            "error metadata.annotations: `service.kubernetes.io/topology-mode` says `Auto`, but \
+          `service.kubernetes.io/topology-aware-hints` says `disabled`; keep one of them"
+        ]
     );
 }
 
 #[test]
 fn what_the_api_drops_is_a_warning() {
-    let (service, said) =
-        of_spec(&with(&json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}})));
+    let (service, said) = of_spec(&with(
+        &json!({"sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}}}),
+    ));
     assert_eq!(
         said,
-        ["warning spec.sessionAffinityConfig: it is not used without `sessionAffinity: ClientIP`; write that \
-          or leave it out"]
+        [
+            "warning spec.sessionAffinityConfig: it is not used without `sessionAffinity: ClientIP`; write that \
+          or leave it out"
+        ]
     );
     assert_eq!(service.expect("used").spec.affinity_timeout_s, None);
 }
@@ -560,13 +604,18 @@ fn a_load_balancers_status_is_read_as_far_as_it_is_right() {
     ];
     for (entry, expected) in cases {
         let (ingress, said) = judged("LoadBalancer", json!([entry]));
-        assert_eq!(said, [format!("warning status.loadBalancer.ingress[0].{expected}")]);
+        assert_eq!(
+            said,
+            [format!("warning status.loadBalancer.ingress[0].{expected}")]
+        );
         assert_eq!(ingress, []);
     }
     assert_eq!(
         judged("NodePort", json!([{"ip": "192.0.2.1"}])).1,
-        ["warning status.loadBalancer.ingress: a service of type NodePort cannot have it; only LoadBalancer \
-          can; it is not used"]
+        [
+            "warning status.loadBalancer.ingress: a service of type NodePort cannot have it; only LoadBalancer \
+          can; it is not used"
+        ]
     );
 }
 

@@ -18,8 +18,7 @@ pub(super) fn affinity(raw: &core::ServiceSpec, remarks: &mut Remarks) -> Option
         None | Some("None" | "") => {
             if config.is_some() {
                 // The API drops it without a word.
-                let message =
-                    "it is not used without `sessionAffinity: ClientIP`; write that or leave it out";
+                let message = "it is not used without `sessionAffinity: ClientIP`; write that or leave it out";
                 remarks.warning(CONFIG, message);
             }
             None
