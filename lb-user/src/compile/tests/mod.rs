@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod order;
+mod slices;
 
 const SERVICE: &str = "
 apiVersion: v1
@@ -320,7 +321,15 @@ subsets:
 ";
     let selectorless = SERVICE.replace("  selector: {app: web}\n", "");
     let mirrored = compiled(&[&selectorless, endpoints].concat());
-    assert_eq!(http(&mirrored), ["192.0.2.1:8080 SC", "192.0.2.2:8080 SCL"]);
+    // The mirroring controller does not say whether the third serves, which means that it does.
+    assert_eq!(
+        http(&mirrored),
+        [
+            "192.0.2.1:8080 SC",
+            "192.0.2.2:8080 SCL",
+            "192.0.2.3:8080 S"
+        ]
+    );
     let skip = endpoints.replace(
         "{name: web}",
         "{name: web, labels: {endpointslice.kubernetes.io/skip-mirror: 'true'}}",

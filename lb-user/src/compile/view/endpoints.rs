@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     merge::{self, fields},
-    meta,
+    meta, slice,
 };
 use crate::model::{
     endpoint::{AddressType, Endpoint, EndpointPort, EndpointSlice},
@@ -48,7 +48,7 @@ pub(super) fn object(service: &Service, families: &[Family], slices: &[EndpointS
     let mut room = CAPACITY;
     let mut shown: Vec<Value> = Vec::new();
     for (ports, subset) in &mut subsets {
-        shown.extend(subset.object(service, ports, &mut room));
+        shown.extend(subset.object(ports, &mut room));
     }
     let n_addresses: usize = subsets
         .values()
@@ -82,22 +82,13 @@ impl<'a> Subset<'a> {
     }
 
     /// The subset, if it has an address; takes its addresses off `room`.
-    fn object(
-        &mut self,
-        service: &Service,
-        ports: &[EndpointPort],
-        room: &mut usize,
-    ) -> Option<Value> {
+    fn object(&mut self, ports: &[EndpointPort], room: &mut usize) -> Option<Value> {
         let mut addresses = |endpoints: &mut Vec<&Endpoint>| {
             endpoints.sort_by_key(|endpoint| endpoint.addresses.first().copied());
             endpoints.dedup_by_key(|endpoint| endpoint.addresses.first().copied());
             let taken = endpoints.len().min(*room);
             *room -= taken;
-            let shown: Vec<_> = endpoints
-                .iter()
-                .take(taken)
-                .map(|it| address(it, service))
-                .collect();
+            let shown: Vec<_> = endpoints.iter().take(taken).map(|it| address(it)).collect();
             if shown.is_empty() {
                 Value::Null
             } else {
@@ -123,14 +114,14 @@ impl<'a> Subset<'a> {
     }
 }
 
-fn address(endpoint: &Endpoint, service: &Service) -> Value {
+fn address(endpoint: &Endpoint) -> Value {
     fields([
         ("ip", json!(endpoint.addresses.first())),
         ("hostname", json!(endpoint.hostname)),
         ("nodeName", json!(endpoint.node_name)),
         (
             "targetRef",
-            super::slice::target(endpoint, &service.meta.name),
+            endpoint.target.as_ref().map_or(Value::Null, slice::target),
         ),
     ])
 }
@@ -142,5 +133,6 @@ fn port(port: &EndpointPort) -> Option<Value> {
         ("name", json!(name)),
         ("port", json!(number)),
         ("protocol", json!(port.protocol)),
+        ("appProtocol", json!(port.app_protocol)),
     ]))
 }

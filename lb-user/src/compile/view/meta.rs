@@ -20,11 +20,14 @@ pub(super) fn identity(kind: Kind, name: &ObjectName) -> Value {
 
 /// [`identity`] and labels of an object that nobody wrote.
 pub(super) fn made(kind: Kind, meta: &Meta) -> Value {
-    let metadata = json!({"metadata": {"labels": labels(&meta.labels)}});
+    let metadata = json!({"metadata": {
+        "labels": labels(&meta.labels),
+        "annotations": labels(&meta.annotations),
+    }});
     merge::over(identity(kind, &meta.name), metadata)
 }
 
-/// Labels; null where there are none.
+/// Labels or annotations; null where there are none.
 pub(super) fn labels(labels: &Labels) -> Value {
     if labels.is_empty() {
         Value::Null

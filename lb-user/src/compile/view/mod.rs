@@ -140,7 +140,7 @@ impl View<'_> {
             };
             for slice in slices.iter().filter(|slice| !is_given(slice)) {
                 if is_meant(&slice.meta.name, &slice.meta.labels) {
-                    emit(self.dated(Kind::Service, name, slice::object(slice, name)))?;
+                    emit(self.dated(Kind::Service, name, slice::object(slice)))?;
                 }
             }
         }

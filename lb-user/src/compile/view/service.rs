@@ -20,56 +20,37 @@ use crate::{
 /// The service as written, with defaults and its addresses; without addresses where it is refused.
 pub(super) fn object(located: &Located<Service>, addresses: Option<&Addresses>) -> Value {
     let service = &located.object;
-    let bottom = match service.spec.service_type {
-        ServiceType::LoadBalancer => json!({"spec": {"allocateLoadBalancerNodePorts": true}}),
-        _ => Value::Null,
-    };
     let top = json!({
         "spec": spec(service, addresses),
         "status": {"loadBalancer": {}},
     });
-    let written = merge::over(bottom, located.written.value());
     let identity = meta::identity(Kind::Service, &service.meta.name);
-    merge::over(merge::over(written, identity), top)
+    merge::over(merge::over(located.written.value(), identity), top)
 }
 
 fn spec(service: &Service, addresses: Option<&Addresses>) -> Value {
     let spec = &service.spec;
-    let is_balanced = matches!(
-        spec.service_type,
-        ServiceType::NodePort | ServiceType::LoadBalancer
-    );
     let affinity = spec.affinity_timeout_s;
+    let policy = |policy: Option<TrafficPolicy>| policy.map_or(Value::Null, policy_name);
     let mut shown = fields([
         ("type", json!(spec.service_type.to_string())),
         ("ports", ports(&spec.ports)),
-        (
-            "sessionAffinity",
-            json!(if affinity.is_some() {
-                "ClientIP"
-            } else {
-                "None"
-            }),
-        ),
+        ("sessionAffinity", json!(service.shown_session_affinity())),
         (
             "sessionAffinityConfig",
             affinity.map_or(Value::Null, |s| json!({"clientIP": {"timeoutSeconds": s}})),
         ),
         (
+            "allocateLoadBalancerNodePorts",
+            json!(spec.allocate_node_ports),
+        ),
+        (
             "externalTrafficPolicy",
-            if is_balanced {
-                policy(spec.external_traffic_policy)
-            } else {
-                Value::Null
-            },
+            policy(service.shown_external_traffic_policy()),
         ),
         (
             "internalTrafficPolicy",
-            if service.is_external_name() {
-                Value::Null
-            } else {
-                policy(spec.internal_traffic_policy)
-            },
+            policy(service.shown_internal_traffic_policy()),
         ),
     ]);
     if let Some(shown) = shown.as_object_mut() {
@@ -92,7 +73,7 @@ fn ports(ports: &[ServicePort]) -> Value {
     }
 }
 
-fn policy(policy: TrafficPolicy) -> Value {
+fn policy_name(policy: TrafficPolicy) -> Value {
     json!(match policy {
         TrafficPolicy::Cluster => "Cluster",
         TrafficPolicy::Local => "Local",

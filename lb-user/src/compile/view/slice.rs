@@ -10,8 +10,10 @@ use super::{
     meta,
 };
 use crate::model::{
-    endpoint::{AddressType, Conditions, Endpoint, EndpointPort, EndpointSlice},
-    object::{Kind, ObjectName},
+    endpoint::{
+        AddressType, Endpoint, EndpointPort, EndpointSlice, GivenConditions, Hints, Target,
+    },
+    object::Kind,
 };
 
 /// What the API fills in where an `EndpointSlice` leaves it open.
@@ -26,11 +28,11 @@ pub(super) fn defaults(written: &Value) -> Value {
     }
 }
 
-/// A slice that was made for the service of this name.
-pub(super) fn object(slice: &EndpointSlice, service: &ObjectName) -> Value {
+/// A slice that was made here.
+pub(super) fn object(slice: &EndpointSlice) -> Value {
     let made = json!({
         "addressType": address_type(slice.address_type),
-        "endpoints": slice.endpoints.iter().map(|it| endpoint(it, service)).collect::<Vec<_>>(),
+        "endpoints": slice.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
         "ports": slice.ports.iter().map(port).collect::<Vec<_>>(),
     });
     merge::over(meta::made(Kind::EndpointSlice, &slice.meta), made)
@@ -44,40 +46,52 @@ fn address_type(address_type: AddressType) -> &'static str {
     }
 }
 
-fn endpoint(endpoint: &Endpoint, service: &ObjectName) -> Value {
-    let Conditions {
+fn endpoint(endpoint: &Endpoint) -> Value {
+    let GivenConditions {
         ready,
         serving,
         terminating,
-    } = endpoint.conditions;
+    } = endpoint.given;
+    let conditions = fields([
+        ("ready", json!(ready)),
+        ("serving", json!(serving)),
+        ("terminating", json!(terminating)),
+    ]);
+    let addresses: Vec<String> = endpoint.addresses.iter().map(IpAddr::to_string).collect();
     fields([
-        (
-            "addresses",
-            json!(
-                endpoint
-                    .addresses
-                    .iter()
-                    .map(IpAddr::to_string)
-                    .collect::<Vec<_>>()
-            ),
-        ),
-        (
-            "conditions",
-            json!({"ready": ready, "serving": serving, "terminating": terminating}),
-        ),
+        ("addresses", json!(addresses)),
+        ("conditions", conditions),
+        ("hints", endpoint.hints.as_ref().map_or(Value::Null, hints)),
         ("hostname", json!(endpoint.hostname)),
         ("nodeName", json!(endpoint.node_name)),
-        ("targetRef", target(endpoint, service)),
+        (
+            "targetRef",
+            endpoint.target.as_ref().map_or(Value::Null, target),
+        ),
         ("zone", json!(endpoint.zone)),
     ])
 }
 
-/// `targetRef`: what answers lives in the service's namespace.
-pub(super) fn target(endpoint: &Endpoint, service: &ObjectName) -> Value {
-    let Some((kind, name)) = endpoint.target.as_deref().and_then(|it| it.split_once(' ')) else {
-        return Value::Null;
+fn hints(hints: &Hints) -> Value {
+    let names = |names: &[String]| match names {
+        [] => Value::Null,
+        names => names.iter().map(|name| json!({"name": name})).collect(),
     };
-    json!({"kind": kind, "name": name, "namespace": &*service.namespace})
+    fields([
+        ("forZones", names(&hints.zones)),
+        ("forNodes", names(&hints.nodes)),
+    ])
+}
+
+/// `targetRef`.
+pub(super) fn target(target: &Target) -> Value {
+    let namespace = (!target.namespace.is_empty()).then_some(&target.namespace);
+    fields([
+        ("kind", json!(target.kind)),
+        ("namespace", json!(namespace)),
+        ("name", json!(target.name)),
+        ("uid", json!(target.uid)),
+    ])
 }
 
 fn port(port: &EndpointPort) -> Value {
@@ -85,5 +99,6 @@ fn port(port: &EndpointPort) -> Value {
         ("name", json!(port.name)),
         ("protocol", json!(port.protocol)),
         ("port", json!(port.port)),
+        ("appProtocol", json!(port.app_protocol)),
     ])
 }
