@@ -155,7 +155,7 @@ fn show(args: &GetArgs, targets: &[Target], place: &Place) -> anyhow::Result<Exi
         }));
     }
     let is_one = matches!(targets, [target] if target.names.len() == 1);
-    if !(is_one && !missing.is_empty()) {
+    if !is_one || missing.is_empty() {
         output::print(&found.text(is_one)?)?;
     }
     if missing.is_empty()
@@ -220,7 +220,7 @@ impl<'a> Found<'a> {
         let columns = columns(self.args, target.kind);
         let mut rows: Vec<(usize, Row, Option<Value>)> = Vec::new();
         loop {
-            match told.next()? {
+            match told.event()? {
                 Event::Object(object) => {
                     let row = columns.row(&object, now);
                     let wanted = target.names.iter().position(|name| *name == row.name.name);
@@ -242,7 +242,7 @@ impl<'a> Found<'a> {
             .collect();
         match self.args.output {
             Form::Table | Form::Wide => {
-                self.table(columns, rows.iter().map(|(_, row, _)| row), now)
+                self.table(columns, rows.iter().map(|(_, row, _)| row), now);
             }
             Form::Json | Form::Yaml => {
                 self.objects
@@ -304,7 +304,7 @@ fn follow(args: &GetArgs, target: &Target, place: &Place) -> anyhow::Result<Exit
     let mut told = objects(&place.run_dir(), args.scope.query(target, true))?;
     let mut followed = Followed::new(args, target.kind);
     loop {
-        let event = told.next()?;
+        let event = told.event()?;
         let text = followed.text(event, SystemTime::now())?;
         if !text.is_empty() && !output::print_more(&text)? {
             return Ok(ExitCode::SUCCESS);

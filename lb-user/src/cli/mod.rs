@@ -89,7 +89,7 @@ enum Verb {
     Check(check::CheckArgs),
     /// Print a script that completes this command's verbs and flags in a shell
     ///
-    /// For bash: fulcrum completions bash > /etc/bash_completion.d/fulcrum
+    /// For bash: `fulcrum completions bash > /etc/bash_completion.d/fulcrum`
     Completions(completions::CompletionsArgs),
     /// Write the manual pages, one per verb
     Man(man::ManArgs),

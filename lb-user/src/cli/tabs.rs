@@ -24,7 +24,9 @@ fn block(lines: &[Vec<&str>], widths: &mut Vec<usize>, out: &mut String) {
     let has_column = |line: &Vec<&str>| column + 1 < line.len();
     for run in lines.chunk_by(|a, b| has_column(a) == has_column(b)) {
         if !run.iter().all(has_column) {
-            run.iter().for_each(|line| write_line(line, widths, out));
+            for line in run {
+                write_line(line, widths, out);
+            }
             continue;
         }
         let cells = run.iter().filter_map(|line| line.get(column));

@@ -107,7 +107,7 @@ pub fn objects(run_dir: &Path, query: Query) -> Result<Objects, AskError> {
 
 impl Objects {
     /// What the agent tells next; waits as long as it takes once everything has been listed.
-    pub fn next(&mut self) -> Result<Event, AskError> {
+    pub fn event(&mut self) -> Result<Event, AskError> {
         match self.0.next()? {
             Outcome::Object(object) => Ok(Event::Object(object)),
             Outcome::Deleted(name) => Ok(Event::Deleted(name)),
@@ -282,7 +282,7 @@ mod tests {
                      {\"version\":2,\"deleted\":{\"namespace\":\"n\",\"name\":\"x\"}}\n";
         let (events, asked) = told(lines, |dir| {
             let mut told = objects(dir, Query::all(Kind::Pod)).expect("an agent");
-            [told.next(), told.next(), told.next(), told.next()]
+            [told.event(), told.event(), told.event(), told.event()]
         });
         assert_eq!(
             asked,

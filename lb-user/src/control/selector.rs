@@ -120,8 +120,7 @@ fn requirement(part: &str) -> Result<Requirement, SelectorError> {
     } else if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
         (key, Condition::In(vec![value.trim().to_owned()]))
     } else if let Some((key, rest)) = part.split_once(char::is_whitespace) {
-        let (operator, values) = set(rest.trim()).ok_or_else(wrong)?;
-        (key, operator(values))
+        (key, set(rest.trim()).ok_or_else(wrong)?)
     } else {
         (part, Condition::Exists)
     };
@@ -144,14 +143,14 @@ fn requirement(part: &str) -> Result<Requirement, SelectorError> {
 }
 
 /// `in (a, b)` or `notin (a, b)`.
-fn set(text: &str) -> Option<(fn(Vec<String>) -> Condition, Vec<String>)> {
+fn set(text: &str) -> Option<Condition> {
     let (operator, rest): (fn(_) -> _, _) = match text.strip_prefix("notin") {
         Some(rest) => (Condition::NotIn, rest),
         None => (Condition::In, text.strip_prefix("in")?),
     };
     let inner = rest.trim().strip_prefix('(')?.strip_suffix(')')?;
     let values = inner.split(',').map(|value| value.trim().to_owned());
-    Some((operator, values.collect()))
+    Some(operator(values.collect()))
 }
 
 #[cfg(test)]

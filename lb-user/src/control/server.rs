@@ -41,7 +41,7 @@ const ASK_TIME: Duration = Duration::from_secs(10);
 /// Longest wait for a client to read a line.
 const LINE_TIME: Duration = Duration::from_secs(10);
 /// Longest time that an answer may take a client, however steadily it reads.
-const ANSWER_TIME: Duration = Duration::from_secs(60);
+const ANSWER_TIME: Duration = Duration::from_mins(1);
 /// Lines that are made ahead of a client.
 const LINES_AHEAD: usize = 4;
 /// Shortest and longest pause of a watch between two looks at the objects.
@@ -182,14 +182,11 @@ where
             };
             match &request {
                 Request::Objects(query) if query.watch => {
-                    return match watches.try_acquire() {
-                        Ok(_place) => self.follow(&request).await,
-                        Err(_) => {
-                            let message =
-                                format!("{MAX_WATCHES} watches are the most; end another");
-                            self.say(Outcome::Error(message)).await
-                        }
+                    let Ok(_place) = watches.try_acquire() else {
+                        let message = format!("{MAX_WATCHES} watches are the most; end another");
+                        return self.say(Outcome::Error(message)).await;
                     };
+                    return self.follow(&request).await;
                 }
                 _ => within(ANSWER_TIME, self.reply(&request)).await?,
             }
@@ -201,8 +198,8 @@ where
             Ok(Answer::Value(value)) => Outcome::Answer(value),
             Err(error) => Outcome::Error(error),
             Ok(Answer::Objects(listing)) => {
-                let made = self.send(move |out| follow::list(listing, out)).await?;
-                Outcome::Listed(made.ok_or(io::ErrorKind::BrokenPipe)?)
+                let n_objects = self.send(move |out| follow::list(listing, out)).await?;
+                Outcome::Listed(n_objects.ok_or(io::ErrorKind::BrokenPipe)?)
             }
         };
         self.say(outcome).await
@@ -252,11 +249,11 @@ where
         make: impl FnOnce(&mpsc::Sender<Vec<u8>>) -> T + Send + 'static,
     ) -> io::Result<T> {
         let (out, mut lines) = mpsc::channel(LINES_AHEAD);
-        let made = task::spawn_blocking(move || make(&out));
+        let result = task::spawn_blocking(move || make(&out));
         while let Some(line) = lines.recv().await {
             within(LINE_TIME, self.write.write_all(&line)).await?;
         }
-        made.await.map_err(io::Error::other)
+        result.await.map_err(io::Error::other)
     }
 
     async fn say(&mut self, outcome: Outcome) -> io::Result<()> {

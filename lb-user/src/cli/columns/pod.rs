@@ -125,7 +125,8 @@ impl Summary {
         }
         if self.reason == "Completed" && is_any_running {
             let is_ready = has_condition(object, "Ready");
-            self.reason = if is_ready { "Running" } else { "NotReady" }.to_owned();
+            let reason = if is_ready { "Running" } else { "NotReady" };
+            reason.clone_into(&mut self.reason);
         }
     }
 }

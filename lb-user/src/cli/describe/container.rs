@@ -235,16 +235,15 @@ fn mounts(container: &Value, shown: &mut Text) {
     mounts.sort_by_key(|mount| text(mount, "/mountPath"));
     shown.line(2, "Mounts:");
     for mount in mounts {
-        let mut how = if is_true(mount, "/readOnly") {
+        let mode = if is_true(mount, "/readOnly") {
             "ro"
         } else {
             "rw"
-        }
-        .to_owned();
-        let sub_path = text(mount, "/subPath");
-        if !sub_path.is_empty() {
-            how.push_str(&format!(",path={sub_path:?}"));
-        }
+        };
+        let how = match text(mount, "/subPath") {
+            "" => mode.to_owned(),
+            sub_path => format!("{mode},path={sub_path:?}"),
+        };
         let (path, name) = (text(mount, "/mountPath"), text(mount, "/name"));
         shown.line(3, format_args!("{path} from {name} ({how})"));
     }

@@ -16,6 +16,7 @@ use crate::{
     control::{
         Name, Query,
         client::{Event, objects},
+        selector::Selector,
     },
     model::{endpoint::LABEL_SERVICE_NAME, object::Kind},
 };
@@ -116,7 +117,7 @@ fn take(query: Query, place: &Place) -> anyhow::Result<BTreeMap<Name, Value>> {
     let mut told = objects(&place.run_dir(), query)?;
     let mut found = BTreeMap::new();
     loop {
-        match told.next()? {
+        match told.event()? {
             Event::Object(object) => {
                 found.insert(Name::of(&object), object);
             }
@@ -145,7 +146,7 @@ impl Related {
                     namespace: args.scope.namespace(kind).map(str::to_owned),
                     // Beyond what a request holds, all slices are asked for.
                     selector: if names.len() > MAX_NAMES {
-                        Default::default()
+                        Selector::default()
                     } else {
                         selector.parse()?
                     },

@@ -77,8 +77,9 @@ fn addresses(object: &Value, shown: &mut Text) {
         [] => shown.field(0, "IPs", NONE),
         ips => {
             shown.line(0, "IPs:");
-            ips.iter()
-                .for_each(|ip| shown.field(1, "IP", text(ip, "/ip")));
+            for ip in ips {
+                shown.field(1, "IP", text(ip, "/ip"));
+            }
         }
     }
     let owners = list(object, "/metadata/ownerReferences").iter();
@@ -158,21 +159,20 @@ fn qos_class(object: &Value) -> &str {
 }
 
 fn toleration(toleration: &Value) -> String {
-    let mut shown = text(toleration, "/key").to_owned();
-    let value = text(toleration, "/value");
-    if !value.is_empty() {
-        shown.push_str(&format!("={value}"));
-    }
+    let (key, value) = (text(toleration, "/key"), text(toleration, "/value"));
     let effect = text(toleration, "/effect");
-    if !effect.is_empty() {
-        shown.push_str(&format!(":{effect}"));
-    }
-    if text(toleration, "/operator") == "Exists" && value.is_empty() {
-        let gap = if shown.is_empty() { "" } else { " " };
-        shown.push_str(&format!("{gap}op=Exists"));
-    }
-    if let Some(seconds) = number(toleration, "/tolerationSeconds") {
-        shown.push_str(&format!(" for {seconds}s"));
-    }
-    shown
+    let exists = text(toleration, "/operator") == "Exists" && value.is_empty();
+    let seconds = number(toleration, "/tolerationSeconds");
+    let behind = |mark: &str, text: &str| match text {
+        "" => String::new(),
+        text => format!("{mark}{text}"),
+    };
+    let what = format!("{key}{}{}", behind("=", value), behind(":", effect));
+    let how = match (exists, what.is_empty()) {
+        (false, _) => "",
+        (true, true) => "op=Exists",
+        (true, false) => " op=Exists",
+    };
+    let how_long = seconds.map_or_else(String::new, |seconds| format!(" for {seconds}s"));
+    format!("{what}{how}{how_long}")
 }

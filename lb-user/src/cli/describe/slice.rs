@@ -22,7 +22,9 @@ pub(super) fn describe(object: &Value) -> String {
         [] => shown.line(0, "Endpoints: <none>"),
         endpoints => {
             shown.line(0, "Endpoints:");
-            endpoints.iter().for_each(|it| endpoint(it, &mut shown));
+            for endpoint in endpoints {
+                self::endpoint(endpoint, &mut shown);
+            }
         }
     }
     shown.finish()

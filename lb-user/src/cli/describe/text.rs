@@ -89,9 +89,11 @@ fn annotation(key: &str, value: &str) -> String {
     let mut all = format!("{key}:");
     for line in value.split('\n') {
         const MAX: usize = MAX_ANNOTATION - 2;
-        let shown = line.get(..line.floor_char_boundary(MAX)).unwrap_or(line);
-        let ellipsis = if line.len() > MAX { "..." } else { "" };
-        all.push_str(&format!("\n\t  {shown}{ellipsis}"));
+        all.push_str("\n\t  ");
+        all.push_str(line.get(..line.floor_char_boundary(MAX)).unwrap_or(line));
+        if line.len() > MAX {
+            all.push_str("...");
+        }
     }
     all
 }

@@ -13,8 +13,8 @@ pub(super) fn describe(object: &Value, shown: &mut Text) {
     shown.line(0, "Volumes:");
     for volume in volumes {
         shown.line(1, format_args!("{}:", text(volume, "/name")));
-        let sources = volume.as_object().into_iter().flatten();
-        match sources.filter(|(key, _)| *key != "name").last() {
+        let mut fields = volume.as_object().into_iter().flatten();
+        match fields.find(|(key, _)| *key != "name") {
             Some((kind, source)) => self::source(kind, source, shown),
             None => shown.line(1, UNKNOWN),
         }

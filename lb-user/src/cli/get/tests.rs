@@ -19,7 +19,7 @@ fn args(line: &[&str]) -> GetArgs {
 /// The time of these tests: an hour after the objects were made.
 fn now() -> SystemTime {
     let made = humantime::parse_rfc3339("2024-01-01T00:00:00Z").expect("literal");
-    made + Duration::from_secs(3600)
+    made + Duration::from_hours(1)
 }
 
 fn meta(name: &str) -> Value {
@@ -174,7 +174,7 @@ empty   IPv6          <unset>      <unset>                                      
 }
 
 /// A pod with one container in this state.
-fn pod(name: &str, phase: &str, status: Value) -> Value {
+fn pod(name: &str, phase: &str, status: &Value) -> Value {
     json!({
         "metadata": meta(name),
         "spec": {"containers": [{"name": "c"}]},
@@ -190,22 +190,22 @@ fn pods_have_kubectls_columns() {
         "lastState": {"terminated": {"finishedAt": "2024-01-01T00:55:00Z"}},
     });
     let ended = |end: Value| json!({"name": "c", "ready": false, "restartCount": 0, "state": {"terminated": end}});
-    let mut deleted = pod("deleted", "Running", running.clone());
+    let mut deleted = pod("deleted", "Running", &running);
     deleted["metadata"]["deletionTimestamp"] = json!("2024-01-01T00:59:00Z");
     let objects = [
-        pod("running", "Running", running),
-        pod("crashing", "Running", restarted),
+        pod("running", "Running", &running),
+        pod("crashing", "Running", &restarted),
         pod(
             "done",
             "Succeeded",
-            ended(json!({"exitCode": 0, "reason": "Completed"})),
+            &ended(json!({"exitCode": 0, "reason": "Completed"})),
         ),
         pod(
             "killed",
             "Failed",
-            ended(json!({"exitCode": 137, "signal": 9})),
+            &ended(json!({"exitCode": 137, "signal": 9})),
         ),
-        pod("failed", "Failed", ended(json!({"exitCode": 2}))),
+        pod("failed", "Failed", &ended(json!({"exitCode": 2}))),
         deleted,
         json!({"metadata": meta("by-hand"), "spec": {"containers": [{"name": "c"}, {"name": "d"}]}, "status": {"podIP": "10.244.1.1"}}),
     ];
@@ -283,7 +283,7 @@ fn wide_pods_have_addresses_nodes_and_gates() {
     let mut pod = pod(
         "web",
         "Running",
-        json!({"name": "c", "ready": true, "state": {"running": {}}}),
+        &json!({"name": "c", "ready": true, "state": {"running": {}}}),
     );
     pod["spec"]["nodeName"] = json!("n1");
     pod["spec"]["readinessGates"] =

@@ -7,10 +7,7 @@ use crate::model::object::{Kind, Labels, Meta, ObjectName};
 
 /// `apiVersion`, `kind`, and the name that the object has here.
 pub(super) fn identity(kind: Kind, name: &ObjectName) -> Value {
-    let namespace = match kind.is_namespaced() {
-        true => json!(&*name.namespace),
-        false => Value::Null,
-    };
+    let namespace = kind.is_namespaced().then_some(&*name.namespace);
     json!({
         "apiVersion": kind.api_version(),
         "kind": kind.name(),

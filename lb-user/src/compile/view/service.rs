@@ -13,7 +13,7 @@ use crate::{
     alloc::Addresses,
     model::{
         object::{Kind, Located},
-        service::{IpFamilyPolicy, Service, ServicePort, ServiceType, TargetPort, TrafficPolicy},
+        service::{IpFamilyPolicy, Service, ServicePort, TargetPort, TrafficPolicy},
     },
 };
 

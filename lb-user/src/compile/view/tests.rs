@@ -121,7 +121,7 @@ fn every_type_of_service_has_its_defaults() {
     let without =
         service("type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{port: 80}]");
     assert_eq!(without["spec"]["allocateLoadBalancerNodePorts"], false);
-    let alias = service("type: ExternalName, externalName: a.example, clusterIP: 10.96.0.9");
+    let alias = service("type: ExternalName, externalName: a.example");
     let spec = alias["spec"].as_object().expect("a spec");
     assert_eq!(
         spec.keys().collect::<Vec<_>>(),
@@ -165,8 +165,8 @@ fn endpoints_and_slices_follow_from_pods() {
         "addresses": [{"ip": "10.244.1.2", "nodeName": "n1", "targetRef": target("b")}],
         "notReadyAddresses": [{"ip": "10.244.1.1", "targetRef": target("a")}],
         "ports": [
+            {"name": "http", "port": 8080, "protocol": "TCP", "appProtocol": "http"},
             {"name": "dns", "port": 53, "protocol": "UDP"},
-            {"name": "http", "port": 8080, "protocol": "TCP"},
         ],
     }]);
     assert_eq!(endpoints.len(), 1);
