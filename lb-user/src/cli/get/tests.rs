@@ -1,3 +1,5 @@
+//! What `get` prints of objects: whole tables, as kubectl has them.
+
 use std::time::Duration;
 
 use clap::Parser;

@@ -1,3 +1,5 @@
+//! The server against clients that are right, wrong, slow or many.
+
 use std::ops::ControlFlow;
 
 use serde_json::json;
