@@ -13,7 +13,7 @@ use crate::{
     model::{
         endpoint::{EndpointSlice, Endpoints},
         node::Node,
-        object::{Kind, Located, Object, ObjectName, ObjectRef, Origin},
+        object::{Kind, Located, Object, ObjectName, ObjectRef},
         pod::Pod,
         service::Service,
     },
@@ -93,14 +93,59 @@ impl Store {
 }
 
 impl Snapshot {
-    fn upsert(&mut self, Located { object, origin }: Located<Object>) -> bool {
+    fn upsert(&mut self, located: Located<Object>) -> bool {
+        let Located {
+            object,
+            origin,
+            written,
+        } = located;
         let name = object.reference().name;
         match object {
-            Object::Service(object) => put(&mut self.services, name, object, origin),
-            Object::Endpoints(object) => put(&mut self.endpoints, name, object, origin),
-            Object::EndpointSlice(object) => put(&mut self.slices, name, object, origin),
-            Object::Pod(object) => put(&mut self.pods, name, object, origin),
-            Object::Node(object) => put(&mut self.nodes, name, object, origin),
+            Object::Service(object) => put(
+                &mut self.services,
+                name,
+                Located {
+                    object,
+                    origin,
+                    written,
+                },
+            ),
+            Object::Endpoints(object) => put(
+                &mut self.endpoints,
+                name,
+                Located {
+                    object,
+                    origin,
+                    written,
+                },
+            ),
+            Object::EndpointSlice(object) => put(
+                &mut self.slices,
+                name,
+                Located {
+                    object,
+                    origin,
+                    written,
+                },
+            ),
+            Object::Pod(object) => put(
+                &mut self.pods,
+                name,
+                Located {
+                    object,
+                    origin,
+                    written,
+                },
+            ),
+            Object::Node(object) => put(
+                &mut self.nodes,
+                name,
+                Located {
+                    object,
+                    origin,
+                    written,
+                },
+            ),
         }
     }
 
@@ -115,13 +160,7 @@ impl Snapshot {
     }
 }
 
-fn put<T: PartialEq>(
-    objects: &mut Objects<T>,
-    name: ObjectName,
-    object: T,
-    origin: Origin,
-) -> bool {
-    let new = Located { object, origin };
+fn put<T: PartialEq>(objects: &mut Objects<T>, name: ObjectName, new: Located<T>) -> bool {
     if objects.get(&name).is_some_and(|old| **old == new) {
         return false;
     }

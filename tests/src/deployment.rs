@@ -2,9 +2,14 @@
 //!
 //! What most end-to-end tests begin with. The directory is the test's to change; every agent follows it.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
@@ -63,14 +68,15 @@ impl Deployment {
         manifest::replace(&self.path(file), text)
     }
 
-    /// Waits until `get endpoints` of every agent lists for `service` exactly these, in any order, both families.
+    /// Waits until the endpoint slices of `service` list on every agent exactly these ready endpoints, in any order, both
+    /// families.
     pub fn wait_for_endpoints(&self, service: &str, endpoints: &[String]) -> Result<()> {
         let mut wanted = endpoints.to_vec();
         wanted.sort_unstable();
         let what = format!("{service} to have the endpoints {}", wanted.join(", "));
         let is_wanted = |text: &str| ready_endpoints(text, service) == Some(wanted.clone());
         for balancer in &self.balancers {
-            let arguments = ["get", "endpoints", "--output", "json"];
+            let arguments = ["get", "endpointslices", "--output", "json"];
             balancer.fulcrum_until(&arguments, FOLLOW_LIMIT, &what, is_wanted)?;
         }
         Ok(())
@@ -88,18 +94,34 @@ impl Deployment {
     }
 }
 
-/// The ready endpoints of a service in `get endpoints -o json`, sorted.
+/// The ready endpoints of a service in `get endpointslices -o json`, sorted; none where it has no slice.
 fn ready_endpoints(text: &str, service: &str) -> Option<Vec<String>> {
-    #[derive(serde::Deserialize)]
-    struct Row {
-        name: String,
-        ready: Vec<String>,
-    }
-    let rows: Vec<Row> = serde_json::from_str(text).ok()?;
-    let row = rows.into_iter().find(|row| row.name == service)?;
-    let mut ready = row.ready;
+    let list: Value = serde_json::from_str(text).ok()?;
+    let items = list["items"].as_array()?.iter();
+    let slices: Vec<&Value> = items
+        .filter(|slice| slice["metadata"]["labels"]["kubernetes.io/service-name"] == service)
+        .collect();
+    let mut ready: Vec<String> = slices.iter().copied().flat_map(ready_of_slice).collect();
     ready.sort_unstable();
-    Some(ready)
+    ready.dedup();
+    (!slices.is_empty()).then_some(ready)
+}
+
+fn ready_of_slice(slice: &Value) -> Vec<String> {
+    let list = |name: &str| slice[name].as_array().cloned().unwrap_or_default();
+    let ports = list("ports");
+    let ips = list("endpoints")
+        .into_iter()
+        .filter(|endpoint| endpoint["conditions"]["ready"] != false)
+        .filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse::<IpAddr>().ok());
+    ips.flat_map(|ip| {
+        let numbers = ports.iter().filter_map(|port| port["port"].as_u64());
+        let numbers = numbers.filter_map(|port| u16::try_from(port).ok());
+        numbers
+            .map(|port| SocketAddr::new(ip, port).to_string())
+            .collect::<Vec<_>>()
+    })
+    .collect()
 }
 
 #[cfg(test)]
@@ -108,8 +130,22 @@ mod tests {
 
     #[test]
     fn endpoints_are_those_of_the_service_that_is_meant() {
-        let text =
-            r#"[{"name": "a", "ready": ["10.0.0.2:1", "10.0.0.1:1"]}, {"name": "b", "ready": []}]"#;
+        let slice = |service: &str, endpoints: &str| {
+            format!(
+                r#"{{"metadata": {{"labels": {{"kubernetes.io/service-name": "{service}"}}}},
+                    "ports": [{{"port": 1}}], "endpoints": [{endpoints}]}}"#
+            )
+        };
+        let endpoint = |ip: &str, ready: bool| {
+            format!(r#"{{"addresses": ["{ip}"], "conditions": {{"ready": {ready}}}}}"#)
+        };
+        let two = [
+            endpoint("10.0.0.2", true),
+            endpoint("10.0.0.1", true),
+            endpoint("10.0.0.3", false),
+        ];
+        let slices = [slice("a", &two.join(",")), slice("b", "")];
+        let text = &format!(r#"{{"items": [{}]}}"#, slices.join(","));
         let sorted = ["10.0.0.1:1", "10.0.0.2:1"].map(str::to_owned).to_vec();
         assert_eq!(ready_endpoints(text, "a"), Some(sorted));
         assert_eq!(ready_endpoints(text, "b"), Some(Vec::new()));

@@ -106,14 +106,14 @@ web    ClusterIP   10.96.0.10   <none>        80/TCP,80/UDP   <age>
     assert_eq!(
         shown(&["get", "endpoints", "web"]),
         "\
-NAME   ENDPOINTS          AGE
-web    10.244.1.12:8080   <age>
+NAME   ENDPOINTS                           AGE
+web    10.244.1.12:8080,10.244.1.12:8080   <age>
 "
     );
     let named = |resource| {
-        let rows = json(&balancer, &["get", resource]);
-        assert_eq!(rows.as_array().unwrap().len(), 1);
-        rows[0]["name"].clone()
+        let list = json(&balancer, &["get", resource]);
+        assert_eq!(list["items"].as_array().unwrap().len(), 1);
+        list["items"][0]["metadata"]["name"].clone()
     };
     assert_eq!(named("services"), "web");
     assert_eq!(named("endpoints"), "web");
@@ -333,11 +333,11 @@ fn allocated_cluster_ips_stay_over_a_restart() {
     let addresses = |balancer: &Balancer| -> Vec<(String, [String; 2])> {
         let services = json(balancer, &["get", "services"]);
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let services = services.as_array().unwrap().iter();
+        let services = services["items"].as_array().unwrap().iter();
         services
             .map(|row| {
-                let ips = [0, 1].map(|family| text(&row["cluster_ips"][family]));
-                (text(&row["name"]), ips)
+                let ips = [0, 1].map(|family| text(&row["spec"]["clusterIPs"][family]));
+                (text(&row["metadata"]["name"]), ips)
             })
             .collect()
     };

@@ -164,8 +164,12 @@ impl<A: Addr> World<A> {
             version: Cell::new(0),
         };
         world.node.set_now(NOW);
-        world.node.set_place(addr(1, 0), Self::net_bits(), place::PODS);
-        world.node.set_place(addr(2, 0), Self::net_bits(), place::PODS);
+        world
+            .node
+            .set_place(addr(1, 0), Self::net_bits(), place::PODS);
+        world
+            .node
+            .set_place(addr(2, 0), Self::net_bits(), place::PODS);
         for own in [node_addr(), preferred()] {
             world.node.set_place(own, Self::addr_bits(), place::NODE);
         }

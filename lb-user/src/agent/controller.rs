@@ -17,9 +17,12 @@ use crate::{
     causes::with_causes,
     compile::{self, Compiled, NodeFacts},
     desired::{Desired, Place},
-    model::finding::{Finding, Severity},
+    model::{
+        finding::{Finding, Severity},
+        object::ObjectRef,
+    },
     plan::{Capacity, Ledger},
-    source::ScanResult,
+    source::{Change, ScanResult},
     store::Store,
 };
 
@@ -36,7 +39,17 @@ pub struct Controller<M> {
     source_findings: Vec<Finding>,
     /// What was logged and still holds: told once, not with every change.
     told: BTreeSet<String>,
-    seen: BTreeMap<(String, String), SystemTime>,
+    /// When each object was first seen.
+    seen: Arc<BTreeMap<ObjectRef, SystemTime>>,
+    /// What appeared since the last reconciliation, or went.
+    news: BTreeMap<ObjectRef, News>,
+}
+
+/// What became of an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum News {
+    Here,
+    Gone,
 }
 
 /// What came of a reconciliation.
@@ -68,13 +81,23 @@ impl<M: LbMaps> Controller<M> {
             allocations,
             source_findings: Vec::new(),
             told: BTreeSet::new(),
-            seen: BTreeMap::new(),
+            seen: Arc::default(),
+            news: BTreeMap::new(),
         }
     }
 
     /// Takes what a source has to say.
     pub fn absorb(&mut self, result: ScanResult) {
         for change in result.changes {
+            match &change {
+                Change::Upsert(located) => {
+                    self.news.insert(located.object.reference(), News::Here);
+                }
+                Change::Delete(reference) => {
+                    self.news.insert(reference.clone(), News::Gone);
+                }
+                Change::Synced(_) => {}
+            }
             self.store.apply(change);
         }
         self.source_findings = result.findings;
@@ -104,14 +127,14 @@ impl<M: LbMaps> Controller<M> {
             self.keep(&compiled);
             is_incomplete = self.apply(&compiled, &mut view);
             demand = demand_of(&compiled.desired);
-            self.age(&compiled, now);
-            view.services = compiled.services;
-            view.endpoints = compiled.endpoints;
+            self.age(now);
+            view.addresses = compiled.addresses;
             view.findings = compiled.findings;
+            view.snapshot = snapshot;
         }
         view.findings.extend(self.source_findings.iter().cloned());
         view.findings.sort();
-        view.seen = self.seen.clone();
+        view.seen = Arc::clone(&self.seen);
         view.names = self.names();
         self.tell(&view);
         Outcome {
@@ -160,14 +183,22 @@ impl<M: LbMaps> Controller<M> {
         !outcome.is_complete()
     }
 
-    fn age(&mut self, compiled: &Compiled, now: SystemTime) {
-        let mut seen = BTreeMap::new();
-        for service in &compiled.services {
-            let key = (service.namespace.clone(), service.name.clone());
-            let since = self.seen.get(&key).copied().unwrap_or(now);
-            seen.insert(key, since);
+    /// Notes the time of what appeared, and forgets that of what went.
+    fn age(&mut self, now: SystemTime) {
+        if self.news.is_empty() {
+            return;
         }
-        self.seen = seen;
+        let seen = Arc::make_mut(&mut self.seen);
+        for (reference, news) in std::mem::take(&mut self.news) {
+            match news {
+                News::Here => {
+                    seen.entry(reference).or_insert(now);
+                }
+                News::Gone => {
+                    seen.remove(&reference);
+                }
+            }
+        }
     }
 
     fn names(&self) -> BTreeMap<u32, String> {
@@ -223,7 +254,8 @@ mod tests {
     use super::*;
     use crate::{
         apply::{FakeMaps, Faults, FaultyMaps, dump},
-        source::{Change, stdin},
+        model::object::{Kind, ObjectName},
+        source::stdin,
     };
 
     const WEB: &str = "
@@ -326,8 +358,12 @@ endpoints: [{addresses: [10.244.1.2]}]
             .map(|row| row.id);
         let name = view.names.get(&id.expect("one service")).expect("its name");
         assert_eq!(name, "default/web TCP IPv4");
-        assert_eq!(view.services[0].cluster_ip, "10.96.0.10");
-        assert_eq!(view.endpoints[0].endpoints, "10.244.1.2:8080");
+        let shown = |kind| view.objects(kind).remove(0);
+        assert_eq!(shown(Kind::Service)["spec"]["clusterIP"], "10.96.0.10");
+        assert_eq!(
+            shown(Kind::EndpointSlice)["endpoints"][0]["addresses"][0],
+            "10.244.1.2"
+        );
     }
 
     #[test]
@@ -337,7 +373,9 @@ endpoints: [{addresses: [10.244.1.2]}]
         controller.absorb(look(&allocated));
         let view = controller.reconcile(SystemTime::now()).view;
         let kept = std::fs::read_to_string(dir.path().join("allocations.json")).expect("kept");
-        assert!(kept.contains(&view.services[0].cluster_ip), "{kept}");
+        let service = view.objects(Kind::Service).remove(0);
+        let given = service["spec"]["clusterIP"].as_str().expect("an address");
+        assert!(kept.contains(given), "{kept}");
     }
 
     #[test]
@@ -357,10 +395,13 @@ endpoints: [{addresses: [10.244.1.2]}]
     }
 
     #[test]
-    fn age_counts_from_the_first_sight_of_a_service() {
+    fn age_counts_from_the_first_sight_of_an_object() {
         let (mut controller, _dir) = controller(FakeMaps::default());
         let start = SystemTime::UNIX_EPOCH;
-        let key = ("default".to_owned(), "web".to_owned());
+        let key = ObjectRef {
+            kind: Kind::Service,
+            name: ObjectName::new("default", "web"),
+        };
         controller.absorb(look(WEB));
         controller.reconcile(start);
         let view = controller.reconcile(start + Duration::from_secs(5)).view;

@@ -349,19 +349,15 @@ async fn serve(
     view: watch::Receiver<Published>,
     devices: watch::Receiver<Vec<DeviceView>>,
 ) -> Infallible {
+    let changes = view.clone();
     let answer = move |request: &control::Request| {
         let view = view
             .borrow()
             .clone()
             .ok_or("it is still starting; ask again")?;
-        Ok(view::answer(
-            request,
-            &view,
-            &devices.borrow(),
-            SystemTime::now(),
-        ))
+        Ok(view::answer(request, &view, &devices.borrow()))
     };
-    server.serve(answer).await
+    server.serve(answer, changes).await
 }
 
 /// The signals that end the agent.

@@ -1,20 +1,21 @@
 //! What the agent tells about itself: the answers to the questions of [`crate::control`].
 //!
-//! Pure: from what the agent last published, and the time, to JSON.
+//! Pure: from what the agent last published to JSON. Nothing is made before somebody asks for it.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::SystemTime};
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::devices::DeviceView;
 use crate::{
-    compile::view::{EndpointsView, ServiceView},
-    control::Request,
-    model::finding::Finding,
+    alloc::Addresses,
+    compile::view,
+    control::{Query, Request, server::Answer},
+    model::{
+        finding::Finding,
+        object::{Kind, ObjectName, ObjectRef},
+    },
+    store::Snapshot,
 };
 
 /// What follows from the manifests, as last published.
@@ -22,12 +23,12 @@ use crate::{
 pub struct View {
     /// Generation of the snapshot.
     pub generation: u64,
-    /// Rows of `get services`.
-    pub services: Vec<ServiceView>,
-    /// Rows of `get endpoints`.
-    pub endpoints: Vec<EndpointsView>,
-    /// When each service was first seen, for those whose manifest does not say when it was made.
-    pub seen: BTreeMap<(String, String), SystemTime>,
+    /// The objects.
+    pub snapshot: Arc<Snapshot>,
+    /// What each service has.
+    pub addresses: BTreeMap<ObjectName, Addresses>,
+    /// When each object was first seen, for those whose manifest does not say when it was made.
+    pub seen: Arc<BTreeMap<ObjectRef, SystemTime>>,
     /// Names of the service ids in the tables.
     pub names: BTreeMap<u32, String>,
     /// What is wrong with the manifests.
@@ -36,132 +37,133 @@ pub struct View {
     pub troubles: Vec<String>,
 }
 
-/// A row and its age.
-#[derive(Serialize)]
-struct Aged<'a, T> {
-    #[serde(flatten)]
-    row: &'a T,
-    age_s: Option<u64>,
-}
-
-/// The answer to a question.
-pub fn answer(request: &Request, view: &View, devices: &[DeviceView], now: SystemTime) -> Value {
-    let age = |namespace: &str, name: &str, created: Option<&str>| {
-        let seen = || {
-            view.seen
-                .get(&(namespace.to_owned(), name.to_owned()))
-                .copied()
+impl View {
+    /// Gives out the objects that a query means, for as long as they are wanted.
+    pub fn each(&self, query: &Query, emit: &mut view::Emit<'_>) {
+        let since = |reference: &ObjectRef| {
+            let time = self.seen.get(reference)?;
+            Some(humantime::format_rfc3339_seconds(*time).to_string())
         };
-        created
-            .and_then(|text| humantime::parse_rfc3339_weak(text).ok())
-            .or_else(seen)
-            // A clock that was set back makes nothing older.
-            .map(|since| {
-                now.duration_since(since)
-                    .unwrap_or(Duration::ZERO)
-                    .as_secs()
-            })
-    };
-    match request {
-        Request::Services(filter) => rows(&view.services, |row| {
-            let is_meant = filter.matches(&row.namespace, &row.name);
-            is_meant.then(|| age(&row.namespace, &row.name, row.created.as_deref()))
-        }),
-        Request::Endpoints(filter) => rows(&view.endpoints, |row| {
-            let is_meant = filter.matches(&row.namespace, &row.name);
-            is_meant.then(|| age(&row.namespace, &row.name, row.created.as_deref()))
-        }),
-        Request::Names => json!(view.names),
-        Request::Status => json!({
-            "pid": std::process::id(),
-            "generation": view.generation,
-            "n_services": view.services.len(),
-            "devices": devices,
-            "findings": view.findings,
-            "troubles": view.troubles,
-        }),
+        let view = view::View {
+            snapshot: &self.snapshot,
+            addresses: &self.addresses,
+            since: &since,
+        };
+        view.each(
+            query.kind,
+            &|name, labels| query.matches(name, labels),
+            emit,
+        );
+    }
+
+    /// All objects of a kind.
+    pub fn objects(&self, kind: Kind) -> Vec<Value> {
+        let mut objects = Vec::new();
+        self.each(&Query::all(kind), &mut |object| {
+            objects.push(object);
+            ControlFlow::Continue(())
+        });
+        objects
     }
 }
 
-/// Rows for which `age` gives one, or says that it is unknown.
-fn rows<T: Serialize>(rows: &[T], age: impl Fn(&T) -> Option<Option<u64>>) -> Value {
-    let aged = rows.iter().filter_map(|row| {
-        Some(Aged {
-            row,
-            age_s: age(row)?,
-        })
-    });
-    json!(aged.collect::<Vec<_>>())
+/// The answer to a question.
+pub fn answer(request: &Request, view: &Arc<View>, devices: &[DeviceView]) -> Answer {
+    match request {
+        Request::Objects(query) => {
+            let (query, view) = (query.clone(), Arc::clone(view));
+            Answer::Objects(Box::new(move |emit| view.each(&query, emit)))
+        }
+        Request::Names => Answer::Value(json!(view.names)),
+        Request::Status => Answer::Value(json!({
+            "pid": std::process::id(),
+            "generation": view.generation,
+            "n_services": view.snapshot.services.len(),
+            "devices": devices,
+            "findings": view.findings,
+            "troubles": view.troubles,
+        })),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
-    use crate::{control::Filter, model::finding::Severity};
+    use crate::{
+        model::finding::Severity,
+        source::{Change, manifest},
+        store::Store,
+    };
 
-    fn service(namespace: &str, name: &str, created: Option<&str>) -> ServiceView {
-        ServiceView {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            service_type: "ClusterIP".to_owned(),
-            cluster_ip: "10.96.0.10".to_owned(),
-            external_ip: "<none>".to_owned(),
-            ports: "80/TCP".to_owned(),
-            created: created.map(str::to_owned),
-            selector: BTreeMap::new(),
-            cluster_ips: vec!["10.96.0.10".to_owned()],
+    fn snapshot(text: &str) -> Arc<Snapshot> {
+        let mut store = Store::new([]);
+        for located in manifest::parse("m", text).objects {
+            store.apply(Change::Upsert(located));
         }
-    }
-
-    fn ages(view: &View, filter: Filter, now: SystemTime) -> Vec<(String, Option<u64>)> {
-        let answer = answer(&Request::Services(filter), view, &[], now);
-        let rows = answer.as_array().expect("rows");
-        rows.iter()
-            .map(|row| {
-                let name = row["name"].as_str().expect("a name").to_owned();
-                (name, row["age_s"].as_u64())
-            })
-            .collect()
+        store.snapshot()
     }
 
     #[test]
-    fn age_counts_from_the_manifest_or_from_when_it_was_seen() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    fn an_object_is_as_old_as_it_says_or_as_long_as_it_was_seen() {
+        let node = |name: &str, more: &str| {
+            format!("---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}{more}}}\n")
+        };
+        let text = [
+            node("made", ", creationTimestamp: 2024-01-01T00:00:00Z"),
+            node("seen", ""),
+            node("unknown", ""),
+        ];
+        let key = ObjectRef {
+            kind: Kind::Node,
+            name: ObjectName::new("", "seen"),
+        };
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(90_500);
         let view = View {
-            services: vec![
-                service("default", "made", Some("1970-01-01T00:01:00Z")),
-                service("default", "seen", None),
-                service("default", "unknown", None),
-            ],
-            seen: BTreeMap::from([(("default".to_owned(), "seen".to_owned()), at(90))]),
+            snapshot: snapshot(&text.concat()),
+            seen: Arc::new(BTreeMap::from([(key, at)])),
             ..View::default()
         };
-        let named = |name: &str, age| (name.to_owned(), age);
+        let times: Vec<Value> = view
+            .objects(Kind::Node)
+            .iter()
+            .map(|object| object["metadata"]["creationTimestamp"].clone())
+            .collect();
         assert_eq!(
-            ages(&view, Filter::default(), at(100)),
+            times,
             [
-                named("made", Some(40)),
-                named("seen", Some(10)),
-                named("unknown", None)
+                json!("2024-01-01T00:00:00Z"),
+                json!("1970-01-01T00:01:30Z"),
+                Value::Null
             ]
         );
-        assert_eq!(
-            ages(&view, Filter::default(), at(0))[1],
-            named("seen", Some(0))
-        );
     }
 
     #[test]
-    fn rows_are_those_that_were_asked_for() {
-        let view = View {
-            services: vec![service("a", "x", None), service("b", "x", None)],
+    fn objects_are_those_that_were_asked_for() {
+        let pod = |namespace: &str| {
+            format!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: x, namespace: {namespace}}}\n"
+            )
+        };
+        let view = Arc::new(View {
+            snapshot: snapshot(&[pod("a"), pod("b")].concat()),
             ..View::default()
-        };
-        let filter = Filter {
+        });
+        let query = Query {
             namespace: Some("b".to_owned()),
-            name: None,
+            ..Query::all(Kind::Pod)
         };
-        assert_eq!(ages(&view, filter, SystemTime::UNIX_EPOCH).len(), 1);
+        let Answer::Objects(listing) = answer(&Request::Objects(query), &view, &[]) else {
+            panic!("objects are listed");
+        };
+        let mut names = Vec::new();
+        listing(&mut |object| {
+            names.push(object["metadata"]["namespace"].clone());
+            ControlFlow::Continue(())
+        });
+        assert_eq!(names, ["b"]);
     }
 
     #[test]
@@ -172,15 +174,14 @@ mod tests {
             hooks: Some("tc"),
             error: None,
         };
-        let view = View {
-            findings: vec![Finding::about_file(
-                Severity::Error,
-                "web.yaml",
-                "is no YAML",
-            )],
+        let finding = Finding::about_file(Severity::Error, "web.yaml", "is no YAML");
+        let view = Arc::new(View {
+            findings: vec![finding],
             ..View::default()
+        });
+        let Answer::Value(status) = answer(&Request::Status, &view, &[device]) else {
+            panic!("the status is one value");
         };
-        let status = answer(&Request::Status, &view, &[device], SystemTime::now());
         assert_eq!(
             status["devices"],
             json!([{"name": "eth0", "role": "uplink", "hooks": "tc"}])

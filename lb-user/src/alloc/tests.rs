@@ -13,12 +13,24 @@ fn services(specs: &[(&str, &str)]) -> BTreeMap<ObjectName, Arc<Located<Service>
             "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, \
              spec: {{ports: [{{port: 80}}], {spec}}}}}"
         );
-        for Located { object, origin } in manifest::parse("m", &text).objects {
+        for Located {
+            object,
+            origin,
+            written,
+        } in manifest::parse("m", &text).objects
+        {
             let Object::Service(object) = object else {
                 panic!("services only")
             };
             let name = object.meta.name.clone();
-            services.insert(name, Arc::new(Located { object, origin }));
+            services.insert(
+                name,
+                Arc::new(Located {
+                    object,
+                    origin,
+                    written,
+                }),
+            );
         }
     }
     assert_eq!(services.len(), specs.len(), "every manifest is good");
@@ -179,13 +191,26 @@ fn services_that_ask_for_the_same_are_named_with_their_places() {
     let services: BTreeMap<_, _> = manifest::parse("m.yaml", text)
         .objects
         .into_iter()
-        .filter_map(|Located { object, origin }| match object {
-            Object::Service(object) => {
-                let name = object.meta.name.clone();
-                Some((name, Arc::new(Located { object, origin })))
-            }
-            _ => None,
-        })
+        .filter_map(
+            |Located {
+                 object,
+                 origin,
+                 written,
+             }| match object {
+                Object::Service(object) => {
+                    let name = object.meta.name.clone();
+                    Some((
+                        name,
+                        Arc::new(Located {
+                            object,
+                            origin,
+                            written,
+                        }),
+                    ))
+                }
+                _ => None,
+            },
+        )
         .collect();
     let allocated = allocate(&services, &cidrs(&DUAL), &Allocations::default());
     let said: Vec<_> = allocated.findings.iter().map(Finding::to_string).collect();

@@ -104,7 +104,7 @@ mod tests {
             ],
         };
         let text = rows(&table, Format::Table).expect("printable");
-        assert_eq!(text, "ID   SERVICE-ID\n1    default/web\n2    -\n");
+        assert_eq!(text, "ID    SERVICE-ID\n1     default/web\n2     -\n");
         let text = rows(&table, Format::Json).expect("printable");
         let back: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(back[0], json!({"id": 1, "service_id": "default/web"}));

@@ -6,18 +6,26 @@
 
 mod check;
 pub mod check_manifests;
+mod columns;
+mod completions;
 mod counters;
+mod describe;
 mod get;
+mod man;
 mod maps;
+mod object;
 mod output;
+mod resource;
 mod run;
 mod status;
+mod tabs;
+mod yaml;
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::get::{endpoints_table, services_table};
+pub use self::get::table;
 use crate::{agent::run_dir, causes::with_causes, loader::pin};
 
 /// Kubernetes Services in eBPF, from manifests
@@ -65,8 +73,12 @@ impl Place {
 enum Verb {
     /// Run the agent: serve the manifests until SIGTERM or SIGINT
     Run(run::RunArgs),
-    /// Show services or endpoints as the running agent sees them
+    /// Show services, endpoints, pods or nodes as the running agent sees them
+    ///
+    /// Columns and options are kubectl's; JSON and YAML are Kubernetes objects, with defaults and allocated addresses.
     Get(get::GetArgs),
+    /// Show everything about services, endpoints, pods or nodes, as kubectl does
+    Describe(describe::DescribeArgs),
     /// Show the running agent's devices, findings and troubles
     Status(status::StatusArgs),
     /// List the tables in the kernel, or show what one contains; needs no running agent
@@ -83,6 +95,12 @@ enum Verb {
     /// are judged alone and together: names and addresses that two claim, ports that no pod names. Exit code 0: all is
     /// good (notices are no fault); 1: errors or warnings; 2: a file could not be read.
     CheckManifests(check_manifests::CheckManifestsArgs),
+    /// Print a script that completes this command's verbs and flags in a shell
+    ///
+    /// For bash: `fulcrum completions bash > /etc/bash_completion.d/fulcrum`
+    Completions(completions::CompletionsArgs),
+    /// Write the manual pages, one per verb
+    Man(man::ManArgs),
     /// Print the version
     Version,
 }
@@ -92,12 +110,15 @@ pub fn main() -> ExitCode {
     let CommandLine { place, verb } = CommandLine::parse();
     let done = match verb {
         Verb::Run(args) => run::run(args, &place),
-        Verb::Get(args) => get::get(args, &place),
+        Verb::Get(args) => get::get(&args, &place),
+        Verb::Describe(args) => describe::describe(&args, &place),
         Verb::Status(args) => status::status(&args, &place),
         Verb::Maps(args) => maps::maps(&args, &place),
         Verb::Counters(args) => counters::counters(&args, &place),
         Verb::Check(args) => check::check(&args, &place),
         Verb::CheckManifests(args) => check_manifests::check_manifests(&args),
+        Verb::Completions(args) => completions::completions(&args),
+        Verb::Man(args) => man::man(&args),
         Verb::Version => version(),
     };
     done.unwrap_or_else(|error| {

@@ -6,9 +6,12 @@ use std::io::{self, Write};
 
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::ser::{PrettyFormatter, Serializer};
 
 /// Blanks between columns, as kubectl has them.
 const GAP: usize = 3;
+/// Least width of a column with its gap, as kubectl has it.
+const MIN_WIDTH: usize = 6;
 
 /// The form of a result that is a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -22,33 +25,46 @@ pub(super) enum Format {
 /// Columns and rows of text, left-aligned; nothing is padded after the last column.
 pub(super) fn table<H: AsRef<str>, C: AsRef<str>>(header: &[H], rows: &[Vec<C>]) -> String {
     let header: Vec<&str> = header.iter().map(AsRef::as_ref).collect();
-    let mut lines = vec![header];
-    lines.extend(
-        rows.iter()
-            .map(|row| row.iter().map(AsRef::as_ref).collect()),
-    );
-    let n_columns = lines.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| {
-        lines
-            .iter()
-            .filter_map(|line| line.get(column))
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or_default()
-    };
-    let widths: Vec<usize> = (0..n_columns).map(width).collect();
-    let mut text = String::new();
-    for line in &lines {
-        for (column, cell) in line.iter().enumerate() {
-            text.push_str(cell);
-            if column + 1 < line.len() {
-                let padding = widths[column] + GAP - cell.chars().count();
-                text.extend(std::iter::repeat_n(' ', padding));
+    let rows = rows
+        .iter()
+        .map(|row| row.iter().map(AsRef::as_ref).collect());
+    let lines: Vec<Vec<&str>> = std::iter::once(header).chain(rows).collect();
+    Widths::default().lay(&lines)
+}
+
+/// The widths that columns have had: a table that goes on later never gets narrower.
+#[derive(Debug, Default)]
+pub(super) struct Widths(Vec<usize>);
+
+impl Widths {
+    /// The lines, each column as wide as its widest cell so far.
+    pub(super) fn lay<C: AsRef<str>>(&mut self, lines: &[Vec<C>]) -> String {
+        for line in lines {
+            for (column, cell) in line.iter().enumerate() {
+                let width = MIN_WIDTH.max(cell.as_ref().chars().count() + GAP);
+                match self.0.get_mut(column) {
+                    Some(known) => *known = width.max(*known),
+                    None => self.0.push(width),
+                }
             }
         }
-        text.push('\n');
+        let text: String = lines.iter().map(|line| self.line(line)).collect();
+        visible(&text)
     }
-    text
+
+    fn line<C: AsRef<str>>(&self, line: &[C]) -> String {
+        let mut text = String::new();
+        let mut widths = self.0.iter().copied();
+        let mut padding = 0;
+        for cell in line.iter().map(AsRef::as_ref) {
+            text.extend(std::iter::repeat_n(' ', padding));
+            text.push_str(cell);
+            let width = widths.next().unwrap_or_default();
+            padding = width.saturating_sub(cell.chars().count());
+        }
+        text.push('\n');
+        text
+    }
 }
 
 /// Any value as JSON that people can read, too.
@@ -58,15 +74,43 @@ pub(super) fn json(value: &impl Serialize) -> serde_json::Result<String> {
     Ok(text)
 }
 
+/// A text that a terminal shows and does not obey: what manifests hold is not for it.
+pub(super) fn visible(text: &str) -> String {
+    let is_harmless = |c: char| c == '\n' || c == '\t' || !c.is_control();
+    if text.chars().all(is_harmless) {
+        return text.to_owned();
+    }
+    let shown = |c: char| match c {
+        harmless if is_harmless(harmless) => harmless.to_string(),
+        '\u{1b}' => "^[".to_owned(),
+        other => other.escape_default().to_string(),
+    };
+    text.chars().map(shown).collect()
+}
+
+/// Kubernetes objects as kubectl prints them: JSON indented by four blanks.
+pub(super) fn indented_json(value: &impl Serialize) -> serde_json::Result<String> {
+    let mut text = Vec::new();
+    let indent = PrettyFormatter::with_indent(b"    ");
+    value.serialize(&mut Serializer::with_formatter(&mut text, indent))?;
+    text.push(b'\n');
+    String::from_utf8(text).map_err(serde::ser::Error::custom)
+}
+
 /// Prints a result. A reader that has seen enough (`| head`) is no error.
 pub(super) fn print(text: &str) -> io::Result<()> {
+    print_more(text).map(|_| ())
+}
+
+/// Prints a part of a result; false where nobody reads any more.
+pub(super) fn print_more(text: &str) -> io::Result<bool> {
     let mut stdout = io::stdout().lock();
     match stdout
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        result => result.map(|()| true),
     }
 }
 
@@ -149,7 +193,15 @@ a-long-name   ClusterIP   None         <none>        <none>    2d3h
     #[test]
     fn width_is_counted_in_characters() {
         let text = table(&["A", "B"], &[vec!["ü", "1"], vec!["ab", "2"]]);
-        assert_eq!(text, "A    B\nü    1\nab   2\n");
+        assert_eq!(text, "A     B\nü     1\nab    2\n");
+    }
+
+    #[test]
+    fn a_table_that_goes_on_keeps_its_widths() {
+        let mut widths = Widths::default();
+        assert_eq!(widths.lay(&[vec!["abcdef", "1"]]), "abcdef   1\n");
+        assert_eq!(widths.lay(&[vec!["ab", "2"]]), "ab       2\n");
+        assert_eq!(widths.lay(&[vec!["abcdefgh", "3"]]), "abcdefgh   3\n");
     }
 
     #[test]

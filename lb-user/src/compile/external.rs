@@ -28,10 +28,7 @@ pub(super) struct Taken<'a>(BTreeMap<(IpAddr, u16, Protocol), &'a ObjectName>);
 
 impl<'a> Taken<'a> {
     /// All `ClusterIP`s.
-    pub(super) fn new(
-        snapshot: &'a Snapshot,
-        addresses: &BTreeMap<ObjectName, Addresses>,
-    ) -> Self {
+    pub(super) fn new(snapshot: &'a Snapshot, addresses: &BTreeMap<ObjectName, Addresses>) -> Self {
         let mut taken = BTreeMap::new();
         for (name, service) in &snapshot.services {
             let service = &service.object;
@@ -58,10 +55,7 @@ impl<'a> Taken<'a> {
     ) -> BTreeSet<Frontend> {
         let mut frontends = BTreeSet::new();
         for (addr, number, field) in asked_for(&service.object, port, family, facts) {
-            let holder = *self
-                .0
-                .entry((addr, number, port.protocol))
-                .or_insert(name);
+            let holder = *self.0.entry((addr, number, port.protocol)).or_insert(name);
             if holder == name {
                 frontends.insert(Frontend {
                     addr,
@@ -127,8 +121,8 @@ fn asked_for(
     );
     let node_port = port.node_port.filter(|_| has_node_ports);
     let nodes = facts.addresses.iter();
-    let nodes = nodes
-        .flat_map(|addr| node_port.map(|number| (*addr, number, "spec.ports[].nodePort")));
+    let nodes =
+        nodes.flat_map(|addr| node_port.map(|number| (*addr, number, "spec.ports[].nodePort")));
     let external = spec.external_ips.iter();
     let external = external.map(|addr| (*addr, port.port, "spec.externalIPs"));
     let is_balanced =

@@ -36,11 +36,7 @@ mod select;
 mod slices;
 pub mod view;
 
-use self::{
-    external::Taken,
-    slices::Sources,
-    view::{EndpointsView, ServiceView},
-};
+use self::{external::Taken, slices::Sources};
 
 /// What is known about the node without any manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,10 +56,8 @@ pub struct NodeFacts {
 pub struct Compiled {
     /// What the tables should say.
     pub desired: Desired,
-    /// Rows of `get services`, sorted by name.
-    pub services: Vec<ServiceView>,
-    /// Rows of `get endpoints`, sorted by name.
-    pub endpoints: Vec<EndpointsView>,
+    /// What each service has; a service that is refused is missing.
+    pub addresses: BTreeMap<ObjectName, Addresses>,
     /// What is not served as written, sorted by place.
     pub findings: Vec<Finding>,
     /// To be kept, and given in the next time.
@@ -83,9 +77,6 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
     compiled.desired.places = places(snapshot, facts);
     for (name, service) in &snapshot.services {
         let Some(addresses) = allocated.addresses.get(name) else {
-            compiled
-                .services
-                .push(ServiceView::new(&service.object, &Addresses::default()));
             continue;
         };
         let slices = sources.slices(service, &addresses.families, &mut findings);
@@ -105,15 +96,8 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
                 compiled.desired.ports.insert(id, entry);
             }
         }
-        compiled
-            .services
-            .push(ServiceView::new(&service.object, addresses));
-        compiled.endpoints.extend(EndpointsView::new(
-            &service.object,
-            &addresses.families,
-            &slices,
-        ));
     }
+    compiled.addresses = allocated.addresses;
     findings.sort();
     findings.dedup();
     compiled.findings = findings;
@@ -149,8 +133,7 @@ fn limits(name: &ObjectName, service: &Located<Service>, findings: &mut Vec<Find
         }
     }
     let has_node_ports = spec.service_type == ServiceType::NodePort
-        || spec.service_type == ServiceType::LoadBalancer
-            && spec.allocate_node_ports == Some(true);
+        || spec.service_type == ServiceType::LoadBalancer && spec.allocate_node_ports == Some(true);
     if has_node_ports && spec.ports.iter().any(|port| port.node_port.is_none()) {
         let message = "node ports are not allocated yet; a port without `nodePort` has none";
         push(Severity::Notice, "spec.ports", message.into());

@@ -1,7 +1,8 @@
 //! The agent's end of the socket.
 //!
-//! Bounded in every direction: the length of a request, the time of a connection, their number. A
-//! client that is slow, silent or talks nonsense costs one connection and disturbs nobody.
+//! Bounded in every direction: the length of a request, the time that a client may take, connections, watches,
+//! and what is made ahead of a client that reads slowly. A client that is slow, silent or talks nonsense costs one
+//! connection and disturbs nobody. Objects are made on threads of their own, one by one, as they are read.
 
 use std::{
     convert::Infallible,
@@ -10,26 +11,54 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream},
-    sync::Semaphore,
-    task::JoinSet,
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Semaphore, mpsc, watch},
+    task::{self, JoinSet},
     time,
 };
 
-use super::{Ask, AskedVersion, MAX_REQUEST_BYTES, Outcome, Reply, Request, VERSION};
+pub use super::follow::Listing;
+use super::{
+    Ask, AskedVersion, MAX_REQUEST_BYTES, Outcome, Request, VERSION,
+    follow::{self, Told},
+};
 
 /// Connections at a time; more wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 32;
-/// Longest life of a connection.
-const CONNECTION_TIME: Duration = Duration::from_secs(10);
+/// How many of them may watch, so that there is always room for a question.
+const MAX_WATCHES: usize = 16;
+/// Longest wait for a client to ask.
+const ASK_TIME: Duration = Duration::from_secs(10);
+/// Longest wait for a client to read a line.
+const LINE_TIME: Duration = Duration::from_secs(10);
+/// Longest time that an answer may take a client, however steadily it reads.
+const ANSWER_TIME: Duration = Duration::from_mins(1);
+/// Lines that are made ahead of a client.
+const LINES_AHEAD: usize = 4;
+/// Shortest and longest pause of a watch between two looks at the objects.
+const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(10)];
+/// A watch rests so much longer than its look took: many watches of many objects leave the machine alone.
+const REST: u32 = 4;
 /// Pause after the system refused a connection, as it does when it has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the agent answers.
+#[expect(missing_debug_implementations, reason = "a listing is a function")]
+pub enum Answer {
+    /// One value.
+    Value(Value),
+    /// Objects, made while they are sent.
+    Objects(Listing),
+}
 
 /// A listening socket; its file is removed when this is dropped.
 #[derive(Debug)]
@@ -70,13 +99,16 @@ impl Server {
         })
     }
 
-    /// Answers for ever. An `Err` of `answer` is told to the client.
-    pub async fn serve<F>(&self, answer: F) -> Infallible
+    /// Answers for ever. An `Err` of `answer` is told to the client. `changes` is changed when `answer` may say
+    /// something else.
+    pub async fn serve<F, C>(&self, answer: F, changes: watch::Receiver<C>) -> Infallible
     where
-        F: Fn(&Request) -> Result<Value, String> + Send + Sync + 'static,
+        F: Fn(&Request) -> Result<Answer, String> + Send + Sync + 'static,
+        C: Send + Sync + 'static,
     {
         let answer = Arc::new(answer);
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let watches = Arc::new(Semaphore::new(MAX_WATCHES));
         let mut connections = JoinSet::new();
         loop {
             let place = Arc::clone(&places)
@@ -91,12 +123,11 @@ impl Server {
                     continue;
                 }
             };
-            let answer = Arc::clone(&answer);
+            let connection = Connection::new(stream, Arc::clone(&answer), changes.clone());
+            let watches = Arc::clone(&watches);
             connections.spawn(async move {
-                match time::timeout(CONNECTION_TIME, converse(stream, &*answer)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%error, "a control connection broke"),
-                    Err(_) => tracing::debug!("a control connection took too long"),
+                if let Err(error) = connection.converse(&watches).await {
+                    tracing::debug!(%error, "a control connection broke");
                 }
                 drop(place);
             });
@@ -113,38 +144,128 @@ impl Drop for Server {
     }
 }
 
-/// Answers line by line until the client leaves, or says what is no request.
-async fn converse<F>(stream: UnixStream, answer: &F) -> io::Result<()>
+/// One client.
+struct Connection<F, C> {
+    read: BufReader<OwnedReadHalf>,
+    write: OwnedWriteHalf,
+    answer: Arc<F>,
+    changes: watch::Receiver<C>,
+}
+
+impl<F, C> Connection<F, C>
 where
-    F: Fn(&Request) -> Result<Value, String>,
+    F: Fn(&Request) -> Result<Answer, String> + Send + Sync + 'static,
+    C: Send + Sync + 'static,
 {
-    let (read, mut write) = stream.into_split();
-    let mut read = BufReader::new(read);
-    loop {
-        let mut line = Vec::new();
-        (&mut read)
-            .take(MAX_REQUEST_BYTES)
-            .read_until(b'\n', &mut line)
-            .await?;
-        if line.is_empty() {
-            return Ok(());
-        }
-        let request = parse(&line);
-        let is_request = request.is_ok();
-        let outcome = match request.and_then(|request| answer(&request)) {
-            Ok(value) => Outcome::Answer(value),
-            Err(error) => Outcome::Error(error),
-        };
-        let mut reply = serde_json::to_vec(&Reply {
-            version: VERSION,
-            outcome,
-        })?;
-        reply.push(b'\n');
-        write.write_all(&reply).await?;
-        if !is_request {
-            return Ok(());
+    fn new(stream: UnixStream, answer: Arc<F>, changes: watch::Receiver<C>) -> Self {
+        let (read, write) = stream.into_split();
+        Self {
+            read: BufReader::new(read),
+            write,
+            answer,
+            changes,
         }
     }
+
+    /// Answers line by line until the client leaves, or says what is no request.
+    async fn converse(mut self, watches: &Semaphore) -> io::Result<()> {
+        loop {
+            let mut line = Vec::new();
+            let mut read = (&mut self.read).take(MAX_REQUEST_BYTES);
+            within(ASK_TIME, read.read_until(b'\n', &mut line)).await?;
+            if line.is_empty() {
+                return Ok(());
+            }
+            let request = match parse(&line) {
+                Ok(request) => request,
+                Err(error) => return self.say(Outcome::Error(error)).await,
+            };
+            match &request {
+                Request::Objects(query) if query.watch => {
+                    let Ok(_place) = watches.try_acquire() else {
+                        let message = format!("{MAX_WATCHES} watches are the most; end another");
+                        return self.say(Outcome::Error(message)).await;
+                    };
+                    return self.follow(&request).await;
+                }
+                _ => within(ANSWER_TIME, self.reply(&request)).await?,
+            }
+        }
+    }
+
+    async fn reply(&mut self, request: &Request) -> io::Result<()> {
+        let outcome = match (self.answer)(request) {
+            Ok(Answer::Value(value)) => Outcome::Answer(value),
+            Err(error) => Outcome::Error(error),
+            Ok(Answer::Objects(listing)) => {
+                let n_objects = self.send(move |out| follow::list(listing, out)).await?;
+                Outcome::Listed(n_objects.ok_or(io::ErrorKind::BrokenPipe)?)
+            }
+        };
+        self.say(outcome).await
+    }
+
+    /// Tells what there is and what changes, until the client leaves.
+    async fn follow(&mut self, request: &Request) -> io::Result<()> {
+        let mut told = Told::default();
+        let mut is_first = true;
+        loop {
+            self.changes.mark_unchanged();
+            let listing = match (self.answer)(request) {
+                Ok(Answer::Objects(listing)) => listing,
+                Ok(Answer::Value(value)) => return self.say(Outcome::Answer(value)).await,
+                Err(error) => return self.say(Outcome::Error(error)).await,
+            };
+            let begun = Instant::now();
+            let tell = move |out: &mpsc::Sender<Vec<u8>>| {
+                let n_objects = told.tell(listing, out);
+                (told, n_objects)
+            };
+            let n_objects;
+            (told, n_objects) = self.send(tell).await?;
+            let n_objects = n_objects.ok_or(io::ErrorKind::BrokenPipe)?;
+            if is_first {
+                self.say(Outcome::Listed(n_objects)).await?;
+                is_first = false;
+            }
+            let pause = (begun.elapsed() * REST).clamp(PAUSE[0], PAUSE[1]);
+            let changed = async {
+                time::sleep(pause).await;
+                self.changes.changed().await
+            };
+            tokio::select! {
+                // Nothing more is expected of a client that watches: it leaves, or it is confused.
+                _ = self.read.fill_buf() => return Ok(()),
+                changed = changed => if changed.is_err() {
+                    return Ok(());
+                },
+            }
+        }
+    }
+
+    /// Sends the lines that `make` makes on a thread of its own, as fast as the client reads.
+    async fn send<T: Send + 'static>(
+        &mut self,
+        make: impl FnOnce(&mpsc::Sender<Vec<u8>>) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let (out, mut lines) = mpsc::channel(LINES_AHEAD);
+        let result = task::spawn_blocking(move || make(&out));
+        while let Some(line) = lines.recv().await {
+            within(LINE_TIME, self.write.write_all(&line)).await?;
+        }
+        result.await.map_err(io::Error::other)
+    }
+
+    async fn say(&mut self, outcome: Outcome) -> io::Result<()> {
+        within(LINE_TIME, self.write.write_all(&follow::line(outcome))).await
+    }
+}
+
+/// What becomes of `work` in so much time.
+async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    time::timeout(limit, work)
+        .await
+        .unwrap_or(Err(io::ErrorKind::TimedOut.into()))
 }
 
 fn parse(line: &[u8]) -> Result<Request, String> {
@@ -157,8 +278,9 @@ fn parse(line: &[u8]) -> Result<Request, String> {
         .map_err(|error| format!("not a request of this protocol: {error}"))?;
     if version != VERSION {
         return Err(format!(
-            "this agent speaks version {VERSION} of the protocol, not {version}; \
-             use the fulcrum binary that the agent was started from"
+            "this agent (fulcrum {}) speaks version {VERSION} of the protocol, not {version}; \
+             use the fulcrum binary that the agent was started from",
+            env!("CARGO_PKG_VERSION")
         ));
     }
     let ask: Ask =
@@ -167,115 +289,4 @@ fn parse(line: &[u8]) -> Result<Request, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-    use tempfile::TempDir;
-
-    use super::*;
-    use crate::control::Filter;
-
-    /// Runs `client` against a server that answers with the request's `Debug` text.
-    async fn with_server<T>(client: impl AsyncFnOnce(&Path) -> T) -> (T, TempDir) {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let path = dir.path().join("s.sock");
-        let server = Server::bind(&path).expect("a free path");
-        let answer = |request: &Request| match request {
-            Request::Names => Err("no names today".to_owned()),
-            other => Ok(json!(format!("{other:?}"))),
-        };
-        let result = tokio::select! {
-            never = server.serve(answer) => match never {},
-            result = time::timeout(CONNECTION_TIME, client(&path)) => result,
-        };
-        (result.expect("the server answers in time"), dir)
-    }
-
-    /// Sends bytes and reads until the server closes or `replies` lines have come.
-    async fn talk(path: &Path, bytes: &[u8], replies: usize) -> Vec<String> {
-        let stream = UnixStream::connect(path).await.expect("a listening server");
-        let (read, mut write) = stream.into_split();
-        // The server may close before it has read everything.
-        let _ = write.write_all(bytes).await;
-        let mut lines = BufReader::new(read).lines();
-        let mut found = Vec::new();
-        while found.len() < replies {
-            let Ok(Some(line)) = lines.next_line().await else {
-                break;
-            };
-            found.push(line);
-        }
-        found
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_connection_carries_several_requests() {
-        let asked = b"{\"version\":1,\"get\":\"status\"}\n{\"version\":1,\"get\":\"services\"}\n";
-        let (replies, _dir) = with_server(async |path| talk(path, asked, 2).await).await;
-        let services = format!("{:?}", Request::Services(Filter::default()));
-        let replies: Vec<Value> = replies
-            .iter()
-            .map(|line| serde_json::from_str(line).expect("a reply"))
-            .collect();
-        let reply = |answer: &str| json!({"version": 1, "answer": answer});
-        assert_eq!(replies, [reply("Status"), reply(&services)]);
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn what_cannot_be_answered_is_told_and_the_connection_goes_on() {
-        let asked = b"{\"version\":1,\"get\":\"names\"}\n{\"version\":1,\"get\":\"status\"}\n";
-        let (replies, _dir) = with_server(async |path| talk(path, asked, 2).await).await;
-        assert!(replies[0].contains("no names today"), "{replies:?}");
-        assert!(replies[1].contains("Status"), "{replies:?}");
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn nonsense_is_told_so_and_the_server_answers_the_next() {
-        let long = vec![b'x'; 2 * usize::try_from(MAX_REQUEST_BYTES).expect("small")];
-        for (bytes, message) in [
-            (
-                b"GET / HTTP/1.1\r\n\r\n".as_slice(),
-                "not a request of this protocol",
-            ),
-            (
-                b"{\"version\":1,\"get\":\"secrets\"}\n",
-                "unknown variant `secrets`",
-            ),
-            (
-                b"{\"version\":2,\"get\":\"status\"}\n",
-                "speaks version 1 of the protocol, not 2",
-            ),
-            (b"\xff\xfe\n", "not a request of this protocol"),
-            (&long, "a request is one line of at most 4096 bytes"),
-        ] {
-            let (replies, _dir) = with_server(async |path| {
-                let first = talk(path, bytes, usize::MAX).await;
-                let next = talk(path, b"{\"version\":1,\"get\":\"status\"}\n", 1).await;
-                [first, next].concat()
-            })
-            .await;
-            assert_eq!(replies.len(), 2, "{message}: {replies:?}");
-            assert!(replies[0].contains(message), "{message}: {replies:?}");
-            assert!(replies[1].contains("Status"), "{message}: {replies:?}");
-        }
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn only_the_owner_may_connect_and_the_file_goes_with_the_server() {
-        let (mode, dir) = with_server(async |path| {
-            fs::metadata(path).expect("the socket").permissions().mode() & 0o777
-        })
-        .await;
-        assert_eq!(mode, 0o600);
-        assert!(!dir.path().join("s.sock").exists());
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_socket_that_a_dead_agent_left_is_replaced() {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let path = dir.path().join("s.sock");
-        let left = UnixListener::bind(&path).expect("a free path");
-        drop(left);
-        assert!(path.exists());
-        Server::bind(&path).expect("the place of the dead agent");
-    }
-}
+mod tests;

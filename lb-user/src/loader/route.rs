@@ -177,7 +177,10 @@ mod tests {
         };
         assert!(route.is_default());
         assert_eq!(route.hops, [hop]);
-        assert_eq!((route.source, route.advmss), (Some(source.into()), Some(1400)));
+        assert_eq!(
+            (route.source, route.advmss),
+            (Some(source.into()), Some(1400))
+        );
     }
 
     #[test]

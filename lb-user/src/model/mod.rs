@@ -9,3 +9,4 @@ pub mod node;
 pub mod object;
 pub mod pod;
 pub mod service;
+pub mod written;

@@ -11,6 +11,7 @@ use super::{
     node::Node,
     pod::Pod,
     service::Service,
+    written::Written,
 };
 
 /// `metadata.labels`, and label selectors of equality.
@@ -57,6 +58,8 @@ pub struct Located<T> {
     pub object: T,
     /// Where it stands.
     pub origin: Origin,
+    /// All of it, for those who look at it.
+    pub written: Written,
 }
 
 /// A place in a manifest.

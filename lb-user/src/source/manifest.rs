@@ -6,7 +6,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     convert::{self, Remarks},
@@ -21,6 +21,7 @@ use super::{
 use crate::model::{
     finding::{Finding, Severity},
     object::{Kind, Located, Object, ObjectName, ObjectRef, Origin},
+    written::Written,
 };
 
 /// Findings of one file that are kept; a file that is wrong throughout is wrong all the same.
@@ -311,12 +312,16 @@ impl Reader<'_> {
             self.remark(place, remark.severity, &remark.field, remark.message);
         }
         match object {
-            Some(object) => {
+            Some((object, written)) => {
                 let origin = Origin {
                     line: place.line,
                     ..self.origin.clone()
                 };
-                self.parsed.objects.push(Located { object, origin });
+                self.parsed.objects.push(Located {
+                    object,
+                    origin,
+                    written,
+                });
             }
             None => {
                 self.parsed.rejected.insert(reference);
@@ -342,33 +347,46 @@ impl Reader<'_> {
         kind: Kind,
         place: &Place<'_>,
         remarks: &mut Remarks,
-    ) -> Option<Object> {
+    ) -> Option<(Object, Written)> {
         Some(match kind {
             Kind::Service => {
-                let raw = self.typed::<core::Service>(kind, place)?;
-                Object::Service(convert::service::service(raw, remarks)?)
+                let (raw, written) = self.typed::<core::Service>(kind, place)?;
+                (
+                    Object::Service(convert::service::service(raw, remarks)?),
+                    written,
+                )
             }
             Kind::Endpoints => {
-                let raw = self.typed::<core::Endpoints>(kind, place)?;
-                Object::Endpoints(convert::endpoint::endpoints(raw, remarks))
+                let (raw, written) = self.typed::<core::Endpoints>(kind, place)?;
+                (
+                    Object::Endpoints(convert::endpoint::endpoints(raw, remarks)),
+                    written,
+                )
             }
             Kind::EndpointSlice => {
-                let raw = self.typed::<discovery::EndpointSlice>(kind, place)?;
-                Object::EndpointSlice(convert::endpoint::slice(raw, remarks)?)
+                let (raw, written) = self.typed::<discovery::EndpointSlice>(kind, place)?;
+                (
+                    Object::EndpointSlice(convert::endpoint::slice(raw, remarks)?),
+                    written,
+                )
             }
             Kind::Pod => {
-                let raw = self.typed::<core::Pod>(kind, place)?;
-                Object::Pod(convert::pod::pod(raw, remarks))
+                let (raw, written) = self.typed::<core::Pod>(kind, place)?;
+                (Object::Pod(convert::pod::pod(raw, remarks)), written)
             }
             Kind::Node => {
-                let raw = self.typed::<core::Node>(kind, place)?;
-                Object::Node(convert::node::node(raw, remarks))
+                let (raw, written) = self.typed::<core::Node>(kind, place)?;
+                (Object::Node(convert::node::node(raw, remarks)), written)
             }
         })
     }
 
     /// The object as its kind's type. What does not fit, or is not known, is told.
-    fn typed<T: DeserializeOwned>(&mut self, kind: Kind, place: &Place<'_>) -> Option<T> {
+    fn typed<T: DeserializeOwned + Serialize>(
+        &mut self,
+        kind: Kind,
+        place: &Place<'_>,
+    ) -> Option<(T, Written)> {
         let (typed, faults) = decode::decode::<T>(place.node);
         for fault in faults {
             let (severity, message) = match fault.what {
@@ -383,7 +401,10 @@ impl Reader<'_> {
             let label = place.label.clone();
             self.find(severity, fault.line, label, &fault.path, message);
         }
-        typed
+        let typed = typed?;
+        let written = serde_json::to_value(&typed)
+            .map_or_else(|_| Written::default(), |known| Written::new(&known));
+        Some((typed, written))
     }
 
     /// An error about something that cannot be said to be any particular object.

@@ -3,17 +3,18 @@
 //! Goes the way of the agent (source, store, compile, plan, apply). The node is called `node-1`; `ClusterIP`s are
 //! allocated from 10.96.0.0/16 and `fd00:10:96::/112`.
 
-use std::{collections::BTreeSet, fs};
+use std::{collections::BTreeSet, fs, ops::ControlFlow};
 
 use anyhow::{Context, Result, ensure};
 use lb_user::{
     alloc::Allocations,
     apply::{LbMaps, Scenario},
     cli,
-    compile::{self, Compiled, NodeFacts},
+    compile::{self, Compiled, NodeFacts, view::View},
+    model::object::Kind,
     plan::{Ledger, plan},
     source::dir::Directory,
-    store::Store,
+    store::{Snapshot, Store},
 };
 use tempfile::TempDir;
 
@@ -102,9 +103,9 @@ impl<M: LbMaps> Node<M> {
         ensure!(snapshot.is_synced, "the first look was not complete");
         let compiled = compile::compile(&snapshot, &self.facts, &self.allocations);
         let steps = self.reconcile(&compiled)?;
+        let services = shown(&snapshot, &compiled, Kind::Service);
+        let endpoints = shown(&snapshot, &compiled, Kind::Endpoints);
         let Compiled {
-            services,
-            endpoints,
             mut findings,
             allocations,
             ..
@@ -112,21 +113,12 @@ impl<M: LbMaps> Node<M> {
         self.allocations = allocations;
         findings.extend(scanned.findings);
         findings.sort();
-        // As the agent hands them to `get`.
-        let services: Vec<_> = services
-            .iter()
-            .map(serde_json::to_value)
-            .collect::<Result<_, _>>()?;
-        let endpoints: Vec<_> = endpoints
-            .iter()
-            .map(serde_json::to_value)
-            .collect::<Result<_, _>>()?;
         let findings = findings.iter().map(|finding| format!("{finding}\n"));
         Ok(Observed {
             tables: self.tables.dump()?,
             findings: self.with_short_paths(&findings.collect::<String>()),
-            services: without_age(&cli::services_table(services)?),
-            endpoints: without_age(&cli::endpoints_table(endpoints)?),
+            services: without_age(&services),
+            endpoints: without_age(&endpoints),
             steps,
         })
     }
@@ -152,6 +144,21 @@ impl<M: LbMaps> Node<M> {
         text.replace(&format!("{dir}/"), "")
             .replace(&dir, "manifests")
     }
+}
+
+/// What `get` prints, made of objects as the agent hands them out; nothing where there are none.
+fn shown(snapshot: &Snapshot, compiled: &Compiled, kind: Kind) -> String {
+    let view = View {
+        snapshot,
+        addresses: &compiled.addresses,
+        since: &|_| None,
+    };
+    let mut objects = Vec::new();
+    view.each(kind, &|_, _| true, &mut |object| {
+        objects.push(object);
+        ControlFlow::Continue(())
+    });
+    cli::table(kind, &objects)
 }
 
 /// The table without its last column, which tells the time.

@@ -9,7 +9,6 @@
 //!   wrong in it is a warning, and that part is not used.
 //! * A Pod may lack what only a kubelet needs (`containers`, `image`).
 
-
 use self::{
     meta::meta,
     port::{port, protocol},
