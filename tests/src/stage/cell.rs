@@ -283,8 +283,7 @@ impl Cell {
     }
 
     /// Who the server sees when `dialled` is: the client's own address, unless answers would not come back through the
-    /// node that translates; a process of the node is seen as if there were no service (the design's section on source
-    /// NAT).
+    /// node that translates (the design's section on source NAT).
     fn seen(&self, cluster: &Cluster, dialled: IpAddr) -> Result<Seen> {
         let to = self.family.of(self.backend.addresses(cluster));
         let own = self.client.namespace(cluster)?;
@@ -293,20 +292,17 @@ impl Cell {
             return Ok(Seen::NotAs(to));
         }
         let translates = self.frontend.translated_by(cluster);
-        let is_here = self.backend.node_name(cluster) == translates.name;
-        let keeps = match (self.client, self.frontend) {
-            (_, Frontend::Direct) => true,
-            (_, Frontend::OtherNodePort) | (Client::Outside, _) => is_here,
-            // Answers to its own pods a node meets wherever they come from.
-            (Client::Pod, _) => true,
-            (Client::Host, _) => false,
-        };
-        Ok(Seen::As(if keeps {
-            own.source_to(dialled)?
-        } else {
-            // As the node itself sends to it: by the preferred source of the way there.
-            translates.namespace.source_to(to)?
-        }))
+        let is_elsewhere = self.backend.node_name(cluster) != translates.name;
+        // A process of the node is seen as if it had dialled the backend itself.
+        let dials = self.client == Client::Host && self.frontend != Frontend::OtherNodePort;
+        let is_elsewhere = is_elsewhere || dials && self.backend != Backend::HostHere;
+        // Answers to its own pods a node meets wherever they come from.
+        let is_its_pod = self.client == Client::Pod && self.frontend != Frontend::OtherNodePort;
+        if is_direct || is_its_pod || !is_elsewhere {
+            return Ok(Seen::As(own.source_to(dialled)?));
+        }
+        // As the node itself sends to it: by the preferred source of the way there.
+        Ok(Seen::As(translates.namespace.source_to(to)?))
     }
 }
 
