@@ -5,8 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::{
     bindings::{
         __sk_buff, BPF_F_INVALIDATE_HASH, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
-        BPF_F_RECOMPUTE_CSUM,
-        bpf_adj_room_mode::BPF_ADJ_ROOM_NET, xdp_md,
+        BPF_F_RECOMPUTE_CSUM, bpf_adj_room_mode::BPF_ADJ_ROOM_NET, xdp_md,
     },
     helpers::generated::{
         bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
@@ -185,12 +184,7 @@ impl<const L2: u32> Packet for TcPacket<L2> {
         // SAFETY: no pointers but `from`, of which `len` bytes are read; the helpers check offsets and lengths.
         let error = unsafe {
             bpf_skb_change_tail(self.skb, L2 + 2 * STRIP, 0)
-                | bpf_skb_adjust_room(
-                    self.skb,
-                    -(STRIP as i32),
-                    BPF_ADJ_ROOM_NET as u32,
-                    0,
-                )
+                | bpf_skb_adjust_room(self.skb, -(STRIP as i32), BPF_ADJ_ROOM_NET as u32, 0)
                 | bpf_skb_change_tail(self.skb, L2 + len, 0)
                 | bpf_skb_store_bytes(self.skb, L2, from, len, offloads)
         };

@@ -29,7 +29,14 @@ use crate::packet::Frame;
 
 /// The programs of the object.
 pub const PROGRAMS: [&str; 8] = [
-    "pod", "uplink", "uplink_l3", "host", "lo", "egress", "egress_l3", "xdp_uplink",
+    "pod",
+    "uplink",
+    "uplink_l3",
+    "host",
+    "lo",
+    "egress",
+    "egress_l3",
+    "xdp_uplink",
 ];
 /// Slots and backends that tests have room for.
 pub const N_ROWS: u32 = 65_536;

@@ -174,7 +174,10 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
             (Reason::DropNotService, Ok(Verdict::Drop))
         }
         Decision::Pass(reason) => (reason, Ok(Verdict::Pass)),
-        Decision::Drop(reason) => (reason, answer::due(reason, work).map_or(Ok(Verdict::Drop), Err)),
+        Decision::Drop(reason) => (
+            reason,
+            answer::due(reason, work).map_or(Ok(Verdict::Drop), Err),
+        ),
         Decision::Send(reason, via) => {
             match rewrite::rewrite(packet, work, hops(via, tables.role())) {
                 Some(()) => (reason, Ok(Verdict::Send(via))),

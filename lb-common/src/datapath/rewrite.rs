@@ -10,11 +10,7 @@ use crate::net::{
 
 /// Rewrites the packet as its flow says, and takes `hops` off its TTL. `None`: it could not be edited and must be dropped.
 #[inline(always)]
-pub(super) fn rewrite<A: Addr, P: Packet>(
-    packet: &mut P,
-    work: &Work<A>,
-    hops: u8,
-) -> Option<()> {
+pub(super) fn rewrite<A: Addr, P: Packet>(packet: &mut P, work: &Work<A>, hops: u8) -> Option<()> {
     let Work { key, ip, flow, .. } = work;
     let new = &flow.rewrite;
     let addresses = A::Header::write(packet, &key.ends, &new.ends, hops)?;

@@ -61,7 +61,12 @@ pub trait IpHeader: Pod {
 
     /// Writes the headers of an ICMP error about the packet that `letter` quotes the first `quoted` bytes of.
     /// Returns the length of the whole, bytes.
-    fn head_error(letter: &mut Letter, ends: &Ends<Self::Addr>, error: IcmpError, quoted: u32) -> u32;
+    fn head_error(
+        letter: &mut Letter,
+        ends: &Ends<Self::Addr>,
+        error: IcmpError,
+        quoted: u32,
+    ) -> u32;
 }
 
 /// Where a packet comes from and where it goes.

@@ -122,9 +122,8 @@ impl IpHeader for Ipv6 {
         };
         letter.put(10, [u32::from_ne_bytes([kind, 0, 0, 0]), mtu.to_be()]);
         // The pseudo header (RFC 8200 section 8.1): addresses, length, next header.
-        let pseudo = letter.sum(2, 32)
-            + u64::from(payload.to_be())
-            + u64::from(u32::from(ICMP).to_be());
+        let pseudo =
+            letter.sum(2, 32) + u64::from(payload.to_be()) + u64::from(u32::from(ICMP).to_be());
         let [low, high] = (!csum::fold16(pseudo + letter.sum(10, payload))).to_ne_bytes();
         letter.put(10, [u32::from_ne_bytes([kind, 0, low, high])]);
         40 + payload

@@ -133,9 +133,17 @@ fn a_quote_is_as_long_as_the_packet_and_no_longer_than_it_may_be<A: Addr>() {
     let headers = last_hop::<A>(0).packet().bytes().len();
     // One after the other in one work area: what a longer quote left behind must not be summed up.
     let around = |len: usize| len - headers - 5..len - headers + 6;
-    for payload in around(longest).rev().chain((0..12).rev()).chain([400, 1_400]) {
+    for payload in around(longest)
+        .rev()
+        .chain((0..12).rev())
+        .chain([400, 1_400])
+    {
         let packet = last_hop::<A>(payload).packet();
-        let told = error_about(&packet, IcmpError::TimeExceeded, (node_addr::<A>(), local_pod(9)));
+        let told = error_about(
+            &packet,
+            IcmpError::TimeExceeded,
+            (node_addr::<A>(), local_pod(9)),
+        );
         answers(&world.node, world.pod(), &packet, &told, DropTtl);
         world.wait(4);
     }
@@ -189,7 +197,11 @@ fn without_an_address_of_its_own_the_node_answers_as_the_service<A: Addr>() {
     })
     .and_backends(1, local_pod, 0);
     let packet = last_hop::<A>(3).packet();
-    let told = error_about(&packet, IcmpError::TimeExceeded, (vip::<A>(1), local_pod(9)));
+    let told = error_about(
+        &packet,
+        IcmpError::TimeExceeded,
+        (vip::<A>(1), local_pod(9)),
+    );
     answers(&world.node, world.pod(), &packet, &told, DropTtl);
 }
 
@@ -200,14 +212,27 @@ fn a_backend_is_told_about_what_it_sent<A: Addr>() {
     let mut there = forwarded(&syn, remote_pod(1));
     there.ends.src = node_addr();
     let out = (Kernel, to_gateway());
-    sends(&world.node, world.uplink(), &syn, &there, out, &[Resolved, Open]);
+    sends(
+        &world.node,
+        world.uplink(),
+        &syn,
+        &there,
+        out,
+        &[Resolved, Open],
+    );
     let data = PacketSpec {
         payload: vec![3; MTU as usize],
         ..answer(&there, ACK)
     };
     let ends = (node_addr::<A>(), remote_pod(1));
     let told = error_about(&data.packet(), IcmpError::TooBig(MTU), ends);
-    answers(&world.node, world.uplink(), &data.packet(), &told, DropTooBig);
+    answers(
+        &world.node,
+        world.uplink(),
+        &data.packet(),
+        &told,
+        DropTooBig,
+    );
     let last = PacketSpec {
         ttl: 1,
         ..answer(&there, SYN_ACK)

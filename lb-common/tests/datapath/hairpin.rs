@@ -30,7 +30,14 @@ fn a_pod_that_dials_itself_sees_another_source<A: Addr>() {
         let opened = [Resolved, Open];
         let (asked, known) = ((Kernel, to_pod()), (Neighbour, to_pod()));
         sends(&world.node, world.pod(), &open, &there, asked, &opened);
-        sends(&world.node, world.pod(), &open, &there, known, &[HitOriginal]);
+        sends(
+            &world.node,
+            world.pod(),
+            &open,
+            &there,
+            known,
+            &[HitOriginal],
+        );
         // The pod answers whom it sees; what comes back to it is from the service.
         let (back, home) = (answer(&there, reply), delivered(&open, reply));
         let first = [Resolved, HitReply];
@@ -44,7 +51,14 @@ fn another_pod_keeps_its_own_source<A: Addr>() {
     let open = request(local_pod(2), SYN);
     let there = forwarded(&open, local_pod(1));
     let way = (Kernel, to_pod());
-    sends(&world.node, world.pod(), &open, &there, way, &[Resolved, Open]);
+    sends(
+        &world.node,
+        world.pod(),
+        &open,
+        &there,
+        way,
+        &[Resolved, Open],
+    );
 }
 
 fn without_a_hairpin_address_the_source_stays<A: Addr>() {
@@ -57,5 +71,12 @@ fn without_a_hairpin_address_the_source_stays<A: Addr>() {
     let open = request(local_pod(1), SYN);
     let there = forwarded(&open, local_pod(1));
     let way = (Kernel, to_pod());
-    sends(&world.node, world.pod(), &open, &there, way, &[Resolved, Open]);
+    sends(
+        &world.node,
+        world.pod(),
+        &open,
+        &there,
+        way,
+        &[Resolved, Open],
+    );
 }

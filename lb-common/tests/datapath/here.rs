@@ -61,7 +61,14 @@ fn a_pod_and_an_outside_client_reach_a_process_of_the_node<A: Addr>() {
             hands_over(&world.node, program, &open, &there, Stack, &[HitOriginal]);
             let (back, home) = (answer(&there, reply), answer(&open, reply));
             for _ in 0..2 {
-                hands_over(&world.node, world.egress(), &back, &home, Stack, &[HitReply]);
+                hands_over(
+                    &world.node,
+                    world.egress(),
+                    &back,
+                    &home,
+                    Stack,
+                    &[HitReply],
+                );
             }
         }
     }
@@ -81,9 +88,22 @@ fn a_flow_opened_before_the_stack_is_answered_on_the_way_out<A: Addr>() {
             leaves(&world.node, world.xdp(), &packet, Verdict::Pass, &opened);
             let hit = [HitOriginal];
             hands_over(&world.node, world.uplink(), &open, &there, Stack, &hit);
-            leaves(&world.node, world.xdp(), &packet, Verdict::Pass, &[PassToTc]);
+            leaves(
+                &world.node,
+                world.xdp(),
+                &packet,
+                Verdict::Pass,
+                &[PassToTc],
+            );
             let (back, home) = (answer(&there, reply), answer(&open, reply));
-            hands_over(&world.node, world.egress(), &back, &home, Stack, &[HitReply]);
+            hands_over(
+                &world.node,
+                world.egress(),
+                &back,
+                &home,
+                Stack,
+                &[HitReply],
+            );
         }
     }
 }
@@ -95,7 +115,14 @@ fn nothing_else_is_touched_on_the_way_out<A: Addr>() {
     let mut there = forwarded(&open, remote_pod(1));
     there.ends.src = node_addr();
     let way = (Kernel, to_gateway());
-    sends(&world.node, world.uplink(), &open, &there, way, &[Resolved, Open]);
+    sends(
+        &world.node,
+        world.uplink(),
+        &open,
+        &there,
+        way,
+        &[Resolved, Open],
+    );
     let other = PacketSpec {
         sport: 7,
         ..answer(&there, ACK)
@@ -110,11 +137,23 @@ fn nothing_else_is_touched_on_the_way_out<A: Addr>() {
         request(local_pod(1), ACK),
     ] {
         let counts = &[PassNoService];
-        leaves(&world.node, world.egress(), &spec.packet(), Verdict::Pass, counts);
+        leaves(
+            &world.node,
+            world.egress(),
+            &spec.packet(),
+            Verdict::Pass,
+            counts,
+        );
     }
     let mut other = request::<A>(local_pod(1), UDP).packet();
     other.bytes_mut()[if size_of::<A>() == 4 { 9 } else { 6 }] = 132;
-    leaves(&world.node, world.egress(), &other, Verdict::Pass, &[PassProtocol]);
+    leaves(
+        &world.node,
+        world.egress(),
+        &other,
+        Verdict::Pass,
+        &[PassProtocol],
+    );
 }
 
 #[test]
@@ -122,7 +161,13 @@ fn fragments_leave_as_they_are() {
     let world = World::<Addr4>::with_backend_here();
     let mut packet = request::<Addr4>(outsider(1), UDP).packet();
     packet.bytes_mut()[6] = 0x20;
-    leaves(&world.node, world.egress(), &packet, Verdict::Pass, &[PassFragment]);
+    leaves(
+        &world.node,
+        world.egress(),
+        &packet,
+        Verdict::Pass,
+        &[PassFragment],
+    );
 }
 
 /// With this node's address as its source it comes from outside: the stack drops it as it is, and would not
@@ -144,7 +189,9 @@ fn a_forged_answer_is_not_translated<A: Addr>() {
 fn the_nodes_address_inside_a_pods_prefix_is_the_nodes<A: Addr>() {
     let world = World::<A>::with_backend_here();
     let bridge = local_pod(254);
-    world.node.set_place(bridge, World::<A>::addr_bits(), place::NODE);
+    world
+        .node
+        .set_place(bridge, World::<A>::addr_bits(), place::NODE);
     // The FIB does not forward to it.
     let none = lb_common::datapath::Route::None;
     world.node.set_route(bridge, none, to_gateway());
@@ -174,16 +221,21 @@ fn a_datagram_moves_on_from_a_process_that_left<A: Addr>() {
     let query = request(local_pod(9), UDP);
     let old = received(&query);
     hands_over(&world.node, world.pod(), &query, &old, Stack, &[Open]);
-    world
-        .node
-        .set_backend(2, Some(backend(remote_pod(1), 0)));
+    world.node.set_backend(2, Some(backend(remote_pod(1), 0)));
     world.leave(1, &[2]);
     let there = forwarded(&query, remote_pod(1));
     let counts = [Resolved, lb_common::abi::Reason::Reopened, Open];
     let way = (Kernel, to_gateway());
     sends(&world.node, world.pod(), &query, &there, way, &counts);
     let (back, home) = (answer(&old, UDP), answer(&query, UDP));
-    hands_over(&world.node, world.egress(), &back, &home, Stack, &[HitReply]);
+    hands_over(
+        &world.node,
+        world.egress(),
+        &back,
+        &home,
+        Stack,
+        &[HitReply],
+    );
 }
 
 /// Nothing of this needs the host's pair.

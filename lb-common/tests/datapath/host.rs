@@ -42,9 +42,23 @@ fn exchange<A: Addr>(world: &World<A>, seen: A, backend: A, way: NextHop, is_pod
         let open = request(node_addr(), transport);
         let there = renamed(&open, (seen, CLIENT_PORT), (backend, BACKEND_PORT));
         let opened = [Resolved, Open];
-        sends(&world.node, world.host(), &open, &there, (Kernel, way), &opened);
+        sends(
+            &world.node,
+            world.host(),
+            &open,
+            &there,
+            (Kernel, way),
+            &opened,
+        );
         let hit = [HitOriginal];
-        sends(&world.node, world.host(), &open, &there, (Neighbour, way), &hit);
+        sends(
+            &world.node,
+            world.host(),
+            &open,
+            &there,
+            (Neighbour, way),
+            &hit,
+        );
         // All hops are left: nobody routed it.
         let (back, home) = (answer(&there, reply), answer(&open, reply));
         let program = if is_pod { world.pod() } else { world.uplink() };
@@ -76,7 +90,14 @@ fn without_a_preferred_source_the_nodes_address_is_taken<A: Addr>() {
     let (seen, backend) = ((node_addr(), CLIENT_PORT), (remote_pod(1), BACKEND_PORT));
     let there = renamed(&open, seen, backend);
     let way = (Kernel, to_gateway());
-    sends(&world.node, world.host(), &open, &there, way, &[Resolved, Open]);
+    sends(
+        &world.node,
+        world.host(),
+        &open,
+        &there,
+        way,
+        &[Resolved, Open],
+    );
     let (back, home) = (answer(&there, SYN_ACK), answer(&open, SYN_ACK));
     hands_over(&world.node, world.uplink(), &back, &home, Host, &[HitReply]);
 }
@@ -96,10 +117,7 @@ fn a_taken_port_is_replaced<A: Addr>() {
         );
         world.node.take_counts();
         let mut packet = second.packet();
-        assert_eq!(
-            world.host().run(&mut packet).verdict,
-            Verdict::Send(Kernel)
-        );
+        assert_eq!(world.host().run(&mut packet).verdict, Verdict::Send(Kernel));
         let counts = [Resolved, Open, PortRemapped].map(|reason| (reason, 1));
         assert_eq!(world.node.take_counts(), counts.into());
         let at = if size_of::<A>() == 4 { 20 } else { 40 };
@@ -120,7 +138,14 @@ fn a_backend_on_this_very_node_is_reached_and_answers<A: Addr>() {
         let client = (node_addr(), CLIENT_PORT);
         let there = renamed(&open, client, (node_addr(), BACKEND_PORT));
         hands_over(&world.node, world.host(), &open, &there, Host, &[Open]);
-        hands_over(&world.node, world.host(), &open, &there, Host, &[HitOriginal]);
+        hands_over(
+            &world.node,
+            world.host(),
+            &open,
+            &there,
+            Host,
+            &[HitOriginal],
+        );
         let (back, home) = (answer(&there, reply), answer(&open, reply));
         hands_over(&world.node, world.lo(), &back, &home, Host, &[HitReply]);
     }
@@ -152,7 +177,13 @@ fn what_is_no_service_goes_no_further<A: Addr>() {
         }
     }
     let middle = request::<A>(node_addr(), ACK).packet();
-    leaves(&world.node, world.host(), &middle, Verdict::Drop, &[DropNotSyn]);
+    leaves(
+        &world.node,
+        world.host(),
+        &middle,
+        Verdict::Drop,
+        &[DropNotSyn],
+    );
 }
 
 #[test]
@@ -176,18 +207,37 @@ fn the_nodes_own_sockets_are_left_alone_on_loopback<A: Addr>() {
     let world = World::<A>::with_local_backends(1);
     let passes = |spec: &PacketSpec<A>| {
         let counts = &[PassNoService];
-        leaves(&world.node, world.lo(), &spec.packet(), Verdict::Pass, counts);
+        leaves(
+            &world.node,
+            world.lo(),
+            &spec.packet(),
+            Verdict::Pass,
+            counts,
+        );
     };
     for flags in (0..=u8::MAX).filter(|flags| flags & 0b1_0110 != 0b0_0010) {
         passes(&request(node_addr(), Transport::Tcp(flags)));
     }
-    let ends = |port| renamed(&request(node_addr(), SYN), (node_addr(), 1), (node_addr(), port));
+    let ends = |port| {
+        renamed(
+            &request(node_addr(), SYN),
+            (node_addr(), 1),
+            (node_addr(), port),
+        )
+    };
     passes(&ends(SERVICE_PORT));
     let open = request(node_addr(), SYN);
     let client = (node_addr(), CLIENT_PORT);
     let there = renamed(&open, client, (local_pod(1), BACKEND_PORT));
     let way = (Kernel, to_pod());
-    sends(&world.node, world.lo(), &open, &there, way, &[Resolved, Open]);
+    sends(
+        &world.node,
+        world.lo(),
+        &open,
+        &there,
+        way,
+        &[Resolved, Open],
+    );
     let (back, home) = (answer(&there, SYN_ACK), answer(&open, SYN_ACK));
     hands_over(&world.node, world.pod(), &back, &home, Host, &[HitReply]);
 }

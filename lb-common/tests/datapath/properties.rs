@@ -128,7 +128,13 @@ fn without_checksums(packet: &FakePacket) -> Vec<u8> {
 
 /// Whatever the bytes, the datapath does not panic, counts one outcome, and changes what it sends alone.
 fn any_bytes<A: Addr>(world: &World<A>, bytes: &[u8]) -> Result<(), TestCaseError> {
-    let roles = [Role::Pod, Role::Uplink, Role::Host, Role::Loopback, Role::Egress];
+    let roles = [
+        Role::Pod,
+        Role::Uplink,
+        Role::Host,
+        Role::Loopback,
+        Role::Egress,
+    ];
     let programs = roles.map(Some).into_iter().chain([None]);
     for role in programs {
         let mut packet = FakePacket::new(bytes.to_vec());

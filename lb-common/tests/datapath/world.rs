@@ -3,7 +3,9 @@
 use std::{cell::Cell, collections::BTreeMap};
 
 use lb_common::{
-    abi::{Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, SlotRange, backend_flags, place},
+    abi::{
+        Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, SlotRange, backend_flags, place,
+    },
     datapath::{Role, Route, Verdict, Via},
     fake::{FakeNode, FakePacket, FakeTables, Outcome, PacketSpec, Transport},
     net::{
@@ -162,8 +164,12 @@ impl<A: Addr> World<A> {
             version: Cell::new(0),
         };
         world.node.set_now(NOW);
-        world.node.set_place(addr(1, 0), Self::net_bits(), place::PODS);
-        world.node.set_place(addr(2, 0), Self::net_bits(), place::PODS);
+        world
+            .node
+            .set_place(addr(1, 0), Self::net_bits(), place::PODS);
+        world
+            .node
+            .set_place(addr(2, 0), Self::net_bits(), place::PODS);
         for own in [node_addr(), preferred()] {
             world.node.set_place(own, Self::addr_bits(), place::NODE);
         }

@@ -28,15 +28,7 @@ mod program {
     pub(super) const XDP_UPLINK: &str = "xdp_uplink";
 
     /// All for TC.
-    pub(super) const CLASSIFIERS: [&str; 7] = [
-        POD,
-        EGRESS,
-        UPLINK,
-        UPLINK_L3,
-        EGRESS_L3,
-        HOST,
-        LO,
-    ];
+    pub(super) const CLASSIFIERS: [&str; 7] = [POD, EGRESS, UPLINK, UPLINK_L3, EGRESS_L3, HOST, LO];
 }
 
 /// Priorities of our filters where links do not exist: before and behind what others leave to the kernel's
@@ -260,10 +252,9 @@ fn programs_for(layer: Layer, role: Role) -> Result<&'static [Place], AttachErro
         (Role::Uplink, Layer::Ethernet) => {
             Ok(&[(program::EGRESS, Egress), (program::UPLINK, Ingress)])
         }
-        (Role::Uplink, Layer::Ip) => Ok(&[
-            (program::EGRESS_L3, Egress),
-            (program::UPLINK_L3, Ingress),
-        ]),
+        (Role::Uplink, Layer::Ip) => {
+            Ok(&[(program::EGRESS_L3, Egress), (program::UPLINK_L3, Ingress)])
+        }
         (Role::Host, Layer::Ethernet) => Ok(&[(program::HOST, Ingress)]),
         (Role::Lo, Layer::Loopback) => Ok(&[(program::LO, Egress)]),
         _ => Err(AttachError::Unsupported { role, layer }),
