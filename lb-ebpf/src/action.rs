@@ -51,13 +51,17 @@ pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
         return TC_ACT_UNSPEC;
     }
     if tagged != 0 || !is_for(role, kind) {
-        return pass(&tables, Reason::PassNotForUs);
+        count(&tables, Reason::PassNotForUs);
+        return TC_ACT_UNSPEC;
     }
     let mut packet = TcPacket::<L2>::new(skb);
     let (verdict, hop) = match u16::from_be(protocol as u16) {
         ether_type::IPV4 => run::<Addr4, _, false>(&mut packet, &tables),
         ether_type::IPV6 => run::<Addr6, _, false>(&mut packet, &tables),
-        _ => return pass(&tables, Reason::PassNotIp),
+        _ => {
+            count(&tables, Reason::PassNotIp);
+            return TC_ACT_UNSPEC;
+        }
     };
     match (verdict, hop) {
         (Verdict::Send(Via::Stack), _) => TC_ACT_OK,
@@ -92,21 +96,10 @@ fn run<A: FamilyMaps, P: Packet, const XDP: bool>(
 #[inline(always)]
 fn is_for(role: Role, kind: u32) -> bool {
     match role {
-        Role::Uplink => kind == PACKET_HOST,
+        Role::Uplink | Role::Host => kind == PACKET_HOST,
         Role::Pod => kind == PACKET_HOST || kind == PACKET_OTHERHOST,
-        Role::Host | Role::Loopback | Role::Egress => true,
+        Role::Loopback | Role::Egress => true,
     }
-}
-
-/// Leaves a packet alone that the datapath does not look at; by the host's own device it goes no further.
-#[inline(always)]
-fn pass(tables: &KernelTables<false>, reason: Reason) -> i32 {
-    if tables.role == Role::Host {
-        count(tables, Reason::DropNotService);
-        return TC_ACT_SHOT;
-    }
-    count(tables, reason);
-    TC_ACT_UNSPEC
 }
 
 /// Gives a packet to the host's own stack, as if it came in by the device that is made for that.

@@ -2,13 +2,15 @@
 //!
 //! Pure, and stable: the same services, ranges and previous [`Allocations`] give the same addresses,
 //! and a service keeps its addresses for as long as they may be kept. Addresses that a manifest asks
-//! for win over allocated ones. What is left goes by a hash of the service's name, from the upper
-//! band of the range first, so that the lower band stays free for addresses chosen by hand
-//! (KEP-3070).
+//! for win over allocated ones. Of two services that ask for the same, the one that was there before keeps
+//! it, and the other is refused; so it is with node ports. What is left goes by a hash of the service's
+//! name, from the upper band of each range first, so that the lower bands stay free for addresses chosen by
+//! hand (KEP-3070).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    fmt,
+    net::IpAddr,
     sync::Arc,
 };
 
@@ -19,8 +21,13 @@ use serde::{Deserialize, Serialize};
 use crate::model::{
     finding::{Finding, Severity},
     object::{Kind, Located, ObjectName, ObjectRef, family_of},
-    service::{ClusterIps, IpFamilyPolicy, Service},
+    service::{ClusterIps, Service, ServiceType},
 };
+
+mod families;
+mod range;
+
+use self::range::Range;
 
 /// Addresses by service (`NAMESPACE/NAME`), kept between runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +39,11 @@ impl Allocations {
         self.0
             .get(&service.to_string())
             .is_some_and(|ips| ips.contains(&ip))
+    }
+
+    /// Whether it has anything from before.
+    fn knows(&self, service: &ObjectName) -> bool {
+        self.0.contains_key(&service.to_string())
     }
 
     fn of(&self, service: &ObjectName, family: Family) -> Option<IpAddr> {
@@ -60,7 +72,7 @@ pub struct Allocated {
     pub findings: Vec<Finding>,
 }
 
-/// Gives every service its addresses.
+/// Gives every service its addresses. `cidrs` has the cluster's primary family first.
 pub fn allocate(
     services: &BTreeMap<ObjectName, Arc<Located<Service>>>,
     cidrs: &[IpNet],
@@ -69,9 +81,9 @@ pub fn allocate(
     let mut allocator = Allocator::new(cidrs, previous);
     let mut wanting = Vec::new();
     for (name, service) in services {
-        match allocator.families(&service.object) {
+        match families::of_service(&service.object, &allocator.configured) {
             Ok(families) => wanting.push((name, &**service, families)),
-            Err(message) => allocator.report(name, service, "spec.ipFamilies", message),
+            Err((field, message)) => allocator.report(name, service, &field, message),
         }
     }
     let refused = allocator.take_explicit(&wanting);
@@ -81,103 +93,95 @@ pub fn allocate(
     for (name, service, families) in wanting {
         allocator.complete(name, service, families, &kept);
     }
+    allocator.out.findings.sort();
     allocator.out
 }
 
 /// A service, its name and its families.
 type Wanting<'a> = (&'a ObjectName, &'a Located<Service>, Vec<Family>);
+/// Who has something.
+type Holder<'a> = (&'a ObjectName, &'a Located<Service>);
 
 struct Allocator<'a> {
     cidrs: &'a [IpNet],
+    ranges: Vec<Range>,
     previous: &'a Allocations,
+    /// Families of the CIDRs, each once.
     configured: Vec<Family>,
-    taken: BTreeMap<IpAddr, ObjectName>,
+    taken: BTreeMap<IpAddr, Holder<'a>>,
+    node_ports: BTreeMap<u16, Holder<'a>>,
     out: Allocated,
 }
 
 impl<'a> Allocator<'a> {
     fn new(cidrs: &'a [IpNet], previous: &'a Allocations) -> Self {
+        let ranges: Vec<_> = cidrs.iter().copied().map(Range::new).collect();
         let mut configured = Vec::new();
-        for family in cidrs.iter().map(|cidr| family_of(cidr.addr())) {
+        for family in ranges.iter().map(Range::family) {
             if !configured.contains(&family) {
                 configured.push(family);
             }
         }
         Self {
             cidrs,
+            ranges,
             previous,
             configured,
             taken: BTreeMap::new(),
+            node_ports: BTreeMap::new(),
             out: Allocated::default(),
         }
     }
 
-    /// The families of a service, primary first.
-    fn families(&self, service: &Service) -> Result<Vec<Family>, String> {
-        let spec = &service.spec;
-        let explicit = explicit_ips(service).iter().copied().map(family_of);
-        let mut families = spec.ip_families.clone();
-        families.extend(explicit);
-        if families.is_empty() {
-            families.push(self.configured.first().copied().unwrap_or(Family::V4));
-        }
-        let mut unique = Vec::new();
-        for family in families {
-            if !unique.contains(&family) {
-                unique.push(family);
-            }
-        }
-        let both = [Family::V4, Family::V6];
-        let other = both.into_iter().find(|family| !unique.contains(family));
-        match (spec.ip_family_policy, other) {
-            (Some(IpFamilyPolicy::RequireDualStack), Some(other)) => unique.push(other),
-            (Some(IpFamilyPolicy::PreferDualStack), Some(other))
-                if self.configured.contains(&other) =>
-            {
-                unique.push(other);
-            }
-            _ => {}
-        }
-        if service.is_headless() || service.is_external_name() {
-            return Ok(unique);
-        }
-        let missing = unique.iter().find(|family| {
-            let is_explicit = explicit_ips(service)
-                .iter()
-                .any(|ip| family_of(*ip) == **family);
-            !is_explicit && !self.configured.contains(family)
-        });
-        match missing {
-            Some(family) => Err(format!(
-                "no {family} address can be given, since no service CIDR is {family}; add one with \
-                 --service-cidr or write the address in `clusterIPs`"
-            )),
-            None => Ok(unique),
-        }
-    }
-
-    /// Reserves what manifests ask for. Who has an address already comes before who has not, then
-    /// names decide. Gives back who goes away empty-handed.
-    fn take_explicit(&mut self, wanting: &[Wanting<'_>]) -> BTreeSet<ObjectName> {
+    /// Reserves what manifests ask for, for one service after the other, all or nothing. Who has it
+    /// already comes before who has not, then who was there before, then names decide. Gives back who
+    /// goes away empty-handed.
+    fn take_explicit(&mut self, wanting: &[Wanting<'a>]) -> BTreeSet<ObjectName> {
         let mut claims: Vec<_> = wanting
             .iter()
-            .flat_map(|(name, service, _)| {
-                explicit_ips(&service.object)
-                    .iter()
-                    .map(move |ip| (*name, *service, *ip))
-            })
+            .map(|(name, service, _)| (*name, *service))
             .collect();
-        claims.sort_by_cached_key(|(name, _, ip)| (!self.previous.holds(name, *ip), *name));
+        claims.sort_by_cached_key(|(name, service)| {
+            let mut ips = explicit_ips(&service.object).iter();
+            let holds_all = ips.all(|ip| self.previous.holds(name, *ip));
+            (!holds_all, !self.previous.knows(name), *name)
+        });
         let mut refused = BTreeSet::new();
-        for (name, service, ip) in claims {
-            if let Some(holder) = self.taken.get(&ip) {
-                let message = format!("{ip} belongs to Service {holder} already; choose another");
-                self.report(name, service, "spec.clusterIPs", message);
-                refused.insert(name.clone());
-                continue;
+        for holder in claims {
+            if !self.claim(holder) {
+                refused.insert(holder.0.clone());
             }
-            self.taken.insert(ip, name.clone());
-            if !self.cidrs.is_empty() && !self.cidrs.iter().any(|cidr| cidr.contains(&ip)) {
+        }
+        refused
+    }
+
+    /// Reserves all that one service asks for, or nothing.
+    fn claim(&mut self, holder: Holder<'a>) -> bool {
+        let (name, service) = holder;
+        let ips = explicit_ips(&service.object);
+        let mut clashes = Vec::new();
+        for ip in ips {
+            if let Some(other) = self.taken.get(ip) {
+                clashes.push(("spec.clusterIPs".to_owned(), clash(ip, *other)));
+            }
+        }
+        let node_ports = node_ports(&service.object);
+        for (field, number) in &node_ports {
+            if let Some(other) = self.node_ports.get(number) {
+                clashes.push((field.clone(), clash(&format!("node port {number}"), *other)));
+            }
+        }
+        if !clashes.is_empty() {
+            for (field, message) in clashes {
+                self.report(name, service, &field, message);
+            }
+            return false;
+        }
+        let node_ports = node_ports.into_values().map(|number| (number, holder));
+        self.node_ports.extend(node_ports);
+        for ip in ips {
+            self.taken.insert(*ip, holder);
+            if !self.ranges.is_empty() && !self.gives(*ip) {
                 let message = format!(
                     "{ip} is in no service CIDR ({}); it is used",
                     join(self.cidrs)
@@ -185,12 +189,15 @@ impl<'a> Allocator<'a> {
                 self.push(Severity::Warning, name, service, "spec.clusterIPs", message);
             }
         }
-        self.taken.retain(|_, holder| !refused.contains(holder));
-        refused
+        true
+    }
+
+    fn gives(&self, ip: IpAddr) -> bool {
+        self.ranges.iter().any(|range| range.gives(ip))
     }
 
     /// Reserves what services were given before, as far as nobody asks for it now.
-    fn keep(&mut self, wanting: &[Wanting<'_>]) -> BTreeMap<(ObjectName, Family), IpAddr> {
+    fn keep(&mut self, wanting: &[Wanting<'a>]) -> BTreeMap<(ObjectName, Family), IpAddr> {
         let mut kept = BTreeMap::new();
         for (name, service, families) in wanting {
             for family in to_allocate(&service.object, families) {
@@ -198,15 +205,16 @@ impl<'a> Allocator<'a> {
                     continue;
                 };
                 match self.taken.get(&ip) {
-                    None if self.cidrs.iter().any(|cidr| cidr.contains(&ip)) => {
-                        self.taken.insert(ip, (*name).clone());
+                    None if self.gives(ip) => {
+                        self.taken.insert(ip, (name, service));
                         kept.insert(((*name).clone(), family), ip);
                     }
                     None => {}
-                    Some(holder) => {
+                    Some((holder, at)) => {
                         let message = format!(
-                            "{ip}, which was allocated to it, is asked for by Service {holder}; it \
-                             gets another"
+                            "{ip}, which was allocated to it, is asked for by Service {holder} ({}); it \
+                             gets another",
+                            at.origin
                         );
                         self.push(Severity::Warning, name, service, "spec.clusterIPs", message);
                     }
@@ -219,8 +227,8 @@ impl<'a> Allocator<'a> {
     /// Gives a service what it still lacks, and writes down what it has.
     fn complete(
         &mut self,
-        name: &ObjectName,
-        service: &Located<Service>,
+        name: &'a ObjectName,
+        service: &'a Located<Service>,
         families: Vec<Family>,
         kept: &BTreeMap<(ObjectName, Family), IpAddr>,
     ) {
@@ -242,7 +250,7 @@ impl<'a> Allocator<'a> {
                 );
                 return self.report(name, service, "spec.clusterIPs", message);
             };
-            self.taken.insert(ip, name.clone());
+            self.taken.insert(ip, (name, service));
             ips.push(ip);
         }
         if !ips.is_empty() {
@@ -255,12 +263,8 @@ impl<'a> Allocator<'a> {
 
     /// A free address of a family: the upper band of each range, then the lower band of each.
     fn free(&self, name: &ObjectName, family: Family) -> Option<IpAddr> {
-        let ranges: Vec<Range> = self
-            .cidrs
-            .iter()
-            .filter(|cidr| family_of(cidr.addr()) == family)
-            .map(|cidr| Range::new(*cidr))
-            .collect();
+        let ranges = self.ranges.iter();
+        let ranges: Vec<_> = ranges.filter(|range| range.family() == family).collect();
         let seed = fnv1a(name.to_string().as_bytes());
         let upper = ranges
             .iter()
@@ -297,52 +301,37 @@ impl<'a> Allocator<'a> {
     }
 }
 
-/// Addresses of a prefix that may be given out, by offset: without the network's own address, and
-/// for IPv4 without the broadcast address.
-struct Range {
-    first: IpAddr,
-    size: u128,
-    static_band: u128,
-}
-
-impl Range {
-    fn new(cidr: IpNet) -> Self {
-        let host_bits = u32::from(cidr.max_prefix_len() - cidr.prefix_len());
-        let all = 1_u128.checked_shl(host_bits.min(127)).unwrap_or(u128::MAX);
-        let reserved = if family_of(cidr.addr()) == Family::V4 {
-            2
-        } else {
-            1
-        };
-        Self {
-            first: cidr.network(),
-            size: all.saturating_sub(reserved),
-            static_band: if all <= 16 {
-                0
-            } else {
-                (all / 16).clamp(16, 256)
-            },
-        }
-    }
-
-    fn address(&self, offset: u128) -> IpAddr {
-        match self.first {
-            IpAddr::V4(first) => {
-                // An offset into an IPv4 prefix has at most 32 bits.
-                let offset = u32::try_from(offset + 1).unwrap_or(u32::MAX);
-                Ipv4Addr::from(u32::from(first).wrapping_add(offset)).into()
-            }
-            IpAddr::V6(first) => Ipv6Addr::from(u128::from(first).wrapping_add(offset + 1)).into(),
-        }
-    }
-}
-
 /// Addresses that the manifest asks for.
 fn explicit_ips(service: &Service) -> &[IpAddr] {
     match &service.spec.cluster_ips {
         ClusterIps::Explicit(ips) => ips,
         ClusterIps::Allocate | ClusterIps::Headless => &[],
     }
+}
+
+/// Numbers of node ports that the manifest asks for, each once, with their fields. A cluster gives each
+/// number to one service, whatever the protocol.
+fn node_ports(service: &Service) -> BTreeMap<String, u16> {
+    if !matches!(
+        service.spec.service_type,
+        ServiceType::NodePort | ServiceType::LoadBalancer
+    ) {
+        return BTreeMap::new();
+    }
+    let ports = service.spec.ports.iter().enumerate();
+    let ports = ports.filter_map(|(index, port)| {
+        Some((format!("spec.ports[{index}].nodePort"), port.node_port?))
+    });
+    let health = service.spec.health_check_node_port;
+    let health = health.map(|number| ("spec.healthCheckNodePort".to_owned(), number));
+    ports.chain(health).collect()
+}
+
+fn clash(what: &impl fmt::Display, (name, located): Holder<'_>) -> String {
+    format!(
+        "{what} belongs to Service {name} ({}) already; choose another",
+        located.origin
+    )
 }
 
 /// Families in which the service wants any address.
@@ -364,7 +353,7 @@ fn join(cidrs: &[IpNet]) -> String {
 }
 
 /// FNV-1a, 64 bits: the same on every machine and in every version, unlike the standard hasher.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     })

@@ -25,6 +25,10 @@ const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 const FLOW_TABLE_SIZES: std::ops::RangeInclusive<u32> = 64..=1 << 24;
 
 /// The flags of `fulcrum run` that describe the node and its cluster.
+#[expect(
+    clippy::doc_markdown,
+    reason = "the fields' documentation is help text for a terminal"
+)]
 #[derive(Args, Clone, Debug)]
 pub struct Flags {
     /// Manifests to serve: a file, a directory (its *.yaml, *.yml and *.json, not recursive), or - for standard input
@@ -491,6 +495,16 @@ mod tests {
                 "--service-cidr 10.0.0.0/8,10.1.0.0/16",
                 "--service-cidr 10.1.0.0/16 overlaps service-cidr 10.0.0.0/8",
             ),
+            ("--node-name Upper", "cannot be used multiple times"),
+        ] {
+            let error = config(line).expect_err(line);
+            assert!(error.contains(message), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_agents_own_devices_and_addresses_are_nobody_elses() {
+        for (line, message) in [
             (
                 "--host-device fifteen-letters",
                 "--host-device \"fifteen-letters\": a device name has at most 15 bytes",
@@ -516,7 +530,6 @@ mod tests {
                 "--pod-cidr 169.254.0.0/16",
                 "--hairpin-ip 169.254.90.1: belongs to 169.254.0.0/16",
             ),
-            ("--node-name Upper", "cannot be used multiple times"),
         ] {
             let error = config(line).expect_err(line);
             assert!(error.contains(message), "{line}: {error}");

@@ -43,7 +43,9 @@ fn two_agents_on_one_node_serve_each_their_own_services() {
     let place = Place::new().unwrap();
     let start = |place: &Place, name, ips: [&str; 2]| {
         let text = scene.manifest(name, &ips);
-        Balancer::start_at(place, scene.node(), Manifests::Stdin(text.text()), &[]).unwrap()
+        // One pair of devices each; a second agent that asks for the first one's is refused.
+        let flags = ["--host-device", name];
+        Balancer::start_at(place, scene.node(), Manifests::Stdin(text.text()), &flags).unwrap()
     };
     let first = start(&place, "web", WEB);
     let second = start(&place.sibling("second"), "other", OTHER);

@@ -156,7 +156,7 @@ mod tests {
                 gateway: None,
             }],
             source: None,
-            mtu: None,
+            advmss: None,
             protocol: 3,
         };
         Survey {

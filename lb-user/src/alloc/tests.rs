@@ -1,5 +1,7 @@
 //! Allocation as a function of manifests, ranges and what was given before.
 
+use std::net::Ipv4Addr;
+
 use super::*;
 use crate::{model::object::Object, source::manifest};
 
@@ -164,61 +166,305 @@ fn an_address_outside_the_ranges_is_used_with_a_warning() {
 }
 
 #[test]
-fn families_follow_policy_order_and_ranges() {
+fn services_that_ask_for_the_same_are_named_with_their_places() {
+    let text = "
+{apiVersion: v1, kind: Service, metadata: {name: a}, spec: {clusterIP: 10.96.0.5, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: b}, spec: {clusterIP: 10.96.0.5, ports: [{port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: c}, spec: {type: NodePort, ports: [{port: 80, nodePort: 30080}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {name: d}, spec: {type: NodePort, ports: [{port: 80, nodePort: 30080, protocol: UDP}]}}
+";
+    let services: BTreeMap<_, _> = manifest::parse("m.yaml", text)
+        .objects
+        .into_iter()
+        .filter_map(|Located { object, origin }| match object {
+            Object::Service(object) => {
+                let name = object.meta.name.clone();
+                Some((name, Arc::new(Located { object, origin })))
+            }
+            _ => None,
+        })
+        .collect();
+    let allocated = allocate(&services, &cidrs(&DUAL), &Allocations::default());
+    let said: Vec<_> = allocated.findings.iter().map(Finding::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "m.yaml:4: error: Service default/b: spec.clusterIPs: 10.96.0.5 belongs to Service default/a \
+             (m.yaml:2) already; choose another",
+            "m.yaml:8: error: Service default/d: spec.ports[0].nodePort: node port 30080 belongs to Service \
+             default/c (m.yaml:6) already; choose another",
+        ]
+    );
+    // Who was there before keeps its node port, whatever its name.
+    let held = Allocations([("default/d".to_owned(), vec![[10, 96, 9, 9].into()])].into());
+    let allocated = allocate(&services, &cidrs(&DUAL), &held);
+    assert_eq!(
+        (ips(&allocated, "c").len(), ips(&allocated, "d").len()),
+        (0, 1)
+    );
+}
+
+#[test]
+fn who_is_refused_holds_nothing_that_a_third_asks_for() {
+    let both = "ipFamilyPolicy: RequireDualStack, clusterIP: 10.96.0.5, clusterIPs: [10.96.0.5, 'fd00:10:96::5']";
     let all = services(&[
-        ("default", ""),
-        ("dual", "ipFamilyPolicy: RequireDualStack"),
-        (
-            "half",
-            "ipFamilyPolicy: RequireDualStack, clusterIP: 'fd00:10:96::5'",
-        ),
-        (
-            "headless",
-            "clusterIP: None, ipFamilyPolicy: PreferDualStack",
-        ),
-        ("order", "ipFamilies: [IPv6, IPv4]"),
-        ("prefer", "ipFamilyPolicy: PreferDualStack"),
-        ("six", "ipFamilies: [IPv6]"),
+        ("a", "clusterIP: 10.96.0.5"),
+        ("b", both),
+        ("c", "clusterIP: 'fd00:10:96::5'"),
     ]);
-    let families = |allocated: &Allocated, name: &str| {
-        let addresses = allocated.addresses.get(&ObjectName::new("default", name));
-        let of = |ip: &IpAddr| family_of(*ip);
-        addresses.map(|a| (a.families.clone(), a.ips.iter().map(of).collect::<Vec<_>>()))
-    };
-    let (v4, v6) = (Family::V4, Family::V6);
-    let dual = allocate(&all, &cidrs(&DUAL), &Allocations::default());
-    assert_eq!(dual.findings, []);
-    let cases = [
-        ("default", vec![v4]),
-        ("dual", vec![v4, v6]),
-        ("half", vec![v6, v4]),
-        ("order", vec![v6, v4]),
-        ("prefer", vec![v4, v6]),
-        ("six", vec![v6]),
+    let allocated = allocate(&all, &cidrs(&DUAL), &Allocations::default());
+    assert_eq!(ips(&allocated, "b"), Vec::<String>::new());
+    assert_eq!(ips(&allocated, "c"), ["fd00:10:96::5"]);
+    assert_eq!(allocated.findings.len(), 1);
+}
+
+#[test]
+fn one_range_after_the_other_is_used_up() {
+    let names: Vec<String> = (0..20).map(|n| format!("s{n}")).collect();
+    let specs: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
+    let ranges = cidrs(&["10.0.0.0/28", "10.1.0.0/28"]);
+    let all = allocate(&services(&specs), &ranges, &Allocations::default());
+    assert_eq!(all.findings, []);
+    let given: BTreeSet<_> = all.addresses.values().flat_map(|a| a.ips.clone()).collect();
+    assert_eq!(given.len(), 20);
+    let in_first = given.iter().filter(|ip| ranges[0].contains(*ip)).count();
+    assert_eq!(in_first, 14, "all of the first range");
+}
+
+/// What becomes of one service: families and the families of its addresses, or the refusal.
+fn outcome(spec: &str, ranges: &[&str]) -> Result<(Vec<Family>, Vec<Family>), String> {
+    let all = services(&[("web", spec)]);
+    let allocated = allocate(&all, &cidrs(ranges), &Allocations::default());
+    if let Some(addresses) = allocated.addresses.values().next() {
+        let of_ips = addresses.ips.iter().copied().map(family_of).collect();
+        return Ok((addresses.families.clone(), of_ips));
+    }
+    let finding = &allocated.findings[0];
+    Err(format!("{}: {}", finding.field, finding.message))
+}
+
+#[test]
+fn families_follow_policy_order_and_ranges() {
+    const V4: Family = Family::V4;
+    const V6: Family = Family::V6;
+    let cases: [(&str, &[Family]); 10] = [
+        ("", &[V4]),
+        ("ipFamilyPolicy: SingleStack", &[V4]),
+        ("ipFamilyPolicy: PreferDualStack", &[V4, V6]),
+        ("ipFamilyPolicy: RequireDualStack", &[V4, V6]),
+        ("ipFamilies: [IPv6]", &[V6]),
+        (
+            "ipFamilies: [IPv6], ipFamilyPolicy: PreferDualStack",
+            &[V6, V4],
+        ),
+        (
+            "ipFamilies: [IPv6, IPv4], ipFamilyPolicy: RequireDualStack",
+            &[V6, V4],
+        ),
+        ("clusterIP: 'fd00:10:96::5'", &[V6]),
+        (
+            "clusterIP: 'fd00:10:96::5', ipFamilyPolicy: RequireDualStack",
+            &[V6, V4],
+        ),
+        (
+            "clusterIP: 'fd00:10:96::5', ipFamilies: [IPv6, IPv4], ipFamilyPolicy: PreferDualStack",
+            &[V6, V4],
+        ),
     ];
-    for (name, expected) in cases {
+    for (spec, expected) in cases {
         assert_eq!(
-            families(&dual, name),
-            Some((expected.clone(), expected)),
-            "{name}"
+            outcome(spec, &DUAL),
+            Ok((expected.to_vec(), expected.to_vec())),
+            "{spec}"
         );
     }
-    assert_eq!(families(&dual, "headless"), Some((vec![v4, v6], vec![])));
-    let single = allocate(&all, &cidrs(&DUAL[..1]), &Allocations::default());
-    assert_eq!(families(&single, "prefer"), Some((vec![v4], vec![v4])));
+    let reversed = [DUAL[1], DUAL[0]];
     assert_eq!(
-        families(&single, "half"),
-        Some((vec![v6, v4], vec![v6, v4]))
+        outcome("", &reversed),
+        Ok((vec![V6], vec![V6])),
+        "the first CIDR's family"
     );
-    for refused in ["dual", "order", "six"] {
-        assert_eq!(families(&single, refused), None, "{refused}");
+}
+
+#[test]
+fn headless_services_and_aliases_have_no_address() {
+    let (v4, v6) = (Family::V4, Family::V6);
+    let single = &DUAL[..1];
+    let cases: [(&str, &[&str], Vec<Family>); 7] = [
+        ("clusterIP: None", single, vec![v4, v6]),
+        (
+            "clusterIP: None, ipFamilyPolicy: SingleStack",
+            single,
+            vec![v4],
+        ),
+        ("clusterIP: None, ipFamilies: [IPv6]", single, vec![v6, v4]),
+        ("clusterIP: None, selector: {a: b}", single, vec![v4]),
+        (
+            "clusterIP: None, selector: {a: b}, ipFamilyPolicy: PreferDualStack",
+            single,
+            vec![v4],
+        ),
+        (
+            "clusterIP: None, selector: {a: b}, ipFamilyPolicy: PreferDualStack",
+            &DUAL,
+            vec![v4, v6],
+        ),
+        ("type: ExternalName, externalName: a.b", single, vec![]),
+    ];
+    for (spec, ranges, families) in cases {
+        assert_eq!(outcome(spec, ranges), Ok((families, vec![])), "{spec}");
     }
     assert_eq!(
-        single
-            .findings
-            .iter()
-            .filter(|f| f.severity == Severity::Error)
-            .count(),
-        3
+        outcome("clusterIP: None, selector: {a: b}, ipFamilies: [IPv6]", single),
+        Err("spec.ipFamilies[0]: no IPv6 address can be given, since no service CIDR is IPv6; add one with \
+             --service-cidr"
+            .to_owned())
     );
+}
+
+#[test]
+fn a_cluster_of_one_family_refuses_the_other() {
+    let single = &DUAL[..1];
+    let (v4, err) = (vec![Family::V4], |text: &str| Err(text.to_owned()));
+    assert_eq!(
+        outcome("ipFamilyPolicy: PreferDualStack", single),
+        Ok((v4.clone(), v4))
+    );
+    assert_eq!(
+        outcome("ipFamilyPolicy: RequireDualStack", single),
+        err(
+            "spec.ipFamilyPolicy: RequireDualStack needs service CIDRs of both families, and there are IPv4 \
+             ones only; add one with --service-cidr or write PreferDualStack"
+        )
+    );
+    assert_eq!(
+        outcome(
+            "ipFamilies: [IPv4, IPv6], ipFamilyPolicy: PreferDualStack",
+            single
+        ),
+        err(
+            "spec.ipFamilies[1]: no IPv6 address can be given, since no service CIDR is IPv6; add one with \
+             --service-cidr"
+        )
+    );
+    assert_eq!(
+        outcome("clusterIP: 'fd00:10:96::5'", single),
+        err(
+            "spec.clusterIPs[0]: fd00:10:96::5 cannot be used, since no service CIDR is IPv6; add one with \
+             --service-cidr or leave the address out"
+        )
+    );
+}
+
+#[test]
+fn the_networks_own_addresses_are_outside_of_the_range() {
+    for outside in ["10.96.0.0", "10.96.255.255"] {
+        let some = services(&[("a", &format!("clusterIP: {outside}"))]);
+        let allocated = allocate(&some, &cidrs(&DUAL), &Allocations::default());
+        assert_eq!(ips(&allocated, "a"), [outside]);
+        assert_eq!(
+            allocated.findings[0].severity,
+            Severity::Warning,
+            "{outside}"
+        );
+    }
+}
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Specs that ask for addresses in every way, from few addresses, so that they clash.
+    fn spec() -> impl Strategy<Value = String> {
+        let policy =
+            prop::sample::select(vec!["SingleStack", "PreferDualStack", "RequireDualStack"]);
+        let ip = prop_oneof![
+            Just(String::new()),
+            (0_u8..32).prop_map(|last| format!(", clusterIP: 10.0.0.{last}")),
+            (0_u8..32).prop_map(|last| format!(", clusterIP: 'fd00::{last:x}'")),
+            Just(", clusterIP: None".to_owned()),
+        ];
+        (policy, ip).prop_map(|(policy, ip)| format!("ipFamilyPolicy: {policy}{ip}"))
+    }
+
+    fn some() -> impl Strategy<Value = BTreeMap<String, String>> {
+        prop::collection::btree_map("[a-z][a-z0-9]{0,3}", spec(), 0..24)
+    }
+
+    fn ranges() -> impl Strategy<Value = Vec<IpNet>> {
+        let lists: [&[&str]; 4] = [
+            &["10.0.0.0/27", "fd00::/123"],
+            &["10.0.0.0/28", "fd00::/124", "10.0.0.16/28"],
+            &["fd00::/112", "10.0.0.0/27"],
+            &["10.0.0.0/24"],
+        ];
+        prop::sample::select(lists.map(cidrs).to_vec())
+    }
+
+    fn parsed(specs: &BTreeMap<String, String>) -> BTreeMap<ObjectName, Arc<Located<Service>>> {
+        let specs: Vec<_> = specs
+            .iter()
+            .map(|(a, b)| (a.as_str(), b.as_str()))
+            .collect();
+        services(&specs)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn every_service_has_what_it_asks_for_alone_or_a_finding(specs in some(), cidrs in ranges()) {
+            let all = parsed(&specs);
+            let allocated = allocate(&all, &cidrs, &Allocations::default());
+            let mut seen = BTreeSet::new();
+            for (name, service) in &all {
+                let Some(addresses) = allocated.addresses.get(name) else {
+                    let is_told = |f: &Finding| f.severity == Severity::Error && f.object.ends_with(&*name.to_string());
+                    prop_assert!(allocated.findings.iter().any(is_told), "{name} is refused in silence");
+                    continue;
+                };
+                let explicit = explicit_ips(&service.object);
+                prop_assert!(explicit.iter().all(|ip| addresses.ips.contains(ip)));
+                if service.object.is_headless() {
+                    prop_assert_eq!(&addresses.ips, &Vec::<IpAddr>::new());
+                    continue;
+                }
+                let families: Vec<_> = addresses.ips.iter().copied().map(family_of).collect();
+                prop_assert_eq!(&families, &addresses.families);
+                for ip in &addresses.ips {
+                    prop_assert!(seen.insert(*ip), "{} is given twice", ip);
+                    let gives = cidrs.iter().any(|cidr| Range::new(*cidr).gives(*ip));
+                    prop_assert!(gives || explicit.contains(ip), "{} is in no range", ip);
+                }
+            }
+        }
+
+        #[test]
+        fn a_restart_changes_nothing(specs in some(), cidrs in ranges()) {
+            let all = parsed(&specs);
+            let first = allocate(&all, &cidrs, &Allocations::default());
+            let text = serde_json::to_string(&first.allocations).expect("plain data");
+            let read: Allocations = serde_json::from_str(&text).expect("what was written");
+            prop_assert_eq!(allocate(&all, &cidrs, &read), first);
+        }
+
+        #[test]
+        fn a_newcomer_takes_nothing_from_who_was_there(specs in some(), cidrs in ranges(), newcomer in spec()) {
+            let mut specs = specs;
+            specs.remove("aa");
+            let before = allocate(&parsed(&specs), &cidrs, &Allocations::default());
+            // An address that is asked for wins over one that was given.
+            let newcomer = newcomer.split(", clusterIP: 1").next().unwrap_or_default().to_owned();
+            let newcomer = newcomer.split(", clusterIP: 'f").next().unwrap_or_default().to_owned();
+            specs.insert("aa".to_owned(), newcomer);
+            let after = allocate(&parsed(&specs), &cidrs, &before.allocations);
+            for (name, addresses) in &before.addresses {
+                prop_assert_eq!(after.addresses.get(name), Some(addresses), "{}", name);
+            }
+        }
+    }
 }

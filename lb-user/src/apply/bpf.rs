@@ -321,11 +321,11 @@ where
 
     fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError> {
         let table = self.names.places;
-        let place = |entry: Result<(Key<Raw<Bits<A>>>, u32), maps::MapError>| {
+        let entries = self.places.iter().map(|entry| {
             let entry = entry.map_err(|error| refused(Access::Read, table, "*", errno(error)))?;
             place(&entry).map_err(|error| refused(Access::Read, table, "*", error))
-        };
-        self.places.iter().map(place).collect()
+        });
+        entries.collect()
     }
 }
 

@@ -166,7 +166,7 @@ fn maps_are_listed_and_dumped_from_their_pins() {
             list.iter().map(|map| map.name).collect::<Vec<_>>(),
             map::ALL
         );
-        assert_eq!(entries, [3, 1, 4, 2, 1, 1, 0, 0, Reason::ALL.len(), 1, 1]);
+        assert_eq!(entries, [3, 1, 4, 2, 1, 1, 0, 0, Reason::ALL.len(), 2, 1]);
         assert!(
             list.iter()
                 .all(|map| map.memory.is_some_and(|bytes| bytes > 0)),

@@ -8,6 +8,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use ipnet::IpNet;
+
+use super::{legacy, nftables, policy, programs};
 use crate::{
     causes::with_causes,
     loader::{
@@ -15,6 +18,8 @@ use crate::{
         netlink::{Netlink, NetlinkError},
         pattern::Pattern,
         pin,
+        sysctl::read as setting,
+        uplink::Survey,
     },
 };
 
@@ -42,8 +47,14 @@ pub struct Facts {
     pub forwarding4: Option<String>,
     /// `net.ipv6.conf.all.forwarding`.
     pub forwarding6: Option<String>,
+    /// `net.ipv6.conf.all.disable_ipv6`.
+    pub disable_ipv6: Option<String>,
     /// The devices that lead out of the node.
     pub uplinks: Result<Vec<Uplink>, String>,
+    /// Whether uplinks and pods' devices forward, where the namespace as a whole does.
+    pub devices: Vec<Forwarding>,
+    /// What works on forwarded packets.
+    pub policy: policy::Found,
     /// Reverse path filters of `all` and the uplinks.
     pub rp_filters: Vec<RpFilter>,
 }
@@ -66,16 +77,44 @@ pub struct RpFilter {
     pub value: u8,
 }
 
+/// `net.FAMILY.conf.DEVICE.forwarding`; none: the namespace forwards nothing of the family, or has it not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    /// The device.
+    pub device: String,
+    /// Of IPv4.
+    pub v4: Option<bool>,
+    /// Of IPv6.
+    pub v6: Option<bool>,
+}
+
+/// What the flags say about the node's devices.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// Uplinks; none given: found out from the routes.
+    pub uplinks: Option<Vec<Pattern>>,
+    /// Pods' devices; none given: pairs that lead into other namespaces.
+    pub pods: Option<Vec<Pattern>>,
+    /// Prefixes of pods.
+    pub pod_cidrs: BTreeSet<IpNet>,
+}
+
 impl Facts {
-    /// Looks. `uplinks` are those that the flags name.
-    pub async fn gather(bpffs: &Path, uplinks: Option<Vec<Pattern>>) -> Self {
-        let uplinks = find(uplinks).await.map_err(|error| with_causes(&error));
-        let names = uplinks
+    /// Looks.
+    pub async fn gather(bpffs: &Path, named: Named) -> Self {
+        let survey = survey().await;
+        let (devices, programs, all) = match &survey {
+            Ok(survey) => on_devices(survey, &named),
+            Err(_) => Default::default(),
+        };
+        let uplinks = survey.map(|survey| find(&survey, &named));
+        let uplinks = uplinks.map_err(|error| with_causes(&error));
+        let uplink_names = uplinks
             .iter()
             .flatten()
             .map(|uplink: &Uplink| uplink.name.as_str());
         let rp_filters = std::iter::once(ALL)
-            .chain(names)
+            .chain(uplink_names)
             .filter_map(rp_filter)
             .collect();
         Self {
@@ -87,30 +126,75 @@ impl Facts {
             status: fs::read_to_string("/proc/self/status").ok(),
             forwarding4: setting("net/ipv4/ip_forward"),
             forwarding6: setting("net/ipv6/conf/all/forwarding"),
+            disable_ipv6: setting("net/ipv6/conf/all/disable_ipv6"),
             uplinks,
+            devices,
+            policy: policy::Found {
+                nftables: nftables::read().map_err(|error| with_causes(&error)),
+                legacy: legacy::read(),
+                devices: all,
+                programs,
+            },
             rp_filters,
         }
     }
 }
 
-async fn find(named: Option<Vec<Pattern>>) -> Result<Vec<Uplink>, NetlinkError> {
-    let survey = Netlink::open()?.survey().await?;
+async fn survey() -> Result<Survey, NetlinkError> {
+    Netlink::open()?.survey().await
+}
+
+/// What forwards, what else is at TC, and the names of all devices.
+fn on_devices(
+    survey: &Survey,
+    named: &Named,
+) -> (Vec<Forwarding>, Vec<policy::Program>, Vec<String>) {
+    let selection = selection(survey, named);
+    let ours: Vec<&Device> = survey
+        .devices
+        .iter()
+        .filter(|device| selection.role(device).is_some())
+        .collect();
+    let forwarding = |family: &str, device: &str| {
+        let of = |name: &str| setting(&format!("net/{family}/conf/{name}/forwarding"));
+        let is_on = |text: String| text.trim() != "0";
+        // Said already where nothing is forwarded at all.
+        of(ALL).is_some_and(is_on).then(|| of(device))?.map(is_on)
+    };
+    let devices = ours.iter().map(|device| Forwarding {
+        device: device.name.clone(),
+        v4: forwarding("ipv4", &device.name),
+        v6: forwarding("ipv6", &device.name),
+    });
+    let all = survey.devices.iter().map(|device| device.name.clone());
+    (
+        devices.collect(),
+        programs::find(ours.iter().copied()),
+        all.collect(),
+    )
+}
+
+fn selection(survey: &Survey, named: &Named) -> Selection {
     let mut selection = Selection {
-        uplinks: Uplinks::Named(named.clone().unwrap_or_default()),
-        pods: Some(Vec::new()),
+        uplinks: Uplinks::Named(named.uplinks.clone().unwrap_or_default()),
+        pods: named.pods.clone(),
         host: None,
     };
-    if named.is_none() {
-        selection.uplinks = Uplinks::Found(survey.ways_out(&BTreeSet::new(), &selection));
+    if named.uplinks.is_none() {
+        selection.uplinks = Uplinks::Found(survey.ways_out(&named.pod_cidrs, &selection));
     }
-    let is_uplink = |device: &&Device| selection.role(device).is_some();
-    let found = survey.devices.iter().filter(is_uplink);
-    Ok(found
+    selection
+}
+
+fn find(survey: &Survey, named: &Named) -> Vec<Uplink> {
+    let selection = selection(survey, named);
+    let found = survey.uplinks(&selection);
+    found
         .map(|device| Uplink {
             name: device.name.clone(),
             is_pair: device.pair != Pair::None,
         })
-        .collect())
+        .collect()
 }
 
 fn rp_filter(device: &str) -> Option<RpFilter> {
@@ -123,8 +207,4 @@ fn rp_filter(device: &str) -> Option<RpFilter> {
         device: device.to_owned(),
         value,
     })
-}
-
-fn setting(path: &str) -> Option<String> {
-    fs::read_to_string(Path::new("/proc/sys").join(path)).ok()
 }

@@ -3,12 +3,17 @@
 //! Pure: from [`Facts`] to [`Item`]s. Nothing here changes the machine, not even for a moment.
 
 pub mod facts;
+pub mod legacy;
+pub mod netfilter;
+pub mod nftables;
+pub mod policy;
+mod programs;
 
 use std::fmt;
 
 use serde::Serialize;
 
-use facts::{Facts, RpFilter, Uplink};
+use facts::{Facts, Forwarding, RpFilter, Uplink};
 
 /// The oldest kernel that the programs were run on.
 const OLDEST_KERNEL: Version = Version(6, 1);
@@ -66,10 +71,13 @@ pub fn items(facts: &Facts) -> Vec<Item> {
         capabilities(facts.status.as_deref()),
         forwarding4(facts.forwarding4.as_deref()),
         forwarding6(facts.forwarding6.as_deref()),
+        ipv6(facts),
         tcx(facts.release.as_deref()),
     ];
     items.extend(uplinks(&facts.uplinks));
+    items.extend(device_forwarding(&facts.devices));
     items.extend(rp_filter(&facts.rp_filters));
+    items.extend(policy::items(&facts.policy));
     items
 }
 
@@ -246,6 +254,43 @@ fn forwarding6(setting: Option<&str>) -> Item {
     }
 }
 
+/// Without IPv6 there is nothing to warn of: a node is what it is.
+fn ipv6(facts: &Facts) -> Item {
+    let name = "IPv6";
+    match facts.disable_ipv6.as_deref().map(str::trim) {
+        None => ok(
+            name,
+            "this kernel has none, and IPv6 services are not served",
+        ),
+        Some("0") => ok(name, "on"),
+        Some(_) => ok(
+            name,
+            "switched off (net.ipv6.conf.all.disable_ipv6), on all devices but fulcrum's own",
+        ),
+    }
+}
+
+/// Devices whose packets the FIB answers no program for, although the namespace forwards.
+fn device_forwarding(devices: &[Forwarding]) -> Vec<Item> {
+    let name = "device forwarding";
+    let mut items = Vec::new();
+    for Forwarding { device, v4, v6 } in devices {
+        for (family, is_on, setting) in [("IPv4", v4, "ipv4"), ("IPv6", v6, "ipv6")] {
+            if *is_on == Some(false) {
+                items.push(warn(
+                    name,
+                    format!("{family} is not forwarded from {device}, so its packets reach no backend elsewhere"),
+                    format!("sysctl -w net.{setting}.conf.{}.forwarding=1", device.replace('.', "/")),
+                ));
+            }
+        }
+    }
+    if items.is_empty() {
+        items.push(ok(name, "on for all uplinks and pods"));
+    }
+    items
+}
+
 fn tcx(release: Option<&str>) -> Item {
     let name = "TC links";
     match release.and_then(Version::parse) {
@@ -264,11 +309,9 @@ fn uplinks(found: &Result<Vec<Uplink>, String>) -> Vec<Item> {
     match found {
         Err(error) => vec![fail(name, format!("cannot be listed: {error}"), remedy)],
         Ok(uplinks) if uplinks.is_empty() => {
-            vec![fail(
-                name,
-                "no device has a default route or is named",
-                remedy,
-            )]
+            let finding =
+                "no route leads out of the node; only its own pods and processes reach services";
+            vec![warn(name, finding, remedy)]
         }
         Ok(uplinks) => {
             let names: Vec<&str> = uplinks.iter().map(|uplink| uplink.name.as_str()).collect();

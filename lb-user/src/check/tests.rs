@@ -12,7 +12,15 @@ fn good() -> Facts {
         status: Some("Name:\tx\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n".to_owned()),
         forwarding4: Some("1\n".to_owned()),
         forwarding6: Some("1\n".to_owned()),
+        disable_ipv6: Some("0\n".to_owned()),
         uplinks: Ok(vec![uplink("eth0", false)]),
+        devices: vec![forwarding("eth0", Some(true), None)],
+        policy: policy::Found {
+            nftables: Ok(netfilter::Ruleset::default()),
+            legacy: legacy::Legacy::default(),
+            devices: Vec::new(),
+            programs: Vec::new(),
+        },
         rp_filters: vec![filter("all", 0), filter("eth0", 2)],
     }
 }
@@ -21,6 +29,14 @@ fn uplink(name: &str, is_pair: bool) -> Uplink {
     Uplink {
         name: name.to_owned(),
         is_pair,
+    }
+}
+
+fn forwarding(device: &str, v4: Option<bool>, v6: Option<bool>) -> Forwarding {
+    Forwarding {
+        device: device.to_owned(),
+        v4,
+        v6,
     }
 }
 
@@ -125,10 +141,36 @@ fn reverse_path_filters_count_as_the_kernel_counts_them() {
 }
 
 #[test]
+fn a_device_that_does_not_forward_is_named_with_the_setting() {
+    let lines = complaints(|facts| {
+        facts.devices = vec![
+            forwarding("eth0.5", Some(false), None),
+            forwarding("veth1", Some(true), Some(false)),
+        ];
+    });
+    assert_eq!(
+        lines,
+        [
+            "warn  device forwarding: IPv4 is not forwarded from eth0.5, so its packets reach no backend elsewhere; \
+                sysctl -w net.ipv4.conf.eth0/5.forwarding=1",
+            "warn  device forwarding: IPv6 is not forwarded from veth1, so its packets reach no backend elsewhere; \
+                sysctl -w net.ipv6.conf.veth1.forwarding=1",
+        ]
+    );
+}
+
+#[test]
+fn a_node_without_ipv6_is_no_complaint() {
+    for setting in [None, Some("1\n".to_owned())] {
+        assert_eq!(complaints(|facts| facts.disable_ipv6 = setting), [""; 0]);
+    }
+}
+
+#[test]
 fn without_an_uplink_the_flag_is_named() {
     let lines = complaints(|facts| facts.uplinks = Ok(Vec::new()));
     assert!(
-        lines[0].starts_with("fail  uplinks: ") && lines[0].contains("--uplink"),
+        lines[0].starts_with("warn  uplinks: ") && lines[0].contains("--uplink"),
         "{lines:?}"
     );
     let lines = complaints(|facts| facts.uplinks = Err("no".to_owned()));

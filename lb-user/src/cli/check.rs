@@ -4,22 +4,36 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
+use ipnet::IpNet;
 
 use super::{
     Place,
     output::{self, Format},
 };
 use crate::{
-    check::{self, facts::Facts},
+    check::{
+        self,
+        facts::{Facts, Named},
+    },
     config,
 };
 
 /// Flags of `check`.
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
-    /// Devices that lead out of the node, as for `run` [default: those of the default routes]
+    /// Devices that lead out of the node, as for `run` [default: those of the default routes, and those by which
+    /// routes lead to --pod-cidr]
     #[arg(long, value_name = "DEVICE|GLOB", value_delimiter = ',')]
     uplink: Vec<String>,
+
+    /// Host sides of the pods' devices, as for `run` [default: every veth and netkit whose peer is in another network
+    /// namespace]
+    #[arg(long, value_name = "DEVICE|GLOB", value_delimiter = ',')]
+    pod_device: Vec<String>,
+
+    /// Prefixes of the cluster's pods, as for `run`
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pod_cidr: Vec<IpNet>,
 
     /// The form of the result
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
@@ -27,12 +41,16 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn check(args: &CheckArgs, place: &Place) -> anyhow::Result<ExitCode> {
-    let uplinks = config::patterns("uplink", &args.uplink)?;
+    let named = Named {
+        uplinks: config::patterns("uplink", &args.uplink)?,
+        pods: config::patterns("pod-device", &args.pod_device)?,
+        pod_cidrs: args.pod_cidr.iter().map(IpNet::trunc).collect(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let facts = runtime.block_on(Facts::gather(&place.bpffs, uplinks));
+    let facts = runtime.block_on(Facts::gather(&place.bpffs, named));
     let items = check::items(&facts);
     let text = match args.output {
         Format::Table => items

@@ -1,9 +1,11 @@
 //! The command line: one file per verb, and what all verbs share.
 //!
 //! Results go to standard output, messages and logs to standard error. Exit code 0: done; 1: it failed,
-//! and one line says what and what to do; 2: the command line itself is wrong.
+//! and one line says what and what to do; 2: the command line itself is wrong (of
+//! `check-manifests` also: a file could not be read).
 
 mod check;
+pub mod check_manifests;
 mod counters;
 mod get;
 mod maps;
@@ -75,6 +77,12 @@ enum Verb {
     ///
     /// Prints one line per fact: ok, warn or fail, what was found, and the remedy. Exit code 1 if anything failed.
     Check(check::CheckArgs),
+    /// Say of every object in manifests what would become of it; needs no root and no running agent
+    ///
+    /// Prints one line per object, ok or what else becomes of it, and below it what was found, with line and field. Objects
+    /// are judged alone and together: names and addresses that two claim, ports that no pod names. Exit code 0: all is
+    /// good (notices are no fault); 1: errors or warnings; 2: a file could not be read.
+    CheckManifests(check_manifests::CheckManifestsArgs),
     /// Print the version
     Version,
 }
@@ -89,6 +97,7 @@ pub fn main() -> ExitCode {
         Verb::Maps(args) => maps::maps(&args, &place),
         Verb::Counters(args) => counters::counters(&args, &place),
         Verb::Check(args) => check::check(&args, &place),
+        Verb::CheckManifests(args) => check_manifests::check_manifests(&args),
         Verb::Version => version(),
     };
     done.unwrap_or_else(|error| {

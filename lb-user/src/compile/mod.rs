@@ -30,6 +30,8 @@ use crate::{
 
 mod endpoint;
 mod frontend;
+mod generated;
+mod mirror;
 mod select;
 mod slices;
 pub mod view;

@@ -4,64 +4,164 @@
 //! finished. Pods whose named ports resolve to the same numbers share a slice; a port that a pod does
 //! not have is left out for that pod.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use lb_common::net::addr::Family;
 
-use super::slices;
-use crate::model::{
-    endpoint::{AddressType, Conditions, Endpoint, EndpointPort, EndpointSlice},
-    finding::{Finding, Severity},
-    object::{Kind, Located, ObjectRef},
-    pod::Pod,
-    service::{Service, TargetPort},
+use super::generated::{Group, Writer};
+use crate::{
+    model::{
+        endpoint::{
+            Conditions, Endpoint, EndpointPort, EndpointSlice, Hints, LABEL_MANAGED_BY, Target,
+        },
+        finding::{Finding, Severity},
+        node::Node,
+        object::{Annotations, Kind, Labels, Located, ObjectName, ObjectRef, family_of},
+        pod::Pod,
+        service::{LABEL_HEADLESS, Service, ServicePort, TargetPort, TrafficDistribution},
+    },
+    source::spelling,
+    store::Objects,
 };
 
-/// The slices of a service, out of the pods of its namespace.
-pub(super) fn slices(
-    service: &Located<Service>,
-    families: &[Family],
-    pods: &[&Located<Pod>],
-    findings: &mut Vec<Finding>,
-) -> Vec<EndpointSlice> {
-    let mut groups: BTreeMap<(Family, Vec<EndpointPort>), Vec<Endpoint>> = BTreeMap::new();
-    let matching: Vec<_> = pods
-        .iter()
-        .copied()
-        .filter(|pod| matches(&service.object, &pod.object))
-        .collect();
-    missing_ports(service, &matching, findings);
-    for pod in matching {
-        if pod.object.ips.is_empty() {
-            findings.push(without_address(pod));
-        }
-        let ports = ports(&service.object, &pod.object);
-        for family in families {
-            if let Some(ip) = slices::first_of(&pod.object.ips, *family) {
-                let endpoint = Endpoint {
-                    addresses: vec![ip],
-                    conditions: conditions(&service.object, &pod.object),
-                    node_name: pod.object.node_name.clone(),
-                    hostname: hostname(&service.object, &pod.object),
-                    target: Some(format!("Pod {}", pod.object.meta.name.name)),
-                    zone: None,
-                };
-                groups
-                    .entry((*family, ports.clone()))
-                    .or_default()
-                    .push(endpoint);
+/// [`LABEL_MANAGED_BY`] of slices that were derived from pods.
+pub(super) const CONTROLLER: &str = "endpointslice-controller.k8s.io";
+/// Endpoints that a slice has at most.
+const MAX_ENDPOINTS: usize = 100;
+
+/// A service and the pods that may be behind it.
+pub(super) struct Selection<'a> {
+    pub(super) service: &'a Located<Service>,
+    /// The service's families.
+    pub(super) families: &'a [Family],
+    /// Pods of its namespace, by name; those that do not match are left out.
+    pub(super) pods: &'a [&'a Located<Pod>],
+    pub(super) nodes: &'a Objects<Node>,
+}
+
+impl Selection<'_> {
+    /// The slices of the service, with other names than those that are taken. A family without any
+    /// endpoint has one empty slice.
+    pub(super) fn slices(
+        &self,
+        taken: BTreeSet<String>,
+        findings: &mut Vec<Finding>,
+    ) -> Vec<EndpointSlice> {
+        let service = &self.service.object;
+        let matching: Vec<_> = self
+            .pods
+            .iter()
+            .copied()
+            .filter(|pod| matches(service, &pod.object))
+            .collect();
+        missing_ports(self.service, &matching, findings);
+        let without_ip = matching.iter().filter(|pod| pod.object.ips.is_empty());
+        findings.extend(without_ip.map(|pod| without_address(pod)));
+        let mut writer = Writer {
+            service: &service.meta.name,
+            controller: CONTROLLER,
+            labels: labels(service),
+            annotations: Annotations::new(),
+            limit: MAX_ENDPOINTS,
+            taken,
+        };
+        let mut slices = Vec::new();
+        for family in self.families {
+            for group in self.groups(*family, &matching) {
+                writer.write(group, &mut slices);
             }
         }
+        slices
     }
-    (1..)
-        .zip(groups)
-        .map(|(number, ((family, ports), endpoints))| EndpointSlice {
-            meta: slices::meta(&service.object.meta.name, slices::FROM_PODS, number),
-            address_type: AddressType::Ip(family),
-            endpoints,
-            ports,
+
+    /// Endpoints of a family by the ports that they have.
+    fn groups(&self, family: Family, pods: &[&Located<Pod>]) -> Vec<Group> {
+        let mut groups: Vec<Group> = Vec::new();
+        for pod in pods {
+            let Some(endpoint) = self.endpoint(&pod.object, family) else {
+                continue;
+            };
+            let ports = ports(&self.service.object, &pod.object);
+            match groups.iter_mut().find(|group| group.ports == ports) {
+                Some(group) => group.endpoints.push(endpoint),
+                None => groups.push(Group {
+                    family,
+                    ports,
+                    endpoints: vec![endpoint],
+                }),
+            }
+        }
+        if groups.is_empty() {
+            groups.push(Group {
+                family,
+                ports: Vec::new(),
+                endpoints: Vec::new(),
+            });
+        }
+        groups
+    }
+
+    /// The endpoint that a pod is, if it has an address of the family.
+    fn endpoint(&self, pod: &Pod, family: Family) -> Option<Endpoint> {
+        let service = &self.service.object;
+        let of_family = |ip: &IpAddr| family_of(*ip) == family;
+        let addresses: Vec<_> = pod.ips.iter().copied().filter(of_family).collect();
+        if addresses.is_empty() {
+            return None;
+        }
+        let conditions = conditions(service, pod);
+        let zone = pod.node_name.as_deref().and_then(|name| self.zone(name));
+        let distribution = service.spec.traffic_distribution;
+        Some(Endpoint {
+            addresses,
+            conditions,
+            given: conditions.into(),
+            hints: distribution
+                .filter(|_| conditions.ready)
+                .and_then(|wanted| hints(wanted, zone.as_deref(), pod.node_name.as_deref())),
+            node_name: pod.node_name.clone(),
+            hostname: hostname(service, pod),
+            target: Some(Target {
+                kind: Kind::Pod.name().to_owned(),
+                namespace: pod.meta.name.namespace.to_string(),
+                name: pod.meta.name.name.to_string(),
+                uid: pod.meta.uid.clone(),
+            }),
+            zone,
         })
-        .collect()
+    }
+
+    /// The zone of a node, where its object says one. A node without an object may exist all the same.
+    fn zone(&self, node: &str) -> Option<String> {
+        let node = self.nodes.get(&ObjectName::new("", node))?;
+        node.object.zone().map(str::to_owned)
+    }
+}
+
+/// The service's labels, but for those that say whose a slice is, and a label that says whether DNS alone
+/// looks at it.
+fn labels(service: &Service) -> Labels {
+    let mut labels = service.meta.labels.clone();
+    labels.remove(LABEL_MANAGED_BY);
+    labels.remove(LABEL_HEADLESS);
+    if service.is_headless() {
+        labels.insert(LABEL_HEADLESS.to_owned(), String::new());
+    }
+    labels
+}
+
+/// An endpoint is for clients of its own zone, and of its own node where that is asked for.
+fn hints(
+    distribution: TrafficDistribution,
+    zone: Option<&str>,
+    node: Option<&str>,
+) -> Option<Hints> {
+    let node = node.filter(|_| distribution == TrafficDistribution::PreferSameNode);
+    let list = |text: Option<&str>| text.map(str::to_owned).into_iter().collect();
+    (zone.is_some() || node.is_some()).then(|| Hints {
+        zones: list(zone),
+        nodes: list(node),
+    })
 }
 
 fn matches(service: &Service, pod: &Pod) -> bool {
@@ -87,26 +187,21 @@ fn hostname(service: &Service, pod: &Pod) -> Option<String> {
     pod.hostname.clone().filter(|_| is_own)
 }
 
+/// Ports in the order of the service. Headless services may have none.
 fn ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
-    let mut ports: Vec<_> = service
-        .spec
-        .ports
-        .iter()
-        .filter_map(|port| {
-            let number = match &port.target_port {
-                TargetPort::Number(number) => *number,
-                TargetPort::Name(name) => pod.port(name, port.protocol)?,
-            };
-            let (name, protocol) = (port.name.clone(), port.protocol);
-            Some(EndpointPort {
-                name,
-                protocol,
-                port: Some(number),
-            })
+    let port_of = |port: &ServicePort| {
+        let number = match &port.target_port {
+            TargetPort::Number(number) => *number,
+            TargetPort::Name(name) => pod.port(name, port.protocol)?,
+        };
+        Some(EndpointPort {
+            name: port.name.clone(),
+            protocol: port.protocol,
+            port: Some(number),
+            app_protocol: port.app_protocol.clone(),
         })
-        .collect();
-    ports.sort();
-    ports
+    };
+    service.spec.ports.iter().filter_map(port_of).collect()
 }
 
 /// Named target ports that pods do not have: one finding per port, whatever the number of pods.
@@ -121,9 +216,10 @@ fn missing_ports(service: &Located<Service>, pods: &[&Located<Pod>], findings: &
         let Some(first) = lacking.next() else {
             continue;
         };
+        let hint = spelling::hint(name, first.object.port_names(port.protocol));
         let message = format!(
             "{} of {} matching pods have no container port `{name}` ({}) and do not answer on it, \
-             among them {}; name one so in `spec.containers[].ports`",
+             among them {}; name one so in `spec.containers[].ports`{hint}",
             lacking.count() + 1,
             pods.len(),
             port.protocol,

@@ -82,7 +82,7 @@ fn external_ip(service: &Service) -> String {
         ServiceType::ExternalName => or_none(spec.external_name.clone().unwrap_or_default()),
         ServiceType::ClusterIp | ServiceType::NodePort => or_none(addresses.join(",")),
         ServiceType::LoadBalancer => {
-            addresses.splice(0..0, service.ingress.iter().cloned());
+            addresses.splice(0..0, service.ingress.iter().map(ToString::to_string));
             if addresses.is_empty() {
                 "<pending>".to_owned()
             } else {

@@ -19,8 +19,8 @@ use crate::{causes::with_causes, config::Mode};
 /// Names of the programs in the object.
 mod program {
     pub(super) const POD: &str = "pod";
-    pub(super) const EGRESS: &str = "egress";
     pub(super) const UPLINK: &str = "uplink";
+    pub(super) const EGRESS: &str = "egress";
     pub(super) const UPLINK_L3: &str = "uplink_l3";
     pub(super) const EGRESS_L3: &str = "egress_l3";
     pub(super) const HOST: &str = "host";
@@ -28,7 +28,7 @@ mod program {
     pub(super) const XDP_UPLINK: &str = "xdp_uplink";
 
     /// All for TC.
-    pub(super) const CLASSIFIERS: [&str; 7] = [POD, EGRESS, UPLINK, UPLINK_L3, EGRESS_L3, HOST, LO];
+    pub(super) const CLASSIFIERS: [&str; 7] = [POD, UPLINK, UPLINK_L3, EGRESS, EGRESS_L3, HOST, LO];
 }
 
 /// Priorities of our filters where links do not exist: before and behind what others leave to the kernel's
@@ -41,11 +41,10 @@ pub fn is_ours(name: &str) -> bool {
     program::CLASSIFIERS.contains(&name)
 }
 
-/// Whether our filters have this priority, where links do not exist.
+/// Whether our filters have this priority: never where links exist.
 pub fn is_priority_of_ours(priority: u32) -> bool {
-    [FIRST_PRIORITY, LAST_PRIORITY]
-        .into_iter()
-        .any(|ours| u32::from(ours) == priority)
+    let ours = [FIRST_PRIORITY, LAST_PRIORITY].map(u32::from);
+    Hook::of_this_kernel() == Hook::Clsact && ours.contains(&priority)
 }
 
 /// The loaded programs.

@@ -184,11 +184,11 @@ impl Device {
             match info {
                 LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit) => self.pair = Pair::Here,
                 LinkInfo::Kind(InfoKind::Bridge) => self.is_bridge = true,
-                LinkInfo::Data(InfoData::Netkit(facts)) => {
-                    // What a pod sends comes in at the primary end.
-                    if facts.contains(&InfoNetkit::Primary(false)) {
-                        self.pair = Pair::None;
-                    }
+                // What a pod sends comes in at the primary end.
+                LinkInfo::Data(InfoData::Netkit(facts))
+                    if facts.contains(&InfoNetkit::Primary(false)) =>
+                {
+                    self.pair = Pair::None;
                 }
                 LinkInfo::PortKind(InfoPortKind::Bond | InfoPortKind::Team) => {
                     self.aggregated = true;

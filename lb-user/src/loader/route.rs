@@ -22,8 +22,8 @@ pub struct Route {
     pub hops: Vec<Hop>,
     /// The source that it prefers.
     pub source: Option<IpAddr>,
-    /// Largest packet, L3 bytes, where the route says so.
-    pub mtu: Option<u32>,
+    /// Largest TCP segment that is offered to peers, bytes, where the route says so.
+    pub advmss: Option<u32>,
     /// Who made it: `RTPROT_*`.
     pub protocol: u8,
 }
@@ -68,7 +68,7 @@ impl Route {
             prefix: IpNet::new(read.destination, header.destination_prefix_length).ok()?,
             hops: if leads { read.hops() } else { Vec::new() },
             source: read.source,
-            mtu: read.mtu,
+            advmss: read.advmss,
             protocol: header.protocol.into(),
         })
     }
@@ -81,7 +81,7 @@ struct Read {
     gateway: Option<IpAddr>,
     several: Vec<Hop>,
     source: Option<IpAddr>,
-    mtu: Option<u32>,
+    advmss: Option<u32>,
 }
 
 impl Default for Read {
@@ -92,7 +92,7 @@ impl Default for Read {
             gateway: None,
             several: Vec::new(),
             source: None,
-            mtu: None,
+            advmss: None,
         }
     }
 }
@@ -110,8 +110,8 @@ impl Read {
             RouteAttribute::PrefSource(it) => self.source = address(it),
             RouteAttribute::MultiPath(hops) => self.several = hops.iter().map(hop).collect(),
             RouteAttribute::Metrics(metrics) => {
-                self.mtu = metrics.iter().find_map(|metric| match metric {
-                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                self.advmss = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Advmss(mss) => Some(*mss),
                     _ => None,
                 });
             }
@@ -168,7 +168,7 @@ mod tests {
             RouteAttribute::Oif(4),
             RouteAttribute::Gateway(RouteAddress::Inet(gateway)),
             RouteAttribute::PrefSource(RouteAddress::Inet(source)),
-            RouteAttribute::Metrics(vec![RouteMetric::Lock(4), RouteMetric::Mtu(1400)]),
+            RouteAttribute::Metrics(vec![RouteMetric::Lock(4), RouteMetric::Advmss(1400)]),
         ]))
         .expect("a route");
         let hop = Hop {
@@ -177,7 +177,7 @@ mod tests {
         };
         assert!(route.is_default());
         assert_eq!(route.hops, [hop]);
-        assert_eq!((route.source, route.mtu), (Some(source.into()), Some(1400)));
+        assert_eq!((route.source, route.advmss), (Some(source.into()), Some(1400)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Both kinds have one meaning; [`EndpointSlice`] is the one that the compiler works with. Nil
 //! conditions are already resolved as KEP-1672 says: ready, serving, not terminating.
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 use lb_common::net::addr::Family;
 
@@ -16,6 +16,9 @@ pub const LABEL_SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub const LABEL_MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// Label by which an Endpoints object asks not to be mirrored (`"true"`).
 pub const LABEL_SKIP_MIRROR: &str = "endpointslice.kubernetes.io/skip-mirror";
+
+/// Annotation by which an Endpoints object is a lock and not mirrored, whatever its value.
+pub const ANNOTATION_LEADER: &str = "control-plane.alpha.kubernetes.io/leader";
 
 /// One `EndpointSlice`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,16 +54,80 @@ pub enum AddressType {
 pub struct Endpoint {
     /// `addresses`; proxies use the first.
     pub addresses: Vec<IpAddr>,
-    /// `conditions`.
+    /// `conditions`, with the meaning that missing ones have.
     pub conditions: Conditions,
+    /// `conditions` as they are written.
+    pub given: GivenConditions,
     /// `nodeName`; an endpoint without one is remote everywhere.
     pub node_name: Option<String>,
     /// `hostname`.
     pub hostname: Option<String>,
-    /// `targetRef` as `Kind name`.
-    pub target: Option<String>,
+    /// `targetRef`.
+    pub target: Option<Target>,
     /// `zone`.
     pub zone: Option<String>,
+    /// `hints`, where there are any.
+    pub hints: Option<Hints>,
+}
+
+/// `targetRef`: the object behind an endpoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    /// `kind`.
+    pub kind: String,
+    /// `namespace`; empty where not given.
+    pub namespace: String,
+    /// `name`.
+    pub name: String,
+    /// `uid`, where given.
+    pub uid: Option<String>,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.name)
+    }
+}
+
+/// `hints`: whose clients an endpoint is for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// `forZones`.
+    pub zones: Vec<String>,
+    /// `forNodes`.
+    pub nodes: Vec<String>,
+}
+
+/// `conditions` of an endpoint, each of which may be missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GivenConditions {
+    /// `ready`.
+    pub ready: Option<bool>,
+    /// `serving`.
+    pub serving: Option<bool>,
+    /// `terminating`.
+    pub terminating: Option<bool>,
+}
+
+impl GivenConditions {
+    /// What they mean: what is not given is in the endpoint's favour, each by itself, as in kube-proxy.
+    pub fn resolve(self) -> Conditions {
+        Conditions {
+            ready: self.ready.unwrap_or(true),
+            serving: self.serving.unwrap_or(true),
+            terminating: self.terminating.unwrap_or(false),
+        }
+    }
+}
+
+impl From<Conditions> for GivenConditions {
+    fn from(conditions: Conditions) -> Self {
+        Self {
+            ready: Some(conditions.ready),
+            serving: Some(conditions.serving),
+            terminating: Some(conditions.terminating),
+        }
+    }
 }
 
 /// State of an endpoint.
@@ -81,26 +148,6 @@ impl Conditions {
         serving: true,
         terminating: false,
     };
-    /// Not in service, not on its way out.
-    pub const UNREADY: Self = Self {
-        ready: false,
-        serving: false,
-        terminating: false,
-    };
-
-    /// Conditions as slices give them: what is not given is in the endpoint's favour, each by
-    /// itself, as in kube-proxy.
-    pub fn from_nullable(
-        ready: Option<bool>,
-        serving: Option<bool>,
-        terminating: Option<bool>,
-    ) -> Self {
-        Self {
-            ready: ready.unwrap_or(true),
-            serving: serving.unwrap_or(true),
-            terminating: terminating.unwrap_or(false),
-        }
-    }
 }
 
 /// One port of a slice or subset.
@@ -112,6 +159,8 @@ pub struct EndpointPort {
     pub protocol: Protocol,
     /// `port`; without one, proxies ignore the entry.
     pub port: Option<u16>,
+    /// `appProtocol`.
+    pub app_protocol: Option<String>,
 }
 
 /// One Endpoints object. It belongs to the service of its own name.
@@ -143,8 +192,8 @@ pub struct SubsetAddress {
     pub hostname: Option<String>,
     /// `nodeName`.
     pub node_name: Option<String>,
-    /// `targetRef` as `Kind name`.
-    pub target: Option<String>,
+    /// `targetRef`.
+    pub target: Option<Target>,
 }
 
 #[cfg(test)]
@@ -153,13 +202,15 @@ mod tests {
 
     #[test]
     fn nil_conditions_mean_ready_serving_and_not_terminating() {
-        assert_eq!(
-            Conditions::from_nullable(None, None, None),
-            Conditions::READY
-        );
-        let unready = Conditions::from_nullable(Some(false), Some(false), None);
-        assert_eq!(unready, Conditions::UNREADY);
-        let not_ready = Conditions::from_nullable(Some(false), None, None);
+        let given = |ready, serving, terminating| GivenConditions {
+            ready,
+            serving,
+            terminating,
+        };
+        assert_eq!(given(None, None, None).resolve(), Conditions::READY);
+        let not_ready = given(Some(false), None, None).resolve();
         assert!(not_ready.serving, "serving does not follow ready");
+        let all = given(Some(false), Some(false), Some(true));
+        assert_eq!(GivenConditions::from(all.resolve()), all);
     }
 }

@@ -23,6 +23,7 @@ pub struct Node {
 impl Node {
     /// The zone, where the node is labelled with one.
     pub fn zone(&self) -> Option<&str> {
-        self.meta.labels.get(LABEL_ZONE).map(String::as_str)
+        let zone = self.meta.labels.get(LABEL_ZONE).map(String::as_str);
+        zone.filter(|zone| !zone.is_empty())
     }
 }

@@ -15,6 +15,8 @@ use super::{
 
 /// `metadata.labels`, and label selectors of equality.
 pub type Labels = BTreeMap<String, String>;
+/// `metadata.annotations`.
+pub type Annotations = BTreeMap<String, String>;
 
 /// One object of a kind that the control plane works with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +83,10 @@ pub struct Meta {
     pub name: ObjectName,
     /// `metadata.labels`.
     pub labels: Labels,
+    /// `metadata.annotations`.
+    pub annotations: Annotations,
+    /// `metadata.uid`, where the manifest has one.
+    pub uid: Option<String>,
     /// `metadata.creationTimestamp` in RFC 3339, where the manifest has one.
     pub created: Option<String>,
 }

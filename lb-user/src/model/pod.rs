@@ -20,6 +20,12 @@ pub struct Pod {
     pub meta: Meta,
     /// `status.podIPs`, primary first.
     pub ips: Vec<IpAddr>,
+    /// `status.hostIPs`, primary first.
+    pub host_ips: Vec<IpAddr>,
+    /// `status.phase`, where given.
+    pub phase: Option<String>,
+    /// `status.conditions`.
+    pub conditions: Vec<Condition>,
     /// `spec.nodeName`.
     pub node_name: Option<String>,
     /// Condition `Ready`, or no conditions at all.
@@ -30,8 +36,8 @@ pub struct Pod {
     pub terminating: bool,
     /// `spec.hostNetwork`.
     pub host_network: bool,
-    /// Named container ports, those of sidecars included.
-    pub ports: Vec<ContainerPort>,
+    /// Containers, then those init containers that stay (sidecars): where services look for ports.
+    pub containers: Vec<Container>,
     /// `spec.hostname`.
     pub hostname: Option<String>,
     /// `spec.subdomain`.
@@ -41,18 +47,52 @@ pub struct Pod {
 impl Pod {
     /// Number of the container port of this name and protocol.
     pub fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
-        self.ports
+        self.containers
             .iter()
-            .find(|port| port.name == name && port.protocol == protocol)
+            .flat_map(|container| &container.ports)
+            .find(|port| port.name.as_deref() == Some(name) && port.protocol == protocol)
             .map(|port| port.port)
+    }
+
+    /// Names of all container ports of a protocol.
+    pub fn port_names(&self, protocol: Protocol) -> impl Iterator<Item = &str> {
+        self.containers
+            .iter()
+            .flat_map(|container| &container.ports)
+            .filter(move |port| port.protocol == protocol)
+            .filter_map(|port| port.name.as_deref())
     }
 }
 
-/// One named container port.
+/// One of `status.conditions`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ContainerPort {
+pub struct Condition {
+    /// `type`.
+    pub name: String,
+    /// `status`: `True`, `False` or `Unknown`.
+    pub status: String,
+}
+
+/// One container that stays as long as its pod does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
     /// `name`.
     pub name: String,
+    /// `ports`.
+    pub ports: Vec<ContainerPort>,
+    /// `restartPolicy: Always` among `initContainers`.
+    pub is_sidecar: bool,
+    /// `status.containerStatuses[].ready`, where the status has the container.
+    pub ready: Option<bool>,
+    /// `status.containerStatuses[].restartCount`; 0 where the status has it not.
+    pub restarts: u32,
+}
+
+/// One container port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerPort {
+    /// `name`, where it has one.
+    pub name: Option<String>,
     /// `containerPort`.
     pub port: u16,
     /// `protocol`.

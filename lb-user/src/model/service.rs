@@ -1,11 +1,13 @@
 //! Services: what a client dials, and which pods or addresses shall answer.
 //!
-//! Guarantees after conversion: ports are in 1..=65535, port names are unique, and at most one
-//! explicit address per family is asked for. `ClusterIP`s that were not asked for are not here: see
-//! [`crate::alloc`].
+//! Guarantees after conversion: what the API would refuse is not here, and every field has the default
+//! that the API gives it. Ports are in 1..=65535, port names are unique, and at most one explicit address
+//! per family is asked for. What depends on the cluster (`clusterIPs`, `ipFamilies` and
+//! `ipFamilyPolicy` where they are not given) comes from [`crate::alloc`].
 
 use std::{fmt, net::IpAddr};
 
+use ipnet::IpNet;
 use lb_common::net::addr::Family;
 
 use super::object::{Labels, Meta};
@@ -23,8 +25,8 @@ pub struct Service {
     pub meta: Meta,
     /// `spec`.
     pub spec: ServiceSpec,
-    /// `status.loadBalancer.ingress`: addresses and host names.
-    pub ingress: Vec<String>,
+    /// `status.loadBalancer.ingress`.
+    pub ingress: Vec<Ingress>,
 }
 
 impl Service {
@@ -36,6 +38,35 @@ impl Service {
     /// Whether it is an alias in DNS and nothing else.
     pub fn is_external_name(&self) -> bool {
         self.spec.service_type == ServiceType::ExternalName
+    }
+
+    /// Whether clients outside of the cluster have a way to it.
+    pub fn is_externally_accessible(&self) -> bool {
+        match self.spec.service_type {
+            ServiceType::NodePort | ServiceType::LoadBalancer => true,
+            ServiceType::ClusterIp => !self.spec.external_ips.is_empty(),
+            ServiceType::ExternalName => false,
+        }
+    }
+
+    /// `externalTrafficPolicy` as the API shows it: only where there can be external traffic.
+    pub fn shown_external_traffic_policy(&self) -> Option<TrafficPolicy> {
+        self.is_externally_accessible()
+            .then_some(self.spec.external_traffic_policy)
+    }
+
+    /// `internalTrafficPolicy` as the API shows it: an alias has none.
+    pub fn shown_internal_traffic_policy(&self) -> Option<TrafficPolicy> {
+        (!self.is_external_name()).then_some(self.spec.internal_traffic_policy)
+    }
+
+    /// `sessionAffinity` as the API shows it.
+    pub fn shown_session_affinity(&self) -> &'static str {
+        if self.spec.affinity_timeout_s.is_some() {
+            "ClientIP"
+        } else {
+            "None"
+        }
     }
 }
 
@@ -52,7 +83,7 @@ pub struct ServiceSpec {
     pub selector: Labels,
     /// `ipFamilies`, primary first; empty where not given.
     pub ip_families: Vec<Family>,
-    /// `ipFamilyPolicy`, where given.
+    /// `ipFamilyPolicy`, where given; else see [`crate::alloc::Addresses`].
     pub ip_family_policy: Option<IpFamilyPolicy>,
     /// Seconds of `sessionAffinity: ClientIP`; none without affinity.
     pub affinity_timeout_s: Option<u32>,
@@ -66,6 +97,71 @@ pub struct ServiceSpec {
     pub external_name: Option<String>,
     /// `externalIPs`.
     pub external_ips: Vec<IpAddr>,
+    /// `loadBalancerIP`, which the API takes as it is.
+    pub load_balancer_ip: Option<String>,
+    /// `loadBalancerSourceRanges`.
+    pub load_balancer_source_ranges: Vec<IpNet>,
+    /// `loadBalancerClass`.
+    pub load_balancer_class: Option<String>,
+    /// `allocateLoadBalancerNodePorts`; none unless the type is `LoadBalancer`.
+    pub allocate_node_ports: Option<bool>,
+    /// `healthCheckNodePort`, where given.
+    pub health_check_node_port: Option<u16>,
+    /// `trafficDistribution`, where given.
+    pub traffic_distribution: Option<TrafficDistribution>,
+}
+
+/// One of `status.loadBalancer.ingress`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ingress {
+    /// `ip`.
+    pub ip: Option<IpAddr>,
+    /// `hostname`.
+    pub hostname: Option<String>,
+    /// `ipMode`; none without an `ip`.
+    pub ip_mode: Option<IpMode>,
+    /// `ports`.
+    pub ports: Vec<IngressPort>,
+}
+
+impl fmt::Display for Ingress {
+    /// The address, else the host name.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.ip, &self.hostname) {
+            (Some(ip), _) => ip.fmt(f),
+            (None, Some(hostname)) => hostname.fmt(f),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+/// One of `ports` of an [`Ingress`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressPort {
+    /// `port`.
+    pub port: u16,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `error`.
+    pub error: Option<String>,
+}
+
+/// `ipMode`: how traffic for a load balancer's address arrives at a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpMode {
+    /// With the load balancer's address as its destination.
+    Vip,
+    /// With an address of the node, so that nodes must leave the load balancer's address alone.
+    Proxy,
+}
+
+impl fmt::Display for IpMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Vip => "VIP",
+            Self::Proxy => "Proxy",
+        })
+    }
 }
 
 /// `spec.type`.
@@ -114,6 +210,16 @@ pub enum IpFamilyPolicy {
     RequireDualStack,
 }
 
+impl fmt::Display for IpFamilyPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::SingleStack => "SingleStack",
+            Self::PreferDualStack => "PreferDualStack",
+            Self::RequireDualStack => "RequireDualStack",
+        })
+    }
+}
+
 /// Which endpoints traffic may go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrafficPolicy {
@@ -121,6 +227,36 @@ pub enum TrafficPolicy {
     Cluster,
     /// Those of the node that the traffic is on.
     Local,
+}
+
+impl fmt::Display for TrafficPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cluster => "Cluster",
+            Self::Local => "Local",
+        })
+    }
+}
+
+/// `trafficDistribution`: which endpoints are preferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrafficDistribution {
+    /// The older name of [`Self::PreferSameZone`].
+    PreferClose,
+    /// Those of the client's zone.
+    PreferSameZone,
+    /// Those of the client's node, then those of its zone.
+    PreferSameNode,
+}
+
+impl fmt::Display for TrafficDistribution {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PreferClose => "PreferClose",
+            Self::PreferSameZone => "PreferSameZone",
+            Self::PreferSameNode => "PreferSameNode",
+        })
+    }
 }
 
 /// One of `spec.ports`.
@@ -136,6 +272,8 @@ pub struct ServicePort {
     pub target_port: TargetPort,
     /// `nodePort`, where given.
     pub node_port: Option<u16>,
+    /// `appProtocol`, passed on in slices.
+    pub app_protocol: Option<String>,
 }
 
 /// `targetPort`: a number, or the name of a container port, looked up in each pod.

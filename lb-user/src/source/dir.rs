@@ -77,11 +77,11 @@ impl Directory {
             .retain(|name| names.iter().any(|there| there == name));
         self.read.retain(|path, _| paths.contains(path));
         for (path, name) in paths.iter().zip(&names) {
-            match read_text(path) {
-                Ok(text) => {
-                    let hash = self.hasher.hash_one(&text);
+            match read(path) {
+                Ok(bytes) => {
+                    let hash = self.hasher.hash_one(&bytes);
                     if self.read.insert(path.clone(), hash) != Some(hash) {
-                        self.files.insert(name, manifest::parse(name, &text));
+                        self.files.insert(name, manifest::parse_bytes(name, bytes));
                     }
                 }
                 Err(error) => {
@@ -203,7 +203,7 @@ fn watched_dir(path: &Path) -> PathBuf {
 }
 
 /// The manifests of a directory, sorted; a file is its own only one.
-fn manifests(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn manifests(path: &Path) -> io::Result<Vec<PathBuf>> {
     let meta = fs::metadata(path)?;
     if meta.is_file() {
         return Ok(vec![path.to_owned()]);
@@ -226,16 +226,23 @@ fn manifests(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn read_text(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        let message = format!("more than {MAX_FILE_BYTES} bytes");
+/// The bytes of a file that is not too large.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    read_all(File::open(path)?)
+}
+
+/// Everything that a reader has, if it is not too much.
+pub fn read_all(input: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    input.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        let message = format!(
+            "it has more than {} MiB; write its objects into several files",
+            MAX_FILE_BYTES >> 20
+        );
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -1,23 +1,23 @@
 //! Documents of a file: YAML separated by `---`, or JSON values one after the other.
 //!
 //! Documents are split before they are parsed, so that one that does not parse hides no other. (A
-//! line that begins with `---` ends a document even inside a block scalar: YAML 1.2 §9.1.) This is
-//! the only module, with [`super::value`], that knows the YAML library.
+//! line that begins with `---` ends a document even inside a block scalar: YAML 1.2 §9.1.)
 //!
-//! What a document may cost is bounded: its size, the growth by aliases, and the work spent on
-//! finding the lines of findings.
+//! What a document may cost is bounded: its size, its depth, the number of its values, and what its
+//! aliases stand for. Nothing is read twice.
 
-use std::cell::Cell;
+use serde::de::IgnoredAny;
 
-use serde::de::{DeserializeOwned, DeserializeSeed, IgnoredAny};
-use serde_json::Value;
-
-use super::value::{self, Bounded};
+use super::{advice::advice, encoding::Text, json, node::Node, yaml};
 
 /// Largest document, in bytes of text.
 pub(super) const MAX_DOCUMENT_BYTES: usize = 16 << 20;
-/// Bytes of text that may be read again, per document, to find the lines of findings.
-const MAX_REREAD_BYTES: usize = 16 << 20;
+/// Deepest nesting; no object comes near it.
+pub(super) const MAX_DEPTH: usize = 100;
+/// Most values of one document.
+pub(super) const MAX_NODES: usize = 1_000_000;
+/// Most commas of a YAML document: its parser holds a `[...]` or `{...}` whole before it tells of it.
+const MAX_COMMAS: usize = 500_000;
 
 /// One document of a file.
 #[derive(Debug)]
@@ -26,37 +26,53 @@ pub(super) struct Document<'a> {
     pub(super) number: usize,
     /// First line with content, from 1.
     pub(super) line: usize,
+    /// Line of the `...` that ended the document before this one, if that is how this one begins.
+    pub(super) after_dots: Option<usize>,
     text: &'a str,
     /// Line of the file at which `text` begins, from 1.
     text_line: usize,
-    reread_left: Cell<usize>,
+    /// What is no text in it, and the line of that.
+    bad: Option<&'a (usize, String)>,
 }
 
-/// Why a document, or a value of it, is not what it should be.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+/// Why a document cannot be read.
+#[derive(Debug, PartialEq)]
+pub(super) struct Broken {
     /// Line in the file, from 1.
     pub(super) line: usize,
-    /// The field, where it is known.
-    pub(super) field: String,
     /// What is wrong.
+    pub(super) message: String,
+    /// What was read until there.
+    pub(super) partial: Option<Node>,
+}
+
+/// Something worth telling about a line of a document that can be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Remark {
+    /// Line in the file, from 1.
+    pub(super) line: usize,
+    /// What is odd.
     pub(super) message: String,
 }
 
 /// The documents of a text; those without content are left out.
-pub(super) fn split(text: &str) -> Vec<Document<'_>> {
+pub(super) fn split(text: &Text) -> Vec<Document<'_>> {
     let mut documents = Vec::new();
-    for (text, line) in chunks(text.strip_prefix('\u{feff}').unwrap_or(text)) {
-        for (text, line) in json_values(text, line) {
-            let Some(content) = text.lines().position(has_content) else {
+    let whole = text.text.strip_prefix('\u{feff}').unwrap_or(&text.text);
+    for chunk in chunks(whole) {
+        for (text_of, line) in json_values(chunk.text, chunk.line) {
+            let Some(content) = text_of.lines().position(has_content) else {
                 continue;
             };
+            let end = line + text_of.matches('\n').count();
+            let first_bad = text.bad.partition_point(|(at, _)| *at < line);
             documents.push(Document {
                 number: documents.len() + 1,
                 line: line + content,
-                text,
+                after_dots: chunk.after_dots,
+                text: text_of,
                 text_line: line,
-                reread_left: Cell::new(MAX_REREAD_BYTES),
+                bad: text.bad.get(first_bad).filter(|(at, _)| *at <= end),
             });
         }
     }
@@ -64,126 +80,113 @@ pub(super) fn split(text: &str) -> Vec<Document<'_>> {
 }
 
 impl Document<'_> {
-    /// The document's value.
-    pub(super) fn parse(&self) -> Result<Value, Fault> {
+    /// The document's value; remarks are pushed.
+    pub(super) fn parse(&self, remarks: &mut Vec<Remark>) -> Result<Node, Broken> {
+        let refuse = |line, message| {
+            Err(Broken {
+                line,
+                message,
+                partial: None,
+            })
+        };
+        if let Some((line, message)) = self.bad {
+            return refuse(*line, message.clone());
+        }
         if self.text.len() > MAX_DOCUMENT_BYTES {
             let message = format!(
-                "the document has {} bytes; at most {MAX_DOCUMENT_BYTES} are read",
+                "the document has {} bytes; at most {MAX_DOCUMENT_BYTES} are read, so split it by `---`",
                 self.text.len()
             );
-            return Err(Fault {
-                line: self.line,
-                field: String::new(),
-                message,
-            });
+            return refuse(self.line, message);
         }
-        // Without aliases a value has no more nodes than its text has bytes.
-        let budget = Cell::new(self.text.len() * 4 + 1024);
-        if self.text.trim_start().starts_with('{') {
-            let mut json = serde_json::Deserializer::from_str(self.text);
-            if let Ok(value) = Bounded(&budget).deserialize(&mut json) {
-                return Ok(value);
-            }
-            // Not JSON after all: what follows takes it as YAML in flow style, and reports.
-            budget.set(self.text.len() * 4 + 1024);
-        }
-        Bounded(&budget)
-            .deserialize(serde_yaml::Deserializer::from_str(self.text))
-            .map_err(|error| self.fault(&error))
-    }
-
-    /// Line in the file of a field, or of the nearest that holds it.
-    pub(super) fn line_of(&self, path: &str) -> usize {
-        let mut steps = value::steps(path);
-        while !steps.is_empty() && self.may_reread() {
-            if let Some(line) = value::locate(self.text, &steps) {
-                return self.text_line + line - 1;
-            }
-            steps.pop();
-        }
-        self.line
-    }
-
-    /// Why the value at a path is no `T`; `None` where the text does not tell.
-    pub(super) fn explain<T: DeserializeOwned>(&self, path: &str) -> Option<Fault> {
-        if !self.may_reread() {
-            return None;
-        }
-        value::explain::<T>(self.text, &value::steps(path)).map(|error| self.fault(&error))
-    }
-
-    fn may_reread(&self) -> bool {
-        let left = self.reread_left.get().checked_sub(self.text.len());
-        self.reread_left.set(left.unwrap_or(0));
-        left.is_some()
-    }
-
-    fn fault(&self, error: &serde_yaml::Error) -> Fault {
-        let text = error.to_string();
-        let line = context_line(&text)
-            .or_else(|| error.location().map(|place| place.line()))
-            .unwrap_or(self.line + 1 - self.text_line)
-            // What is missing at the end is missed after the last line.
-            .clamp(1, self.text.lines().count().max(1));
-        let message = text.split(" at line ").next().unwrap_or(&text);
-        let (field, message) = match message.split_once(": ") {
-            Some((head, rest)) if !head.contains(' ') => (head, rest),
-            _ => ("", message),
-        };
-        Fault {
-            line: self.text_line + line - 1,
-            field: field.to_owned(),
-            message: format!("{message}{}", self.advice(line)),
-        }
-    }
-
-    /// What is known to lead to syntax errors at a line.
-    fn advice(&self, line: usize) -> String {
-        let around = self
-            .text
-            .lines()
-            .enumerate()
-            .skip(line.saturating_sub(2))
-            .take(3);
-        for (at, text) in around {
-            let text = text.trim();
-            if text == "--" {
-                let at = self.text_line + at;
-                return format!("; `--` in line {at} does not separate documents, `---` does");
-            }
-            if at + 1 == line
-                && let Some((key, rest)) = text.trim_start_matches("- ").split_once(':')
-                && is_word(key)
-                && !rest.is_empty()
-                && !rest.starts_with([' ', '\t', ':'])
-            {
-                return format!("; in `{text}` a space is missing after the colon");
+        let opening = self.text.trim_start();
+        let mut json_fault = None;
+        if opening.starts_with('{') {
+            match json::load(self.text, self.text_line) {
+                Ok(node) => return Ok(node),
+                // Not JSON after all: taken as YAML in flow style. If it is none, it was to be JSON.
+                Err(broken) => json_fault = Some(broken),
             }
         }
-        String::new()
+        if self.text.matches(',').count() > MAX_COMMAS {
+            let message = format!(
+                "the document has more than {MAX_COMMAS} commas; split it by `---`, or write it as JSON"
+            );
+            return refuse(self.line, message);
+        }
+        let inner = opening.strip_prefix('{').unwrap_or_default();
+        let is_json = inner.trim_start().starts_with('"');
+        let json_fault = json_fault.filter(|_| is_json);
+        match (yaml::load(self.text, self.text_line, remarks), json_fault) {
+            (Ok(node), Some(Broken { line, message, .. })) => {
+                let message = format!("this is no JSON ({message}) and read as YAML");
+                remarks.push(Remark { line, message });
+                Ok(node)
+            }
+            (Ok(node), None) => Ok(node),
+            (Err(broken), Some(fault)) => Err(Broken {
+                partial: broken.partial,
+                ..fault
+            }),
+            (Err(broken), None) => Err(self.advised(broken)),
+        }
+    }
+
+    fn advised(&self, mut broken: Broken) -> Broken {
+        let last = self.text_line + self.text.lines().count().max(1) - 1;
+        // What is missing at the end is missed after the last line.
+        broken.line = broken.line.clamp(self.text_line, last);
+        let line = broken.line - self.text_line + 1;
+        if let Some((line, told)) = advice(self.text, line, self.text_line) {
+            broken.line = line;
+            broken.message = format!("{}; {told}", broken.message);
+        }
+        broken
     }
 }
 
-/// Parts of a text between separator lines, each with its first line in the file. The separator
-/// belongs to the part that it opens, since content may follow it on the same line.
-fn chunks(text: &str) -> Vec<(&str, usize)> {
+/// A part of a text between separator lines.
+struct Chunk<'a> {
+    text: &'a str,
+    /// Its first line in the file, from 1.
+    line: usize,
+    after_dots: Option<usize>,
+}
+
+/// Parts of a text between separator lines. A separator with content behind it belongs to the part
+/// that it opens.
+fn chunks(text: &str) -> Vec<Chunk<'_>> {
     let mut chunks = Vec::new();
     let (mut start, mut start_line, mut offset) = (0, 1, 0);
+    let mut after_dots = None;
     for (line_number, line) in (1..).zip(text.split_inclusive('\n')) {
         if is_marker(line, "---") || is_marker(line, "...") {
-            chunks.push((&text[start..offset], start_line));
-            (start, start_line) = (offset, line_number);
-            if line.starts_with("...") {
+            chunks.push(Chunk {
+                text: &text[start..offset],
+                line: start_line,
+                after_dots,
+            });
+            (start, start_line, after_dots) = (offset, line_number, None);
+            let is_alone = line.trim_end() == "---";
+            if is_alone || line.starts_with("...") {
                 (start, start_line) = (offset + line.len(), line_number + 1);
+            }
+            if line.starts_with("...") {
+                after_dots = Some(line_number);
             }
         }
         offset += line.len();
     }
-    chunks.push((&text[start..], start_line));
+    chunks.push(Chunk {
+        text: &text[start..],
+        line: start_line,
+        after_dots,
+    });
     chunks
 }
 
-/// JSON values that stand one after the other in a part; the part itself where it is no such thing.
+/// JSON values that stand one after the other in a part; the rest of the part from where it is no
+/// such thing.
 fn json_values(text: &str, line: usize) -> Vec<(&str, usize)> {
     if !text.trim_start().starts_with('{') {
         return vec![(text, line)];
@@ -192,13 +195,17 @@ fn json_values(text: &str, line: usize) -> Vec<(&str, usize)> {
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
     let (mut start, mut start_line) = (0, line);
     while let Some(value) = stream.next() {
-        if value.is_err() {
-            return vec![(text, line)];
-        }
-        let end = stream.byte_offset();
+        let end = if value.is_ok() {
+            stream.byte_offset()
+        } else {
+            text.len()
+        };
         values.push((&text[start..end], start_line));
         start_line += text[start..end].matches('\n').count();
         start = end;
+        if value.is_err() {
+            break;
+        }
     }
     values
 }
@@ -218,62 +225,54 @@ fn has_content(line: &str) -> bool {
     !line.is_empty() && !line.starts_with(['#', '%'])
 }
 
-fn is_word(text: &str) -> bool {
-    !text.is_empty()
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_./".contains(c))
-}
-
-/// Line at which the thing began whose end is missing: there, not where the parser noticed, is what
-/// has to be mended.
-fn context_line(message: &str) -> Option<usize> {
-    let (_, context) = message.split_once(", while scanning ")?;
-    let (_, line) = context.split_once(" at line ")?;
-    line.split(' ').next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::fmt::Write as _;
 
     use super::*;
+    use crate::source::encoding;
 
-    fn faults(text: &str) -> Vec<Fault> {
-        split(text)
+    fn each(text: &str) -> Vec<Result<Node, Broken>> {
+        let text = encoding::decode(text.as_bytes().to_vec());
+        let documents = split(&text);
+        documents
             .iter()
-            .filter_map(|document| document.parse().err())
+            .map(|document| document.parse(&mut Vec::new()))
             .collect()
     }
 
-    fn values(text: &str) -> Vec<Value> {
-        split(text)
-            .iter()
-            .filter_map(|document| document.parse().ok())
-            .collect()
+    fn faults(text: &str) -> Vec<(usize, String)> {
+        let faults = each(text).into_iter().filter_map(Result::err);
+        faults.map(|broken| (broken.line, broken.message)).collect()
+    }
+
+    fn values(text: &str) -> Vec<Node> {
+        each(text).into_iter().filter_map(Result::ok).collect()
     }
 
     #[test]
     fn documents_are_split_numbered_and_placed() {
         let text = "# nothing\n---\na: 1\n---\n\n# still nothing\n--- # third\n\nb: 2\n...\nc: 3\n";
-        let places: Vec<_> = split(text).iter().map(|d| (d.number, d.line)).collect();
-        assert_eq!(places, [(1, 3), (2, 9), (3, 11)]);
+        let decoded = encoding::decode(text.as_bytes().to_vec());
+        let places: Vec<_> = split(&decoded)
+            .iter()
+            .map(|d| (d.number, d.line, d.after_dots))
+            .collect();
+        assert_eq!(places, [(1, 3, None), (2, 9, None), (3, 11, Some(10))]);
         assert_eq!(values(text).len(), 3);
-        assert!(split("\n---\n---\n").is_empty());
-        assert_eq!(
-            values("%YAML 1.1\n---\r\na: 1\r\n"),
-            [serde_json::json!({"a": 1})]
-        );
+        assert_eq!(values("\n---\n---\n"), []);
+        let marked = values("\u{feff}%YAML 1.1\n---\r\na: 1\r\n");
+        assert_eq!(marked[0].get("a").expect("a").line, 3);
     }
 
     #[test]
-    fn json_values_may_follow_each_other() {
-        let text = "{\"a\": 1}\n{\n\t\"b\": 2}\n";
-        assert_eq!(
-            values(text),
-            [serde_json::json!({"a": 1}), serde_json::json!({"b": 2})]
-        );
-        assert_eq!(split(text)[1].line_of(""), 2);
+    fn json_values_may_follow_each_other_and_one_bad_one_hides_no_other() {
+        let text = "{\"a\": 1}\n{\n\t\"b\": 2}\n{\"c\": 3,}\n";
+        let found = values(text);
+        assert_eq!(found.len(), 3, "YAML allows the last comma");
+        assert_eq!(found[1].get("b").expect("b").line, 3);
+        assert_eq!(faults("{\"a\": 1}\n{\"b\": }}\n")[0].0, 2);
+        assert_eq!(values("{a: 1}\n").len(), 1, "YAML in flow style");
     }
 
     #[test]
@@ -282,24 +281,30 @@ mod tests {
         assert_eq!(values(text).len(), 2);
         let faults = faults(text);
         assert_eq!(faults.len(), 1);
-        assert!((3..=5).contains(&faults[0].line), "{faults:?}");
+        assert!((3..=5).contains(&faults[0].0), "{faults:?}");
     }
 
     #[test]
-    fn a_missing_space_and_a_wrong_separator_are_named() {
-        let faults_of = faults("kind: Service\nspec:\n  a: b\n  type:NodePort\n");
-        assert_eq!(faults_of[0].line, 4);
-        assert!(
-            faults_of[0]
-                .message
-                .contains("`type:NodePort` a space is missing"),
-            "{faults_of:?}"
-        );
-        let faults_of = faults("kind: Service\nspec:\n  a: b\n--\nkind: Service\n");
-        assert!(
-            faults_of[0].message.contains("`--` in line 4"),
-            "{faults_of:?}"
-        );
+    fn what_was_meant_is_told() {
+        for (text, line, told) in [
+            (
+                "kind: Service\nspec:\n  a: b\n  type:NodePort\n",
+                4,
+                "`type:NodePort` a space is missing",
+            ),
+            ("kind: A\nspec:\n  a: b\n--\nkind: B\n", 4, "`--` in line 4"),
+            ("spec:\n  a: b\n  ...\n", 3, "dots in line 3"),
+            ("spec:\n  a: b\n  …\n", 3, "dots in line 3"),
+            ("spec:\n\ta: b\n", 2, "indented by a tab"),
+            ("spec:\n  a: {{ .x }}\n", 2, "template"),
+            ("a: 1\n<<<<<<< HEAD\nb: 1\n", 2, "left over from a merge"),
+            ("```yaml\na: 1\n", 1, "fence of Markdown"),
+        ] {
+            let faults = faults(text);
+            assert_eq!(faults.len(), 1, "{text}");
+            assert!(faults[0].1.contains(told), "{text}: {faults:?}");
+            assert!(faults[0].0.abs_diff(line) <= 1, "{text}: {faults:?}");
+        }
     }
 
     #[test]
@@ -312,11 +317,46 @@ mod tests {
                 "a{level}: &a{level} [*a{inner}, *a{inner}, *a{inner}]"
             );
         }
-        assert_eq!(faults(&laughs).len(), 1);
-        assert_eq!(faults(&"[".repeat(100_000)).len(), 1);
-        assert_eq!(
-            faults(&format!("{}1{}", "{\"a\":".repeat(5000), "}".repeat(5000))).len(),
-            1
+        assert!(faults(&laughs)[0].1.contains("aliases"));
+        let square = format!(
+            "a: &a [{}]\nb: [{}]\n",
+            "x, ".repeat(400),
+            "*a, ".repeat(400)
         );
+        assert!(faults(&square)[0].1.contains("aliases"));
+        for deep in [
+            "[".repeat(100_000),
+            "{a: ".repeat(100_000),
+            "- ".repeat(100_000),
+            format!("{}1{}", "{\"a\":".repeat(100_000), "}".repeat(100_000)),
+        ] {
+            let faults = faults(&deep);
+            assert!(faults[0].1.contains("deeper"), "{faults:?}");
+        }
+        let many = format!("[{}]", "0,".repeat(MAX_NODES));
+        assert!(faults(&many)[0].1.contains("commas"));
+        let many = "- 0\n".repeat(MAX_NODES);
+        assert!(faults(&many)[0].1.contains("values"));
+        let large = format!("a: {}", "x".repeat(MAX_DOCUMENT_BYTES));
+        assert!(faults(&large)[0].1.contains("bytes"));
+    }
+
+    #[test]
+    fn aliases_and_merges_mean_what_they_stand_for() {
+        let text = "a: &a {p: 1, q: 2}\nb:\n  <<: *a\n  q: 3\nc: *a\nd: {<<: [*a, {z: 9}]}\n";
+        let node = &values(text)[0];
+        let number = |outer: &str, inner: &str| {
+            node.get(outer)
+                .and_then(|node| node.get(inner))
+                .and_then(Node::scalar)
+                .map(std::borrow::Cow::into_owned)
+        };
+        assert_eq!(number("b", "p").as_deref(), Some("1"));
+        assert_eq!(number("b", "q").as_deref(), Some("3"));
+        assert_eq!(number("c", "q").as_deref(), Some("2"));
+        assert_eq!(number("d", "z").as_deref(), Some("9"));
+        assert_eq!(number("d", "<<"), None);
+        assert_eq!(faults("a: &a [*a]\n").len(), 1);
+        assert_eq!(faults("a: *b\n").len(), 1);
     }
 }

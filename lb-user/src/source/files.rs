@@ -18,7 +18,7 @@ const MAX_LISTED: usize = 5;
 
 /// Files by name, and what has been told about them.
 #[derive(Debug, Default)]
-pub(super) struct Files {
+pub struct Files {
     files: BTreeMap<String, File>,
     told: BTreeMap<ObjectRef, Located<Object>>,
 }
@@ -31,7 +31,7 @@ struct File {
 
 impl Files {
     /// The file holds this now.
-    pub(super) fn insert(&mut self, name: &str, parsed: Parsed) {
+    pub fn insert(&mut self, name: &str, parsed: Parsed) {
         let old = self.files.remove(name).unwrap_or_default();
         let mut file = File {
             objects: BTreeMap::new(),
@@ -64,7 +64,7 @@ impl Files {
     }
 
     /// The file is there and cannot be read.
-    pub(super) fn fail(&mut self, name: &str, reason: &str) {
+    pub fn fail(&mut self, name: &str, reason: &str) {
         let file = self.files.entry(name.to_owned()).or_default();
         file.findings = vec![Finding::about_file(Severity::Error, name, reason)];
         if !file.objects.is_empty() {
@@ -75,12 +75,12 @@ impl Files {
     }
 
     /// Files of other names are gone.
-    pub(super) fn retain(&mut self, mut is_there: impl FnMut(&str) -> bool) {
+    pub fn retain(&mut self, mut is_there: impl FnMut(&str) -> bool) {
         self.files.retain(|name, _| is_there(name));
     }
 
     /// What changed since the last call, and everything that is wrong now.
-    pub(super) fn merge(&mut self) -> ScanResult {
+    pub fn merge(&mut self) -> ScanResult {
         let mut findings = self.findings();
         let mut all: BTreeMap<&ObjectRef, &Located<Object>> = BTreeMap::new();
         for file in self.files.values() {
@@ -119,7 +119,7 @@ impl Files {
     }
 
     /// Everything that is wrong in single files.
-    pub(super) fn findings(&self) -> Vec<Finding> {
+    pub fn findings(&self) -> Vec<Finding> {
         self.files
             .values()
             .flat_map(|file| file.findings.iter().cloned())
@@ -194,7 +194,7 @@ mod tests {
         put(
             &mut files,
             "1.yaml",
-            &A.replace("{name: a}", "{name: a, labels: {x: y}}"),
+            &A.replace("{name: a}", "{name: a, labels: {x: z}}"),
         );
         let result = files.merge();
         assert_eq!(short(&result), ["+a"]);

@@ -1,6 +1,6 @@
 //! Which kinds of objects there are, and which of them are served.
 
-use super::spelling;
+use super::{node::shorten, spelling};
 use crate::model::object::Kind;
 
 /// What an `apiVersion` and `kind` say about an object.
@@ -19,18 +19,29 @@ pub(super) enum Class {
     },
 }
 
-/// Kinds of Kubernetes itself that a manifest may hold and that nothing here looks at.
-const FOREIGN: [&str; 40] = [
+/// Kinds of Kubernetes itself, and of its Gateway API, that nothing here looks at.
+const FOREIGN: [&str; 70] = [
     "APIService",
+    "Binding",
+    "CSIDriver",
+    "CSINode",
+    "CSIStorageCapacity",
+    "CertificateSigningRequest",
     "ClusterRole",
     "ClusterRoleBinding",
+    "ClusterTrustBundle",
+    "ComponentStatus",
     "ConfigMap",
     "ControllerRevision",
     "CronJob",
     "CustomResourceDefinition",
     "DaemonSet",
     "Deployment",
+    "DeviceClass",
     "Event",
+    "Eviction",
+    "FlowSchema",
+    "GRPCRoute",
     "Gateway",
     "GatewayClass",
     "HTTPRoute",
@@ -42,25 +53,76 @@ const FOREIGN: [&str; 40] = [
     "Kustomization",
     "Lease",
     "LimitRange",
+    "LocalSubjectAccessReview",
+    "MutatingAdmissionPolicy",
     "MutatingWebhookConfiguration",
     "Namespace",
     "NetworkPolicy",
     "PersistentVolume",
     "PersistentVolumeClaim",
     "PodDisruptionBudget",
+    "PodSecurityPolicy",
     "PodTemplate",
     "PriorityClass",
+    "PriorityLevelConfiguration",
+    "ReferenceGrant",
     "ReplicaSet",
     "ReplicationController",
+    "ResourceClaim",
+    "ResourceClaimTemplate",
     "ResourceQuota",
+    "ResourceSlice",
     "Role",
     "RoleBinding",
+    "RuntimeClass",
     "Secret",
+    "SelfSubjectAccessReview",
     "ServiceAccount",
     "ServiceCIDR",
     "StatefulSet",
     "StorageClass",
+    "SubjectAccessReview",
+    "TCPRoute",
+    "TLSRoute",
+    "TokenReview",
+    "UDPRoute",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
     "ValidatingWebhookConfiguration",
+    "VolumeAttachment",
+    "VolumeAttributesClass",
+];
+
+/// Kinds whose objects live in no namespace.
+const CLUSTER_WIDE: [&str; 28] = [
+    "APIService",
+    "CSIDriver",
+    "CSINode",
+    "CertificateSigningRequest",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "CustomResourceDefinition",
+    "DeviceClass",
+    "FlowSchema",
+    "GatewayClass",
+    "IPAddress",
+    "IngressClass",
+    "MutatingWebhookConfiguration",
+    "Namespace",
+    "Node",
+    "PersistentVolume",
+    "PodSecurityPolicy",
+    "PriorityClass",
+    "PriorityLevelConfiguration",
+    "ResourceSlice",
+    "RuntimeClass",
+    "ServiceCIDR",
+    "StorageClass",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+    "ValidatingWebhookConfiguration",
+    "VolumeAttachment",
+    "VolumeAttributesClass",
 ];
 
 /// Judges an `apiVersion` and a `kind`.
@@ -74,14 +136,24 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
     if let Some(item) = kind.strip_suffix("List").and_then(ours) {
         return with_version(item, api_version, Class::List(Some(item)));
     }
-    if FOREIGN.contains(&kind) || is_custom(api_version) {
+    let item = kind.strip_suffix("List").unwrap_or(kind);
+    if FOREIGN.contains(&item) || is_custom(api_version) {
         return Class::Foreign;
     }
     let known = Kind::ALL.into_iter().map(Kind::name).chain(FOREIGN);
     Class::Wrong {
         field: "kind",
-        message: format!("there is no kind `{kind}`{}", spelling::hint(kind, known)),
+        message: format!(
+            "there is no kind `{}`{}",
+            shorten(kind),
+            spelling::hint(kind, known)
+        ),
     }
+}
+
+/// Whether objects of a kind live in no namespace, as far as the kind is known.
+pub(super) fn is_cluster_wide(kind: &str) -> bool {
+    CLUSTER_WIDE.contains(&kind)
 }
 
 fn ours(kind: &str) -> Option<Kind> {
@@ -92,14 +164,16 @@ fn with_version(kind: Kind, api_version: &str, class: Class) -> Class {
     if api_version == kind.api_version() {
         return class;
     }
-    // A custom resource may share a kind's name, as Knative's Service does.
-    if is_custom(api_version) {
+    // A custom resource may share a kind's name, as Knative's Service does; a slip is none.
+    let is_slip = spelling::nearest(api_version, [kind.api_version()]).is_some();
+    if is_custom(api_version) && !is_slip {
         return Class::Foreign;
     }
     Class::Wrong {
         field: "apiVersion",
         message: format!(
-            "`{api_version}` has no kind {kind} that is served; write `{}`",
+            "`{}` has no kind {kind} that is served; write `{}`",
+            shorten(api_version),
             kind.api_version()
         ),
     }
@@ -155,6 +229,12 @@ mod tests {
             classify("serving.knative.dev/v1", "Service"),
             Class::Foreign
         );
+        assert_eq!(classify("apps/v1", "DeploymentList"), Class::Foreign);
+        assert!(matches!(
+            classify("discovery.k8s.oi/v1", "EndpointSlice"),
+            Class::Wrong { .. }
+        ));
+        assert!(is_cluster_wide("Node") && !is_cluster_wide("Pod"));
         assert_eq!(classify("v1", "List"), Class::List(None));
         assert_eq!(classify("v1", "PodList"), Class::List(Some(Kind::Pod)));
     }

@@ -6,18 +6,25 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
-use serde::{Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde::de::DeserializeOwned;
 
 use super::{
     convert::{self, Remarks},
-    documents::{self, Document},
+    decode::{self, What},
+    documents::{self, Broken, Document, Remark},
+    encoding::{self, Text},
+    fields,
     kinds::{self, Class},
+    node::{Data, Node, Twin},
+    spelling,
 };
 use crate::model::{
     finding::{Finding, Severity},
     object::{Kind, Located, Object, ObjectName, ObjectRef, Origin},
 };
+
+/// Findings of one file that are kept; a file that is wrong throughout is wrong all the same.
+const MAX_FINDINGS: usize = 10_000;
 
 /// What a text holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,11 +37,46 @@ pub struct Parsed {
     pub unknown: bool,
     /// What was found, sorted by place.
     pub findings: Vec<Finding>,
+    /// Everything that was judged, in the order of the text.
+    pub judged: Vec<Judged>,
+}
+
+/// One thing in a text that was judged: an object, or what should have been one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// Where it begins.
+    pub origin: Origin,
+    /// Kind, namespace and name as far as they are known; else empty.
+    pub label: String,
+    /// What becomes of it.
+    pub outcome: Outcome,
+}
+
+/// What becomes of something that was judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The object may be used.
+    Used,
+    /// It is of a kind that is worked with, and refused.
+    Refused,
+    /// It is of a kind that is not worked with.
+    Foreign,
+    /// It is no object.
+    Unreadable,
 }
 
 /// Judges a text that was read from `file`.
 pub fn parse(file: &str, text: &str) -> Parsed {
-    let file: Arc<str> = file.into();
+    parse_bytes(file, text.as_bytes().to_vec())
+}
+
+/// As [`parse`], of bytes that need not be text.
+pub fn parse_bytes(file: &str, bytes: Vec<u8>) -> Parsed {
+    parse_text(file, &encoding::decode(bytes))
+}
+
+fn parse_text(name: &str, text: &Text) -> Parsed {
+    let file: Arc<str> = name.into();
     let mut parsed = Parsed::default();
     for document in documents::split(text) {
         let origin = Origin {
@@ -49,7 +91,19 @@ pub fn parse(file: &str, text: &str) -> Parsed {
         };
         reader.read();
     }
+    if parsed.judged.is_empty() {
+        let message = "there is no object in this file";
+        let finding = Finding::about_file(Severity::Warning, name, message);
+        parsed.findings.push(finding);
+    }
     parsed.findings.sort();
+    parsed.findings.dedup();
+    if let Some(more) = parsed.findings.len().checked_sub(MAX_FINDINGS + 1) {
+        parsed.findings.truncate(MAX_FINDINGS);
+        let message = format!("{} findings more are not told", more + 1);
+        let finding = Finding::about_file(Severity::Error, name, message);
+        parsed.findings.push(finding);
+    }
     parsed
 }
 
@@ -60,149 +114,206 @@ struct Reader<'a> {
     parsed: &'a mut Parsed,
 }
 
-/// One object on its way, and where in its document it stands.
+/// One object on its way.
 struct Place<'v> {
-    value: &'v Value,
-    /// Path of the object in the document; empty where it is the document.
-    path: String,
+    node: &'v Node,
     /// Kind, namespace and name as far as known, for messages.
     label: String,
     /// The kind that a typed list gives its items.
     kind: Option<Kind>,
-}
-
-impl Place<'_> {
-    /// The path in the document of a field of the object.
-    fn path_of(&self, field: &str) -> String {
-        match (self.path.is_empty(), field.is_empty()) {
-            (true, _) => field.to_owned(),
-            (false, true) => self.path.clone(),
-            (false, false) => format!("{}.{field}", self.path),
-        }
-    }
+    /// Its first line.
+    line: usize,
 }
 
 impl Reader<'_> {
     fn read(mut self) {
-        match self.document.parse() {
-            Ok(Value::Null) => {}
-            Ok(value) => {
-                let label = label(&value, None);
-                self.object(&Place {
-                    value: &value,
-                    path: String::new(),
-                    label,
-                    kind: None,
-                });
-            }
-            Err(fault) => {
-                self.parsed.unknown = true;
-                let origin = Origin {
-                    line: fault.line,
-                    ..self.origin.clone()
-                };
-                let finding = Finding::at(
-                    Severity::Error,
-                    &origin,
-                    String::new(),
-                    &fault.field,
-                    fault.message,
-                );
-                self.parsed.findings.push(finding);
+        let first = self.parsed.judged.len();
+        let mut remarks = Vec::new();
+        match self.document.parse(&mut remarks) {
+            Ok(node) => self.object(&Place {
+                node: &node,
+                label: label(&node, None),
+                kind: None,
+                line: self.document.line,
+            }),
+            Err(broken) => self.broken(broken),
+        }
+        self.remarks(first, remarks);
+    }
+
+    fn broken(&mut self, broken: Broken) {
+        let label = broken
+            .partial
+            .map_or_else(String::new, |node| label(&node, None));
+        self.parsed.unknown = true;
+        self.judge(self.document.line, label.clone(), Outcome::Unreadable);
+        self.find(Severity::Error, broken.line, label, "", broken.message);
+    }
+
+    /// Tells what was odd in the text, with the object that stands there.
+    fn remarks(&mut self, first: usize, remarks: Vec<Remark>) {
+        for Remark { line, message } in remarks {
+            let judged = self.parsed.judged.get(first..).unwrap_or_default();
+            let owner = judged.iter().rfind(|judged| judged.origin.line <= line);
+            let label = owner.map_or_else(String::new, |judged| judged.label.clone());
+            if owner.is_some_and(|judged| judged.outcome != Outcome::Foreign) {
+                self.find(Severity::Warning, line, label, "", message);
             }
         }
     }
 
     fn object(&mut self, place: &Place<'_>) {
-        let Some(fields) = place.value.as_object() else {
-            let message = "this is no object; an object begins with `apiVersion:` and `kind:`";
-            return self.nameless(place, "", message);
-        };
-        let text = |field: &str| {
-            fields
-                .get(field)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
-        let (kind, version) = match place.kind {
-            Some(kind) => (kind.name(), kind.api_version()),
-            None => (text("kind"), text("apiVersion")),
-        };
-        for (field, value) in [("kind", kind), ("apiVersion", version)] {
-            if value.is_empty() {
-                let message = "the field is missing; without it nobody knows what the object is";
-                return self.nameless(place, field, message);
-            }
+        if place.node.as_map().is_none() {
+            let message = format!(
+                "{} where an object must be; an object begins with `apiVersion:` and `kind:`",
+                place.node.describe()
+            );
+            return self.nameless(place, "", &message);
         }
+        let own = ["apiVersion", "kind"].map(|field| place.node.get(field));
+        let is_absent = |node: Option<&Node>| node.is_none_or(|node| node.data == Data::Null);
+        let listed = place.kind.filter(|_| own.into_iter().all(is_absent));
+        let (version, kind) = match listed {
+            Some(kind) => (kind.api_version(), kind.name()),
+            None => match self.identity(place, own) {
+                Some(identity) => identity,
+                None => return,
+            },
+        };
         match kinds::classify(version, kind) {
             Class::List(item) => self.list(place, item),
             Class::Ours(kind) => self.known(kind, place),
-            Class::Foreign => self.remark(
-                place,
-                Severity::Notice,
-                "kind",
-                &format!("objects of kind {kind} are not used; only what a service needs is"),
-            ),
+            Class::Foreign => {
+                self.judge(place.line, place.label.clone(), Outcome::Foreign);
+                let message =
+                    format!("objects of kind {kind} are not used; only what a service needs is");
+                self.remark(place, Severity::Notice, "kind", message);
+            }
             Class::Wrong { field, message } => self.nameless(place, field, &message),
         }
     }
 
-    fn list(&mut self, place: &Place<'_>, kind: Option<Kind>) {
-        let Some(items) = place.value.get("items").and_then(Value::as_array) else {
-            return self.nameless(
-                place,
-                "items",
-                "a list has `items`, which is a list of objects",
+    /// `apiVersion` and `kind` of an object that has both; else tells what is wrong.
+    fn identity<'v>(
+        &mut self,
+        place: &Place<'v>,
+        own: [Option<&'v Node>; 2],
+    ) -> Option<(&'v str, &'v str)> {
+        let texts = own.map(|node| node.and_then(Node::as_str).filter(|text| !text.is_empty()));
+        if let [Some(version), Some(kind)] = texts {
+            return Some((version, kind));
+        }
+        let [version, _] = own;
+        for ((field, node), text) in ["apiVersion", "kind"].into_iter().zip(own).zip(texts) {
+            if text.is_some() {
+                continue;
+            }
+            let message = match node {
+                Some(node) if !matches!(node.data, Data::Null | Data::Text(_)) => {
+                    format!("{} where text must be", node.describe())
+                }
+                _ => self.missing(place, field, texts[1]),
+            };
+            self.nameless(place, field, &message);
+            let mut ours = Kind::ALL.into_iter();
+            match ours.find(|kind| Some(kind.name()) == texts[1]) {
+                Some(kind) if field == "apiVersion" && version.is_none() => {
+                    if let Err((field, message)) = reference(kind, place.node) {
+                        self.remark(place, Severity::Error, field, message);
+                    }
+                    self.rest(kind, place, "metadata.name");
+                }
+                _ => {}
+            }
+            // One without the other tells no more.
+            break;
+        }
+        None
+    }
+
+    fn missing(&self, place: &Place<'_>, field: &str, kind: Option<&str>) -> String {
+        let known = ["apiVersion", "kind", "metadata", "spec", "status"];
+        let entries = place.node.as_map().map_or(&[][..], |map| &map.entries);
+        let keys = entries.iter().map(|entry| &*entry.key);
+        let near = spelling::nearest(field, keys.filter(|key| !known.contains(key)));
+        if let Some(near) = near {
+            return format!("the field is missing (`{near}` is none; did you mean `{field}`?)");
+        }
+        let has_neither = ["apiVersion", "kind"]
+            .iter()
+            .all(|field| place.node.get(field).is_none());
+        if has_neither {
+            let dots = self.document.after_dots.map_or_else(String::new, |line| {
+                format!("; the `...` in line {line} ends the document before it")
+            });
+            return format!(
+                "the field is missing, and `kind` too: this is a part of an object and not a whole one{dots}"
             );
+        }
+        let ours = Kind::ALL.into_iter().find(|ours| Some(ours.name()) == kind);
+        match ours {
+            Some(kind) if field == "apiVersion" => {
+                format!(
+                    "the field is missing; write `apiVersion: {}`",
+                    kind.api_version()
+                )
+            }
+            _ => "the field is missing; without it nobody knows what the object is".to_owned(),
+        }
+    }
+
+    fn list(&mut self, place: &Place<'_>, kind: Option<Kind>) {
+        if let Some(twin) = place.node.as_map().and_then(|map| map.twins.first()) {
+            let Twin { key, first, second } = twin;
+            let message =
+                format!("key `{key}` stands here twice, in lines {first} and {second}; remove one");
+            self.parsed.unknown = true;
+            self.find(Severity::Error, *second, place.label.clone(), key, message);
+        }
+        let items = match place.node.get("items").map(|items| &items.data) {
+            Some(Data::List(items)) => items,
+            // As `kubectl get` prints it where there is nothing.
+            Some(Data::Null) => return,
+            _ => {
+                let message = "a list has `items`, which is a list of objects";
+                return self.nameless(place, "items", message);
+            }
         };
-        for (index, value) in items.iter().enumerate() {
-            let path = place.path_of(&format!("items[{index}]"));
+        for node in items {
             self.object(&Place {
-                value,
-                path,
-                label: label(value, kind),
+                node,
+                label: label(node, kind),
                 kind,
+                line: node.line,
             });
         }
     }
 
     fn known(&mut self, kind: Kind, place: &Place<'_>) {
-        let Some(reference) = reference(kind, place.value) else {
-            return self.nameless(
-                place,
-                "metadata.name",
-                "the field is missing; every object needs a name",
-            );
+        let reference = match reference(kind, place.node) {
+            Ok(reference) => reference,
+            Err((field, message)) => {
+                self.parsed.unknown = true;
+                self.judge(place.line, place.label.clone(), Outcome::Refused);
+                self.remark(place, Severity::Error, field, message);
+                return self.rest(kind, place, field);
+            }
         };
         let mut remarks = Remarks::default();
-        let object = match kind {
-            Kind::Service => self
-                .typed::<core::Service>(place, &mut remarks)
-                .and_then(|raw| convert::service::service(raw, &mut remarks).map(Object::Service)),
-            Kind::Endpoints => self
-                .typed::<core::Endpoints>(place, &mut remarks)
-                .map(|raw| Object::Endpoints(convert::endpoint::endpoints(raw, &mut remarks))),
-            Kind::EndpointSlice => self
-                .typed::<discovery::EndpointSlice>(place, &mut remarks)
-                .and_then(|raw| {
-                    convert::endpoint::slice(raw, &mut remarks).map(Object::EndpointSlice)
-                }),
-            Kind::Pod => self
-                .typed::<core::Pod>(place, &mut remarks)
-                .map(|raw| Object::Pod(convert::pod::pod(raw, &mut remarks))),
-            Kind::Node => self
-                .typed::<core::Node>(place, &mut remarks)
-                .map(|raw| Object::Node(convert::node::node(raw, &mut remarks))),
-        };
+        let object = self.typed_object(kind, place, &mut remarks);
         let object = object.filter(|_| !remarks.reject());
+        let outcome = match object {
+            Some(_) => Outcome::Used,
+            None => Outcome::Refused,
+        };
+        self.judge(place.line, place.label.clone(), outcome);
         for remark in remarks.into_inner() {
-            self.remark(place, remark.severity, &remark.field, &remark.message);
+            self.remark(place, remark.severity, &remark.field, remark.message);
         }
         match object {
             Some(object) => {
-                let line = self.line_of(&place.path);
                 let origin = Origin {
-                    line,
+                    line: place.line,
                     ..self.origin.clone()
                 };
                 self.parsed.objects.push(Located { object, origin });
@@ -213,85 +324,229 @@ impl Reader<'_> {
         }
     }
 
-    /// The object as its kind's type. What does not fit, or is not known, becomes a remark.
-    fn typed<T: DeserializeOwned + Serialize>(
-        &self,
-        place: &Place<'_>,
-        remarks: &mut Remarks,
-    ) -> Option<T> {
-        match serde_json::from_value::<T>(place.value.clone()) {
-            Ok(typed) => {
-                if let Ok(known) = serde_json::to_value(&typed) {
-                    convert::unknown_fields(place.value, &known, "", remarks);
-                }
-                Some(typed)
-            }
-            Err(error) => {
-                let fault = self.document.explain::<T>(&place.path);
-                let (field, message) = fault.map_or_else(
-                    || (String::new(), error.to_string()),
-                    |f| (f.field, f.message),
-                );
-                let field = field.strip_prefix(&place.path).unwrap_or(&field);
-                remarks.error(field.trim_start_matches('.'), message);
-                None
+    /// What else is wrong with an object that is refused for one field: one round of mending shall do.
+    fn rest(&mut self, kind: Kind, place: &Place<'_>, refused: &str) {
+        let mut remarks = Remarks::default();
+        self.typed_object(kind, place, &mut remarks);
+        for remark in remarks.into_inner() {
+            // What was refused, what holds it and what is in it have been told.
+            let is_told = |a: &str, b: &str| a.starts_with(b);
+            if !is_told(&remark.field, refused) && !is_told(refused, &remark.field) {
+                self.remark(place, remark.severity, &remark.field, remark.message);
             }
         }
+    }
+
+    fn typed_object(
+        &mut self,
+        kind: Kind,
+        place: &Place<'_>,
+        remarks: &mut Remarks,
+    ) -> Option<Object> {
+        Some(match kind {
+            Kind::Service => {
+                let raw = self.typed::<core::Service>(kind, place)?;
+                Object::Service(convert::service::service(raw, remarks)?)
+            }
+            Kind::Endpoints => {
+                let raw = self.typed::<core::Endpoints>(kind, place)?;
+                Object::Endpoints(convert::endpoint::endpoints(raw, remarks))
+            }
+            Kind::EndpointSlice => {
+                let raw = self.typed::<discovery::EndpointSlice>(kind, place)?;
+                Object::EndpointSlice(convert::endpoint::slice(raw, remarks)?)
+            }
+            Kind::Pod => {
+                let raw = self.typed::<core::Pod>(kind, place)?;
+                Object::Pod(convert::pod::pod(raw, remarks))
+            }
+            Kind::Node => {
+                let raw = self.typed::<core::Node>(kind, place)?;
+                Object::Node(convert::node::node(raw, remarks))
+            }
+        })
+    }
+
+    /// The object as its kind's type. What does not fit, or is not known, is told.
+    fn typed<T: DeserializeOwned>(&mut self, kind: Kind, place: &Place<'_>) -> Option<T> {
+        let (typed, faults) = decode::decode::<T>(place.node);
+        for fault in faults {
+            let (severity, message) = match fault.what {
+                What::Wrong(message) => (Severity::Error, message),
+                What::Odd(message) => (Severity::Warning, message),
+                What::Unknown(siblings) => {
+                    let hint = fields::hint(kind, &fault.path, siblings);
+                    let message = format!("there is no such field; it is not used{hint}");
+                    (Severity::Warning, message)
+                }
+            };
+            let label = place.label.clone();
+            self.find(severity, fault.line, label, &fault.path, message);
+        }
+        typed
     }
 
     /// An error about something that cannot be said to be any particular object.
     fn nameless(&mut self, place: &Place<'_>, field: &str, message: &str) {
         self.parsed.unknown = true;
-        self.remark(place, Severity::Error, field, message);
+        self.judge(place.line, place.label.clone(), Outcome::Unreadable);
+        self.remark(place, Severity::Error, field, message.to_owned());
     }
 
-    fn remark(&mut self, place: &Place<'_>, severity: Severity, field: &str, message: &str) {
+    fn judge(&mut self, line: usize, label: String, outcome: Outcome) {
         let origin = Origin {
-            line: self.line_of(&place.path_of(field)),
+            line,
             ..self.origin.clone()
         };
-        let finding = Finding::at(severity, &origin, place.label.clone(), field, message);
-        self.parsed.findings.push(finding);
+        self.parsed.judged.push(Judged {
+            origin,
+            label,
+            outcome,
+        });
     }
 
-    fn line_of(&self, path: &str) -> usize {
-        if path.is_empty() {
-            self.document.line
-        } else {
-            self.document.line_of(path)
+    fn remark(&mut self, place: &Place<'_>, severity: Severity, field: &str, message: String) {
+        let line = line_of(place.node, field).unwrap_or(place.line);
+        self.find(severity, line, place.label.clone(), field, message);
+    }
+
+    fn find(
+        &mut self,
+        severity: Severity,
+        line: usize,
+        label: String,
+        field: &str,
+        message: String,
+    ) {
+        let origin = Origin {
+            line,
+            ..self.origin.clone()
+        };
+        let finding = Finding::at(severity, &origin, label, field, message);
+        self.parsed.findings.push(finding);
+    }
+}
+
+/// Line of a field, or of the nearest there is that would hold it; `None` for the object itself.
+fn line_of(node: &Node, path: &str) -> Option<usize> {
+    let (mut node, mut path, mut line) = (node, path, None);
+    while !path.is_empty() {
+        path = path.strip_prefix('.').unwrap_or(path);
+        match &node.data {
+            Data::Map(map) => {
+                // A key may have dots in it.
+                let is_next = |key: &str| {
+                    let bare = path.strip_prefix('[').unwrap_or(path);
+                    let rest = bare.strip_prefix(key)?;
+                    let rest = rest.strip_prefix(']').unwrap_or(rest);
+                    (rest.is_empty() || rest.starts_with(['.', '['])).then_some(rest)
+                };
+                let entries = map.entries.iter();
+                let found = entries
+                    .filter_map(|entry| Some((entry, is_next(&entry.key)?)))
+                    .min_by_key(|(_, rest)| rest.len());
+                let Some((entry, rest)) = found else {
+                    return line;
+                };
+                (node, path, line) = (&entry.value, rest, Some(entry.line));
+            }
+            Data::List(items) => {
+                let index = path.strip_prefix('[').and_then(|path| path.split_once(']'));
+                let item = index.and_then(|(index, rest)| {
+                    Some((items.get(index.parse::<usize>().ok()?)?, rest))
+                });
+                let Some((item, rest)) = item else {
+                    return line;
+                };
+                (node, path, line) = (item, rest, Some(item.line));
+            }
+            _ => return line,
         }
     }
+    line
 }
 
 /// Kind, namespace and name as far as a value has them.
-fn label(value: &Value, kind: Option<Kind>) -> String {
-    let meta = value.get("metadata");
-    let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
-    let kind = kind.map_or_else(|| text(value.get("kind")), |kind| kind.name().to_owned());
+fn label(node: &Node, kind: Option<Kind>) -> String {
+    let meta = node.get("metadata");
+    let text = |node: Option<&Node>| node.and_then(Node::as_str).unwrap_or_default().to_owned();
+    let own = text(node.get("kind"));
+    let kind = match kind {
+        Some(kind) if own.is_empty() => kind.name().to_owned(),
+        _ => own,
+    };
     let name = text(meta.and_then(|meta| meta.get("name")));
     let namespace = text(meta.and_then(|meta| meta.get("namespace")));
+    let kind_of = |name: String| match &*kind {
+        "" => name,
+        kind => format!("{kind} {name}"),
+    };
     match (name.is_empty(), namespace.is_empty()) {
         (true, _) => kind,
-        (false, true) if kind == Kind::Node.name() => format!("{kind} {name}"),
-        (false, true) => format!("{kind} {}/{name}", convert::DEFAULT_NAMESPACE),
-        (false, false) => format!("{kind} {namespace}/{name}"),
+        (false, _) if kinds::is_cluster_wide(&kind) => kind_of(name),
+        (false, true) => kind_of(format!("{}/{name}", convert::DEFAULT_NAMESPACE)),
+        (false, false) => kind_of(format!("{namespace}/{name}")),
     }
 }
 
-/// The name that an object has, before anything else is known to be right.
-fn reference(kind: Kind, value: &Value) -> Option<ObjectRef> {
-    let meta = value.get("metadata")?;
-    let name = meta.get("name")?.as_str().filter(|name| !name.is_empty())?;
-    let namespace = meta.get("namespace").and_then(Value::as_str);
+/// The name that an object has, before anything else is known to be right; else the field that is
+/// wrong, and why.
+fn reference(kind: Kind, node: &Node) -> Result<ObjectRef, (&'static str, String)> {
+    const NAME: &str = "metadata.name";
+    let meta = node.get("metadata");
+    if let Some(meta) = meta
+        && meta.as_map().is_none()
+        && meta.data != Data::Null
+    {
+        let message = format!("{} where a mapping must be", meta.describe());
+        return Err(("metadata", message));
+    }
+    let name = match meta.and_then(|meta| meta.get("name")) {
+        Some(node) if !matches!(node.data, Data::Text(_) | Data::Null) => {
+            let remedy = match node.scalar() {
+                Some(_) => format!("; write \"{}\"", node.shown()),
+                None => String::new(),
+            };
+            return Err((
+                NAME,
+                format!("{} where text must be{remedy}", node.describe()),
+            ));
+        }
+        name => name.and_then(Node::as_str).filter(|name| !name.is_empty()),
+    };
+    let Some(name) = name else {
+        return Err((NAME, missing_name(node)));
+    };
+    let namespace = meta
+        .and_then(|meta| meta.get("namespace"))
+        .and_then(Node::as_str);
     let namespace = match (kind.is_namespaced(), namespace) {
         (false, _) => "",
         (true, None | Some("")) => convert::DEFAULT_NAMESPACE,
         (true, Some(namespace)) => namespace,
     };
-    Some(ObjectRef {
+    Ok(ObjectRef {
         kind,
         name: ObjectName::new(namespace, name),
     })
+}
+
+fn missing_name(node: &Node) -> String {
+    if node.get("metadata").is_none()
+        && let Some(map) = node.as_map()
+        && let Some(near) = spelling::nearest("metadata", map.entries.iter().map(|e| &*e.key))
+    {
+        return format!("the field is missing (`{near}` is none; did you mean `metadata`?)");
+    }
+    let has = |node: Option<&Node>, field| node.is_some_and(|node| node.get(field).is_some());
+    let hint = if has(node.get("metadata"), "generateName") {
+        "; `generateName` needs an API server, so choose the name yourself"
+    } else if has(Some(node), "name") {
+        "; `name` stands beside `metadata` and belongs into it"
+    } else {
+        "; every object needs a name"
+    };
+    format!("the field is missing{hint}")
 }
 
 #[cfg(test)]
@@ -340,7 +595,7 @@ spec:
         assert_eq!(
             parsed.findings[0].to_string(),
             "m.yaml:9: error: Service default/hostname: spec.ports[0].port: \
-             invalid type: string \"eighty\", expected i32"
+             `eighty` is text where a whole number must be"
         );
         assert_eq!(parsed.rejected.len(), 1);
         assert!(!parsed.unknown);
@@ -374,7 +629,7 @@ spec:
             messages("apiVersion: v1\nkind: Pod\n")[0]
                 .contains("metadata.name: the field is missing")
         );
-        assert!(messages("just text\n")[0].contains("this is no object"));
+        assert!(messages("just text\n")[0].contains("`just text` is text where an object must be"));
         assert!(messages("a: [\n")[0].starts_with("m.yaml:"));
     }
 

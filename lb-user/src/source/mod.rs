@@ -1,7 +1,7 @@
 //! Where objects come from: manifests in files, in directories and on standard input.
 //!
 //! ```text
-//! text -> documents -> value -> kinds -> convert -> Located<Object>, Finding
+//! bytes -> encoding -> documents -> yaml | json -> node -> kinds, decode, convert -> Located<Object>, Finding
 //! ```
 //!
 //! A source tells what changed and when it has told everything once. It judges each object alone: a
@@ -13,17 +13,24 @@ use crate::model::{
     object::{Located, Object, ObjectRef},
 };
 
+mod advice;
 mod convert;
+mod decode;
 pub mod dir;
 mod documents;
-mod files;
+mod encoding;
+mod fields;
+pub mod files;
+mod json;
 mod kinds;
 pub mod manifest;
-mod spelling;
+mod node;
+mod scalar;
+pub(crate) mod spelling;
 pub mod stdin;
 #[cfg(test)]
 mod tests;
-mod value;
+mod yaml;
 
 /// One change of what a source holds.
 #[expect(

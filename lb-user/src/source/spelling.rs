@@ -1,22 +1,30 @@
 //! "Did you mean": the nearest word of a list.
 
+/// Longest word that is compared, in bytes.
+const MAX_WORD: usize = 100;
+
 /// The candidate nearest to `word`, if it is near enough to be a slip of the finger: at most two
 /// edits, and fewer than half of the word.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
+    // No field and no kind is as long as that; comparing costs the product of both lengths.
+    if word.len() > MAX_WORD {
+        return None;
+    }
     let limit = (word.chars().count().saturating_sub(1) / 2).min(2);
     candidates
         .into_iter()
         .map(|candidate| (distance(word, candidate), candidate))
-        .filter(|(edits, _)| *edits <= limit)
+        // A word that differs by its letter case alone is meant.
+        .filter(|(edits, candidate)| *edits <= limit || candidate.eq_ignore_ascii_case(word))
         .min()
         .map(|(_, candidate)| candidate)
 }
 
 /// ` (did you mean X?)`, or nothing.
-pub(super) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(word, candidates)
         .map(|candidate| format!(" (did you mean `{candidate}`?)"))
         .unwrap_or_default()

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read};
 
-use super::{Change, ScanResult, dir::MAX_FILE_BYTES, files::Files, manifest};
+use super::{Change, ScanResult, dir, files::Files, manifest};
 
 /// The source's name, and the file's in findings.
 pub const NAME: &str = "-";
@@ -14,14 +14,9 @@ pub fn read() -> io::Result<ScanResult> {
 
 /// As [`read`], from any reader.
 pub fn read_from(input: impl Read) -> io::Result<ScanResult> {
-    let mut text = String::new();
-    input.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE_BYTES {
-        let message = format!("standard input has more than {MAX_FILE_BYTES} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
-    }
+    let bytes = dir::read_all(input)?;
     let mut files = Files::default();
-    files.insert(NAME, manifest::parse(NAME, &text));
+    files.insert(NAME, manifest::parse_bytes(NAME, bytes));
     let mut result = files.merge();
     result.changes.push(Change::Synced(NAME.to_owned()));
     Ok(result)
@@ -33,7 +28,7 @@ mod tests {
 
     #[test]
     fn input_is_told_whole_and_then_synced() {
-        let text = "apiVersion: v1\nkind: Node\nmetadata: {name: n}\n---\nkind: x\n";
+        let text = "apiVersion: v1\nkind: Node\nmetadata: {name: node}\n---\nkind: x\n";
         let result = read_from(text.as_bytes()).expect("readable");
         assert_eq!(result.changes.len(), 2);
         assert_eq!(result.changes[1], Change::Synced("-".to_owned()));
@@ -42,7 +37,8 @@ mod tests {
     }
 
     #[test]
-    fn input_that_is_no_text_is_an_error() {
-        assert!(read_from(&[0xff, 0xfe][..]).is_err());
+    fn input_that_is_no_text_is_a_finding() {
+        let result = read_from(&[0xff, 0xfe][..]).expect("readable");
+        assert!(result.findings[0].message.contains("UTF-16"), "{result:?}");
     }
 }

@@ -15,17 +15,25 @@ const BLOCKS: [(&str, &[&str], &[&str]); 9] = [
     (
         "kind: Service\nspec:\n  ports:\n  - name: http\n    port: 80\n",
         &[],
-        &["m:1: error: Service: apiVersion: the field is missing"],
+        &[
+            "m:1: error: Service: apiVersion: the field is missing",
+            "m:1: error: Service: metadata.name: the field is missing",
+        ],
     ),
     (
         "apiVersion: v1\nkind: Service\nspec:\n  sessionAffinity: ClientIP\n",
         &[],
-        &["m:1: error: Service: metadata.name: the field is missing"],
+        &[
+            "m:1: error: Service: metadata.name: the field is missing",
+            "m:3: error: Service: spec.ports: the field is missing",
+        ],
     ),
     (
         "apiVersion: v1\nkind: Service\nmetadata:\n  name: a\nspec:\n  ports:\n    - port: 80\n  type:NodePort\n",
         &[],
-        &["m:8: error: could not find expected ':'; in `type:NodePort` a space is missing"],
+        &[
+            "m:8: error: Service default/a: a line without a colon stands where a field must be; in `type:NodePort` a space is missing",
+        ],
     ),
     (
         "apiVersion: v1\nkind: Servie\nmetadata:\n  name: a\nspec:\n  type: LoadBalancer\n",
@@ -58,7 +66,9 @@ const BLOCKS: [(&str, &[&str], &[&str]); 9] = [
     (
         "apiVersion: v1\nkind: Node\nmetadata:\n  name: a\n--\napiVersion: v1\nkind: Node\n",
         &[],
-        &["m:5: error: could not find expected ':'; `--` in line 5 does not separate documents"],
+        &[
+            "m:5: error: Node a: a line without a colon stands where a field must be; `--` in line 5 does not separate",
+        ],
     ),
 ];
 
@@ -90,10 +100,7 @@ fn is_accounted_for(text: &str) -> bool {
     } = manifest::parse("m", text);
     let lines = text.lines().count();
     let is_refused = unknown || !rejected.is_empty();
-    (!is_refused || !findings.is_empty())
-        && findings
-            .iter()
-            .all(|finding| (1..=lines).contains(&finding.line))
+    (!is_refused || !findings.is_empty()) && findings.iter().all(|finding| finding.line <= lines)
 }
 
 proptest! {

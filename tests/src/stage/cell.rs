@@ -137,6 +137,11 @@ impl Frontend {
         Self::OtherNodePort,
         Self::LoadBalancer,
     ];
+
+    /// The node that a packet to such an address meets first.
+    fn translated_by(self, cluster: &Cluster) -> &Node {
+        &cluster.nodes[usize::from(self == Self::OtherNodePort)]
+    }
 }
 
 impl Backend {
@@ -171,11 +176,6 @@ impl Backend {
     /// Where its servers are.
     pub fn namespace(self, cluster: &Cluster) -> &Namespace {
         self.place(cluster).namespace
-    }
-
-    /// Whether packets to it leave the first node for another one.
-    fn is_there(self) -> bool {
-        matches!(self, Self::RemotePod | Self::HostThere)
     }
 
     fn place(self, cluster: &Cluster) -> Place<'_> {
@@ -266,9 +266,9 @@ impl Cell {
     pub fn run(&self, cluster: &Cluster) -> Result<()> {
         let namespace = self.client.namespace(cluster)?;
         let address = |port| frontend(cluster, self.frontend, self.backend, self.family, port);
-        let seen = self.seen(cluster)?;
         let name = self.backend.place(cluster).name;
         let (witness, echo) = (address(WITNESS), address(ECHO));
+        let seen = self.seen(cluster, witness.ip())?;
         namespace.run(|| {
             for exchange in EXCHANGES {
                 for number in 1..=N_EXCHANGES {
@@ -282,25 +282,27 @@ impl Cell {
         })
     }
 
-    /// The client's own address, unless answers would not come back through the node that translates: see the design's
-    /// section on source NAT.
-    fn seen(&self, cluster: &Cluster) -> Result<Seen> {
+    /// Who the server sees when `dialled` is: the client's own address, unless answers would not come back through the
+    /// node that translates (the design's section on source NAT).
+    fn seen(&self, cluster: &Cluster, dialled: IpAddr) -> Result<Seen> {
         let to = self.family.of(self.backend.addresses(cluster));
+        let own = self.client.namespace(cluster)?;
         let is_direct = self.frontend == Frontend::Direct;
-        match self.client {
-            Client::Pod if self.backend == Backend::Itself && !is_direct => Ok(Seen::NotAs(to)),
-            // As the node itself sends to it: by the preferred source of the way there.
-            Client::Outside if self.backend.is_there() && !is_direct => {
-                Ok(Seen::As(cluster.nodes[0].namespace.source_to(to)?))
-            }
-            client => Ok(Seen::As(client.namespace(cluster)?.source_to(to).or_else(
-                |error| match client {
-                    // It has no route to pods, and needs none.
-                    Client::Outside => Ok(self.family.of(cluster.client.addresses.both())),
-                    Client::Host | Client::Pod => Err(error),
-                },
-            )?)),
+        if self.client == Client::Pod && self.backend == Backend::Itself && !is_direct {
+            return Ok(Seen::NotAs(to));
         }
+        let translates = self.frontend.translated_by(cluster);
+        let is_elsewhere = self.backend.node_name(cluster) != translates.name;
+        // A process of the node is seen as if it had dialled the backend itself.
+        let dials = self.client == Client::Host && self.frontend != Frontend::OtherNodePort;
+        let is_elsewhere = is_elsewhere || dials && self.backend != Backend::HostHere;
+        // Answers to its own pods a node meets wherever they come from.
+        let is_its_pod = self.client == Client::Pod && self.frontend != Frontend::OtherNodePort;
+        if is_direct || is_its_pod || !is_elsewhere {
+            return Ok(Seen::As(own.source_to(dialled)?));
+        }
+        // As the node itself sends to it: by the preferred source of the way there.
+        Ok(Seen::As(translates.namespace.source_to(to)?))
     }
 }
 

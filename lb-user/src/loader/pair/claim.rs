@@ -143,8 +143,8 @@ mod tests {
     fn what_is_no_pair_of_these_names_is_a_strangers() {
         let ours = Some("fulcrum:/run/a");
         let [near, far] = pair(ours);
-        assert_eq!(claimed(&[near.clone()]), stranger("fulcrum0"));
-        assert_eq!(claimed(&[far.clone()]), stranger("fulcrum1"));
+        assert_eq!(claimed(&[near]), stranger("fulcrum0"));
+        assert_eq!(claimed(&[far]), stranger("fulcrum1"));
         let changes: [fn(&mut [Link; 2]); 4] = [
             |links| links[0].is_veth = false,
             |links| links[1].is_peer_elsewhere = true,

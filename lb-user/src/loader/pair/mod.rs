@@ -52,6 +52,8 @@ pub struct HostPair {
     channel: Channel<RouteNetlinkMessage>,
     /// What has no route, and was said to have none.
     left_out: BTreeSet<(IpNet, Reason)>,
+    /// Routes that could not be made or removed, and why; said once as well.
+    refused: BTreeSet<(IpNet, String)>,
 }
 
 /// What the programs must know about the pair.
@@ -163,7 +165,7 @@ impl HostPair {
         };
         let (near, far) = match ends {
             Some(ends) => ends,
-            None => create(&mut channel, &name, &run_dir)?,
+            None => create(&mut channel, &name)?,
         };
         // From here on, whatever fails: dropping it removes the devices.
         let mut pair = Self {
@@ -174,6 +176,7 @@ impl HostPair {
             has_ipv6: sysctl::has_ipv6(),
             channel,
             left_out: BTreeSet::new(),
+            refused: BTreeSet::new(),
         };
         pair.set_up(&run_dir)?;
         Ok(pair)
@@ -214,7 +217,7 @@ impl HostPair {
             );
         }
         self.left_out = left_out;
-        let mut has_failed = false;
+        let mut refused = BTreeSet::new();
         // First what goes, so that a prefix which moves is never without its better half.
         for (prefix, value) in delete {
             let message = request::route(prefix, value, self.near);
@@ -226,27 +229,40 @@ impl HostPair {
                 Some(libc::ESRCH) => Ok(()),
                 _ => Err(error),
             });
-            has_failed |= self.told("remove", prefix, value, result);
+            refused.extend(self.told("remove", prefix, value, result));
         }
         for (prefix, value) in put {
             let message = request::route(prefix, value, self.near);
             let message = RouteNetlinkMessage::NewRoute(message);
             let result = self.channel.change(message, NLM_F_CREATE | NLM_F_REPLACE);
-            has_failed |= self.told("make", prefix, value, result);
+            refused.extend(self.told("make", prefix, value, result));
         }
-        has_failed
+        self.refused = refused;
+        !self.refused.is_empty()
     }
 
-    fn told(&self, verb: &str, prefix: IpNet, value: Value, result: io::Result<()>) -> bool {
+    /// What was refused, said unless it was before.
+    fn told(
+        &self,
+        verb: &str,
+        prefix: IpNet,
+        value: Value,
+        result: io::Result<()>,
+    ) -> Option<(IpNet, String)> {
         let device = self.name.near();
         let source = value.source.map(tracing::field::display);
-        match result {
-            Ok(()) => tracing::debug!(%prefix, device, source, mtu = value.mtu, "{verb} a route"),
-            Err(ref error) => {
-                tracing::warn!(%prefix, device, source, %error, "cannot {verb} the route of a service");
-            }
+        let Err(error) = result else {
+            tracing::debug!(%prefix, device, source, advmss = value.advmss, "{verb} a route");
+            return None;
+        };
+        let refused = (prefix, format!("{verb}: {error}"));
+        if !self.refused.contains(&refused) {
+            tracing::warn!(
+                %prefix, device, source, %error,
+                "cannot {verb} the route of a service; processes of this node may not reach it; tried again"
+            );
         }
-        result.is_err()
+        Some(refused)
     }
 
     fn set_up(&mut self, run_dir: &str) -> Result<(), PairError> {
@@ -362,7 +378,6 @@ fn look(
 fn create(
     channel: &mut Channel<RouteNetlinkMessage>,
     name: &PairName,
-    run_dir: &str,
 ) -> Result<(u32, u32), PairError> {
     let refused = |source| PairError::Make {
         near: name.near(),
@@ -372,20 +387,20 @@ fn create(
     channel
         .change(request::create(name, MTU), NLM_F_CREATE | NLM_F_EXCL)
         .map_err(refused)?;
-    // Found by name and MACs: it has no alias yet.
-    let links = channel
-        .list(request::all_links())
-        .map_err(PairError::List)?;
-    let index = |name: &str| {
-        let mut links = links.iter().filter_map(request::link);
-        links.find(|link| link.name == name).map(|link| link.index)
-    };
-    match (index(&name.near()), index(&name.far())) {
-        (Some(near), Some(far)) => Ok((near, far)),
-        // Somebody was faster to remove them than we to look.
-        _ => Err(refused(io::ErrorKind::NotFound.into())),
-    }
-    .inspect_err(|_| tracing::debug!(run_dir, "the pair vanished"))
+    let found = channel.list(request::all_links()).and_then(|links| {
+        let index = |name: &str| {
+            let mut links = links.iter().filter_map(request::link);
+            links.find(|link| link.name == name).map(|link| link.index)
+        };
+        // None if somebody was faster to remove them than we to look.
+        let ends = index(&name.near()).zip(index(&name.far()));
+        ends.ok_or(io::ErrorKind::NotFound.into())
+    });
+    found.map_err(|error| {
+        // Without its number it is removed by its name; where it is gone there is nothing to remove.
+        let _ = channel.change(request::delete_named(&name.near()), 0);
+        refused(error)
+    })
 }
 
 fn remove(

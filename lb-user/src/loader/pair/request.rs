@@ -63,6 +63,12 @@ pub(super) fn delete(index: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::DelLink(numbered(index))
 }
 
+pub(super) fn delete_named(name: &str) -> RouteNetlinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    RouteNetlinkMessage::DelLink(message)
+}
+
 pub(super) fn all_links() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetLink(LinkMessage::default())
 }
@@ -71,12 +77,12 @@ pub(super) fn all_addresses() -> RouteNetlinkMessage {
     RouteNetlinkMessage::GetAddress(AddressMessage::default())
 }
 
-/// An address that is valid on the device only.
+/// An address that is valid on this node only: never chosen as a source.
 pub(super) fn address(index: u32, addr: Ipv4Addr) -> RouteNetlinkMessage {
     let mut message = AddressMessage::default();
     message.header.family = AddressFamily::Inet;
     message.header.prefix_len = 32;
-    message.header.scope = AddressScope::Link;
+    message.header.scope = AddressScope::Host;
     message.header.index = index;
     message.attributes = vec![
         AddressAttribute::Local(addr.into()),
@@ -121,7 +127,7 @@ pub(super) fn route(prefix: IpNet, value: Value, device: u32) -> RouteMessage {
         RouteAttribute::Destination(route_address(prefix.addr())),
         RouteAttribute::Oif(device),
         RouteAttribute::Gateway(route_address(value.gateway)),
-        RouteAttribute::Metrics(vec![RouteMetric::Mtu(value.mtu)]),
+        RouteAttribute::Metrics(vec![RouteMetric::Advmss(value.advmss)]),
     ];
     message.attributes.extend(
         value

@@ -26,6 +26,12 @@ use crate::{
 pub const PROTOCOL: u8 = 102;
 /// What every IPv6 link takes (RFC 8200).
 const LEAST_MTU6: u32 = 1280;
+/// Headers of IPv4 and TCP without options, bytes.
+const HEADERS4: u32 = 40;
+/// Headers of IPv6 and TCP without options, bytes.
+const HEADERS6: u32 = 60;
+/// What every IPv4 host takes (RFC 9293 section 3.7.1).
+const LEAST_MSS4: u32 = 536;
 /// Where no uplink says anything.
 const USUAL_MTU: u32 = 1500;
 
@@ -51,8 +57,9 @@ pub struct Value {
     pub gateway: IpAddr,
     /// The source that connections take.
     pub source: Option<IpAddr>,
-    /// What connections believe that the path takes, until they are told otherwise.
-    pub mtu: u32,
+    /// The TCP segments that connections offer to take, bytes. The route's own MTU is the pair's, so that datagrams
+    /// come to the datapath whole: a fragment has no ports to be translated by.
+    pub advmss: u32,
 }
 
 /// The changes, and what is left out.
@@ -170,9 +177,9 @@ fn value(wanted: &Wanted, hairpin: Hairpin, prefix: IpNet, own: &BTreeSet<IpAddr
         gateway: hairpin.gateway(prefix.addr()),
         // The kernel refuses a source that is not (yet) on a device.
         source: source.filter(|addr| own.contains(addr)),
-        mtu: match family {
-            Family::V4 => wanted.mtu,
-            Family::V6 => wanted.mtu.max(LEAST_MTU6),
+        advmss: match family {
+            Family::V4 => wanted.mtu.saturating_sub(HEADERS4).max(LEAST_MSS4),
+            Family::V6 => wanted.mtu.max(LEAST_MTU6) - HEADERS6,
         },
     }
 }
@@ -188,7 +195,7 @@ fn ours(route: &Route, device: u32) -> Option<Value> {
             // Without one it is not as it should be, and differs from any that is.
             gateway: gateway.unwrap_or(route.prefix.addr()),
             source: route.source,
-            mtu: route.mtu.unwrap_or(0),
+            advmss: route.advmss.unwrap_or(0),
         }),
         _ => None,
     }
@@ -232,7 +239,7 @@ mod tests {
                     gateway: Some(addr(gateway)),
                 }],
                 source: (*protocol == PROTOCOL).then(|| addr("192.0.2.1")),
-                mtu: (*protocol == PROTOCOL).then_some(1450),
+                advmss: (*protocol == PROTOCOL).then_some(1410),
                 protocol: *protocol,
             });
         Survey {
@@ -272,12 +279,12 @@ mod tests {
         let v4 = Value {
             gateway: addr("169.254.90.1"),
             source: Some(addr("192.0.2.1")),
-            mtu: 1450,
+            advmss: 1410,
         };
         let v6 = Value {
             gateway: addr("fe80::f0:1c"),
             source: None,
-            mtu: 1450,
+            advmss: 1390,
         };
         assert_eq!((changes.put[0].1, changes.put[2].1), (v4, v6));
         assert_eq!(
@@ -366,11 +373,11 @@ mod tests {
             mtu: 576,
             ..wanted(&[])
         };
-        let mtus: Vec<u32> = changes(&wanted, Hairpin::default(), &survey, PAIR)
+        let offered: Vec<u32> = changes(&wanted, Hairpin::default(), &survey, PAIR)
             .put
             .iter()
-            .map(|(_, value)| value.mtu)
+            .map(|(_, value)| value.advmss)
             .collect();
-        assert_eq!(mtus, [576, 1280]);
+        assert_eq!(offered, [536, 1220]);
     }
 }

@@ -1,32 +1,32 @@
 //! From the types of the Kubernetes API to [`crate::model`]: defaults and validation.
 //!
 //! Pure. A converter writes down everything that is wrong with its object before it gives up, so
-//! that one round of mending is enough. The rules are those of the API server
-//! (`pkg/apis/core/validation` in Kubernetes 1.36) for the fields that are used here.
+//! that one round of mending is enough. The rules are those of the API server (`pkg/apis/core/validation`,
+//! `pkg/apis/discovery/validation` and the registry's defaults in Kubernetes 1.36), with these differences:
+//!
+//! * Leading zeros in addresses are used with a warning; 1.36 refuses them in new objects.
+//! * `status` is read, since nobody else could write it; the API drops it when an object is made. What is
+//!   wrong in it is a warning, and that part is not used.
+//! * A Pod may lack what only a kubelet needs (`containers`, `image`).
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde_json::Value;
 
-use crate::{
-    desired::Protocol,
-    model::{
-        finding::Severity,
-        object::{Kind, Meta, ObjectName},
-    },
+use self::{
+    meta::meta,
+    port::{port, protocol},
 };
+use crate::model::finding::Severity;
 
 pub(super) mod address;
 pub(super) mod endpoint;
+mod meta;
+mod name;
 pub(super) mod node;
 pub(super) mod pod;
+mod port;
 pub(super) mod service;
 
 /// The namespace of objects that name none.
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
-/// Longest name of a DNS label (RFC 1123).
-const MAX_LABEL: usize = 63;
-/// Longest name of a DNS subdomain (RFC 1123).
-const MAX_SUBDOMAIN: usize = 253;
 
 /// One remark about a field of the object at hand.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,11 +51,29 @@ impl Remarks {
         self.push(Severity::Warning, field, message.into());
     }
 
+    /// Takes over remarks about a part that is left out, so that the object can be used.
+    fn take_as_warnings(&mut self, part: Self) {
+        for remark in part.0 {
+            let message = match remark.severity {
+                Severity::Error => format!("{}; it is not used", remark.message),
+                Severity::Warning | Severity::Notice => remark.message,
+            };
+            self.warning(&remark.field, message);
+        }
+    }
+
     /// Whether the object is to be refused.
     pub(super) fn reject(&self) -> bool {
         self.0
             .iter()
             .any(|remark| remark.severity == Severity::Error)
+    }
+
+    /// The remarks as `SEVERITY FIELD: MESSAGE`.
+    #[cfg(test)]
+    fn texts(&self) -> Vec<String> {
+        let text = |r: &Remark| format!("{} {}: {}", r.severity, r.field, r.message);
+        self.0.iter().map(text).collect()
     }
 
     /// The remarks in the order they were made.
@@ -69,135 +87,5 @@ impl Remarks {
             field: field.to_owned(),
             message,
         });
-    }
-}
-
-/// Fields of `given` that its type does not have: those that are missing in `known`, which is the
-/// typed value written out again.
-pub(super) fn unknown_fields(given: &Value, known: &Value, path: &str, remarks: &mut Remarks) {
-    match (given, known) {
-        (Value::Object(given), Value::Object(known)) => {
-            for (key, value) in given {
-                let field = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path}.{key}")
-                };
-                match known.get(key) {
-                    Some(known) => unknown_fields(value, known, &field, remarks),
-                    None if value.is_null() => {}
-                    None => remarks.warning(&field, "there is no such field; it is not used"),
-                }
-            }
-        }
-        (Value::Array(given), Value::Array(known)) => {
-            for (index, (given, known)) in given.iter().zip(known).enumerate() {
-                unknown_fields(given, known, &format!("{path}[{index}]"), remarks);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// `metadata`, with the namespace that the kind gives an object that names none.
-fn meta(kind: Kind, raw: ObjectMeta, remarks: &mut Remarks) -> Meta {
-    let name = raw.name.unwrap_or_default();
-    let right = match kind {
-        Kind::Service => is_label(&name) && !name.starts_with(|c: char| c.is_ascii_digit()),
-        _ => name.len() <= MAX_SUBDOMAIN && name.split('.').all(is_label_of_any_length),
-    };
-    if !right {
-        let message = format!(
-            "`{name}` is no name for a {kind}; use lower-case letters, digits and `-`, and begin \
-             and end with a letter or digit{}",
-            if kind == Kind::Service {
-                " (a service: begin with a letter, at most 63)"
-            } else {
-                ""
-            }
-        );
-        remarks.error("metadata.name", message);
-    }
-    let namespace = match (kind.is_namespaced(), raw.namespace) {
-        (false, _) => String::new(),
-        (true, Some(namespace)) if !namespace.is_empty() => {
-            if !is_label(&namespace) {
-                let message = format!("`{namespace}` is no name for a namespace");
-                remarks.error("metadata.namespace", message);
-            }
-            namespace
-        }
-        (true, _) => DEFAULT_NAMESPACE.to_owned(),
-    };
-    Meta {
-        name: ObjectName::new(&namespace, &name),
-        labels: raw.labels.unwrap_or_default(),
-        created: raw.creation_timestamp.map(|time| time.0.to_string()),
-    }
-}
-
-/// A port number, if it is one.
-fn port(number: i32, field: &str, remarks: &mut Remarks) -> Option<u16> {
-    let port = u16::try_from(number).ok().filter(|port| *port != 0);
-    if port.is_none() {
-        remarks.error(field, format!("{number} is no port; use 1 to 65535"));
-    }
-    port
-}
-
-/// `protocol`, TCP where none is given.
-fn protocol(name: Option<&str>, field: &str, remarks: &mut Remarks) -> Protocol {
-    match name {
-        None | Some("TCP" | "") => Protocol::Tcp,
-        Some("UDP") => Protocol::Udp,
-        Some("SCTP") => Protocol::Sctp,
-        Some(other) => {
-            remarks.error(
-                field,
-                format!("`{other}` is no protocol; use TCP, UDP or SCTP"),
-            );
-            Protocol::Tcp
-        }
-    }
-}
-
-/// Whether a text is a DNS label (RFC 1123 §2.1).
-fn is_label(text: &str) -> bool {
-    text.len() <= MAX_LABEL && is_label_of_any_length(text)
-}
-
-fn is_label_of_any_length(text: &str) -> bool {
-    let alphanumeric = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    text.starts_with(alphanumeric)
-        && text.ends_with(alphanumeric)
-        && text.chars().all(|c| alphanumeric(c) || c == '-')
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn fields_that_a_type_lacks_are_named_by_path() {
-        let mut remarks = Remarks::default();
-        let given = json!({"spec": {"ports": [{"port": 1, "prt": 2}], "none": null}, "x": {}});
-        let known = json!({"spec": {"ports": [{"port": 1}]}});
-        unknown_fields(&given, &known, "", &mut remarks);
-        let fields: Vec<_> = remarks
-            .into_inner()
-            .into_iter()
-            .map(|remark| remark.field)
-            .collect();
-        assert_eq!(fields, ["spec.ports[0].prt", "x"]);
-    }
-
-    #[test]
-    fn labels_are_those_of_rfc_1123() {
-        assert!(is_label("web-1") && is_label("1"));
-        for wrong in ["", "-web", "web-", "Web", "we b", "web.a", &"a".repeat(64)] {
-            assert!(!is_label(wrong), "{wrong}");
-        }
     }
 }

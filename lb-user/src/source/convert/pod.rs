@@ -1,37 +1,71 @@
 //! Pods.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use k8s_openapi::api::core::v1 as core;
 
-use super::{Remarks, address, meta, port, protocol};
+use super::{Remarks, address, meta, name, port, protocol};
 use crate::model::{
-    object::Kind,
-    pod::{ContainerPort, Pod},
+    object::{Kind, family_of},
+    pod::{Condition, Container, ContainerPort, Pod},
 };
 
 /// A Pod.
 pub(crate) fn pod(raw: core::Pod, remarks: &mut Remarks) -> Pod {
     let terminating = raw.metadata.deletion_timestamp.is_some();
     let meta = meta(Kind::Pod, raw.metadata, remarks);
+    if raw
+        .spec
+        .as_ref()
+        .is_some_and(|spec| spec.containers.is_empty())
+    {
+        let message = "there is none; an API server refuses such a pod, which is used here by its address alone";
+        remarks.warning("spec.containers", message);
+    }
     let spec = raw.spec.unwrap_or_default();
     let status = raw.status.unwrap_or_default();
-    let phase = status.phase.as_deref();
+    want_names(&spec, remarks);
     Pod {
         meta,
         ips: ips(&status, remarks),
+        host_ips: host_ips(&status, remarks),
         ready: is_ready(&status),
-        finished: matches!(phase, Some("Succeeded" | "Failed")),
+        finished: matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")),
         terminating,
         host_network: spec.host_network.unwrap_or(false),
-        ports: ports(&spec, remarks),
-        node_name: spec.node_name,
-        hostname: spec.hostname,
-        subdomain: spec.subdomain,
+        containers: containers(&spec, &status, remarks),
+        node_name: spec.node_name.filter(|text| !text.is_empty()),
+        hostname: spec.hostname.filter(|text| !text.is_empty()),
+        subdomain: spec.subdomain.filter(|text| !text.is_empty()),
+        phase: status.phase,
+        conditions: status
+            .conditions
+            .unwrap_or_default()
+            .into_iter()
+            .map(|condition| Condition {
+                name: condition.type_,
+                status: condition.status,
+            })
+            .collect(),
     }
 }
 
-/// `status.podIPs`, or `status.podIP` where a hand-written status has only that.
+fn want_names(spec: &core::PodSpec, remarks: &mut Remarks) {
+    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    if let Some(node_name) = given(&spec.node_name) {
+        name::want_subdomain(&node_name, "a Node", "spec.nodeName", remarks);
+    }
+    for (text, field) in [
+        (&spec.hostname, "spec.hostname"),
+        (&spec.subdomain, "spec.subdomain"),
+    ] {
+        if let Some(text) = given(text) {
+            name::want_label(&text, "a host", field, remarks);
+        }
+    }
+}
+
+/// `status.podIPs`. Where `status.podIP` says otherwise it is right, as kubelets of old wrote it alone.
 fn ips(status: &core::PodStatus, remarks: &mut Remarks) -> Vec<IpAddr> {
     let listed = status.pod_ips.as_deref().unwrap_or_default();
     let mut ips: Vec<IpAddr> = (0..)
@@ -40,16 +74,40 @@ fn ips(status: &core::PodStatus, remarks: &mut Remarks) -> Vec<IpAddr> {
             address::endpoint_ip(&pod_ip.ip, &format!("status.podIPs[{index}].ip"), remarks)
         })
         .collect();
-    if let Some(text) = &status.pod_ip
-        && let Some(ip) = address::endpoint_ip(text, "status.podIP", remarks)
-    {
-        if ips.is_empty() {
-            ips.push(ip);
-        } else if ips[0] != ip {
-            let message = format!("{ip} is not the first of `podIPs`, {}", ips[0]);
-            remarks.error("status.podIP", message);
-        }
+    let families: BTreeSet<_> = ips.iter().copied().map(family_of).collect();
+    if families.len() < ips.len() {
+        let message = "several addresses are of one family; write one per family";
+        remarks.error("status.podIPs", message);
     }
+    if let Some(text) = status.pod_ip.as_deref().filter(|text| !text.is_empty())
+        && let Some(ip) = address::endpoint_ip(text, "status.podIP", remarks)
+        && ips.first() != Some(&ip)
+    {
+        if let Some(first) = ips.first() {
+            let message =
+                format!("{ip} is not the first of `podIPs`, which is {first}; only {ip} is used");
+            remarks.warning("status.podIP", message);
+        }
+        ips = vec![ip];
+    }
+    ips
+}
+
+fn host_ips(status: &core::PodStatus, remarks: &mut Remarks) -> Vec<IpAddr> {
+    let listed = status.host_ips.as_deref().unwrap_or_default();
+    let listed = listed.iter().map(|host_ip| host_ip.ip.as_str());
+    let mut texts: Vec<&str> = listed.collect();
+    if texts.is_empty() {
+        texts.extend(status.host_ip.as_deref());
+    }
+    // Nothing but a listing looks at them.
+    let mut of_list = Remarks::default();
+    let ips = texts
+        .iter()
+        .filter(|text| !text.is_empty())
+        .filter_map(|text| address::ip(text, "status.hostIPs", &mut of_list))
+        .collect();
+    remarks.take_as_warnings(of_list);
     ips
 }
 
@@ -62,93 +120,273 @@ fn is_ready(status: &core::PodStatus) -> bool {
         .any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
-/// Named ports of containers, and of init containers that stay (sidecars), as the endpoint slice
-/// controller resolves names.
-fn ports(spec: &core::PodSpec, remarks: &mut Remarks) -> Vec<ContainerPort> {
-    let sidecars = spec
-        .init_containers
-        .iter()
-        .flatten()
-        .filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    let all = (0..)
-        .zip(&spec.containers)
-        .map(|(index, container): (usize, _)| (format!("spec.containers[{index}]"), container))
-        .chain(sidecars.map(|container| ("spec.initContainers".to_owned(), container)));
+/// Containers, and init containers that stay (sidecars): where the endpoint slice controller looks up
+/// names of ports. Init containers that end are checked and left out.
+fn containers(
+    spec: &core::PodSpec,
+    status: &core::PodStatus,
+    remarks: &mut Remarks,
+) -> Vec<Container> {
+    let mut names = BTreeSet::new();
+    let mut convert = |list: &[core::Container], field: &str, statuses: Option<&Vec<_>>| {
+        let mut containers = Vec::new();
+        for (index, raw) in list.iter().enumerate() {
+            let field = format!("{field}[{index}]");
+            if !names.insert(raw.name.clone()) {
+                let message = format!("`{}` names another container already", raw.name);
+                remarks.error(&format!("{field}.name"), message);
+            }
+            containers.push(container(raw, spec, &field, statuses, remarks));
+        }
+        containers
+    };
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    let mut all = convert(
+        &spec.containers,
+        "spec.containers",
+        status.container_statuses.as_ref(),
+    );
+    let mut sidecars = convert(
+        init,
+        "spec.initContainers",
+        status.init_container_statuses.as_ref(),
+    );
+    sidecars.retain(|container| container.is_sidecar);
+    all.append(&mut sidecars);
+    all
+}
+
+fn container(
+    raw: &core::Container,
+    spec: &core::PodSpec,
+    field: &str,
+    statuses: Option<&Vec<core::ContainerStatus>>,
+    remarks: &mut Remarks,
+) -> Container {
+    name::want_label(&raw.name, "a container", &format!("{field}.name"), remarks);
+    let status = statuses.and_then(|list| list.iter().find(|status| status.name == raw.name));
+    Container {
+        name: raw.name.clone(),
+        ports: ports(raw, spec, field, remarks),
+        is_sidecar: field.starts_with("spec.initContainers")
+            && raw.restart_policy.as_deref() == Some("Always"),
+        ready: status.map(|status| status.ready),
+        restarts: status.map_or(0, |status| u32::try_from(status.restart_count).unwrap_or(0)),
+    }
+}
+
+fn ports(
+    raw: &core::Container,
+    spec: &core::PodSpec,
+    field: &str,
+    remarks: &mut Remarks,
+) -> Vec<ContainerPort> {
+    let mut names = BTreeSet::new();
     let mut ports = Vec::new();
-    for (field, container) in all {
-        for raw in container.ports.iter().flatten() {
-            let field = format!("{field}.ports");
-            let protocol = protocol(raw.protocol.as_deref(), &field, remarks);
-            let number = port(raw.container_port, &field, remarks);
-            if let (Some(name), Some(port)) = (raw.name.clone(), number) {
-                ports.push(ContainerPort {
-                    name,
-                    port,
-                    protocol,
-                });
+    for (index, raw) in raw.ports.iter().flatten().enumerate() {
+        let of = |part: &str| format!("{field}.ports[{index}].{part}");
+        let name = raw.name.clone().filter(|text| !text.is_empty());
+        if let Some(name) = &name {
+            name::want_port_name(name, &of("name"), remarks);
+            if !names.insert(name.clone()) {
+                let message = format!("`{name}` names another port already; choose another name");
+                remarks.error(&of("name"), message);
             }
         }
+        let protocol = protocol(raw.protocol.as_deref(), &of("protocol"), remarks);
+        let number = port(raw.container_port, &of("containerPort"), remarks);
+        let host_port = raw.host_port.filter(|number| *number != 0);
+        if let Some(host_port) = host_port {
+            port(host_port, &of("hostPort"), remarks);
+            if spec.host_network == Some(true) && host_port != raw.container_port {
+                let message = format!(
+                    "{host_port} is not `containerPort`, {}, which it is with `hostNetwork`; leave it out",
+                    raw.container_port
+                );
+                remarks.error(&of("hostPort"), message);
+            }
+        }
+        ports.extend(number.map(|port| ContainerPort {
+            name,
+            port,
+            protocol,
+        }));
     }
     ports
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::desired::Protocol;
 
-    fn pod_of(status: &serde_json::Value) -> (Pod, Remarks) {
+    fn pod_of(spec: &Value, status: &Value) -> (Pod, Vec<String>) {
         let mut remarks = Remarks::default();
-        let raw = json!({
-            "metadata": {"name": "p"},
-            "spec": {"nodeName": "n1", "containers": [
-                {"name": "c", "ports": [{"name": "http", "containerPort": 8080},
-                                        {"containerPort": 9}]}]},
-            "status": status,
-        });
-        let pod = pod(
-            serde_json::from_value(raw).expect("a pod by type"),
-            &mut remarks,
-        );
-        (pod, remarks)
+        let raw = json!({"metadata": {"name": "p"}, "spec": spec, "status": status});
+        let raw = serde_json::from_value(raw).expect("a pod by type");
+        let pod = pod(raw, &mut remarks);
+        (pod, remarks.texts())
+    }
+
+    fn with_status(status: &Value) -> (Pod, Vec<String>) {
+        let ports = json!([{"name": "http", "containerPort": 8080}, {"containerPort": 9}]);
+        pod_of(
+            &json!({"nodeName": "n1", "containers": [{"name": "c", "ports": ports}]}),
+            status,
+        )
     }
 
     #[test]
     fn a_pod_is_ready_by_condition_or_where_there_are_none_at_all() {
-        assert!(pod_of(&json!({"podIP": "10.0.0.1"})).0.ready);
-        assert!(
-            !pod_of(&json!({"conditions": [{"type": "Ready", "status": "False"}]}))
-                .0
-                .ready
-        );
-        assert!(
-            !pod_of(&json!({"conditions": [{"type": "Initialized", "status": "True"}]}))
-                .0
-                .ready
-        );
-        assert!(
-            pod_of(&json!({"conditions": [{"type": "Ready", "status": "True"}]}))
-                .0
-                .ready
-        );
+        let ready = |status: &Value| with_status(status).0.ready;
+        assert!(ready(&json!({"podIP": "10.0.0.1"})));
+        assert!(!ready(
+            &json!({"conditions": [{"type": "Ready", "status": "False"}]})
+        ));
+        assert!(!ready(
+            &json!({"conditions": [{"type": "Initialized", "status": "True"}]})
+        ));
+        assert!(ready(
+            &json!({"conditions": [{"type": "Ready", "status": "True"}]})
+        ));
     }
 
     #[test]
     fn addresses_come_from_the_list_or_the_single_field() {
         let both = json!({"podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]});
-        assert_eq!(pod_of(&both).0.ips.len(), 2);
-        assert_eq!(pod_of(&json!({"podIP": "10.0.0.1"})).0.ips.len(), 1);
-        let differ = json!({"podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.1"}]});
-        assert!(pod_of(&differ).1.reject());
+        assert_eq!(with_status(&both).0.ips.len(), 2);
+        assert_eq!(with_status(&json!({"podIP": "10.0.0.1"})).0.ips.len(), 1);
+        let (pod, said) =
+            with_status(&json!({"podIP": "10.0.0.2", "podIPs": [{"ip": "10.0.0.1"}]}));
+        assert_eq!(pod.ips, [IpAddr::from([10, 0, 0, 2])]);
+        assert_eq!(
+            said,
+            [
+                "warning status.podIP: 10.0.0.2 is not the first of `podIPs`, which is 10.0.0.1; only 10.0.0.2 \
+              is used"
+            ]
+        );
+        let twice = json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]});
+        assert_eq!(
+            with_status(&twice).1,
+            ["error status.podIPs: several addresses are of one family; write one per family"]
+        );
+        let (pod, said) = with_status(&json!({"hostIP": "192.0.2.1", "hostIPs": [{"ip": "x"}]}));
+        assert_eq!(pod.host_ips, Vec::<IpAddr>::new());
+        assert!(
+            said[0].starts_with("warning status.hostIPs: `x` is no IP address"),
+            "{said:?}"
+        );
     }
 
     #[test]
-    fn only_named_ports_can_be_looked_up() {
-        let (pod, _) = pod_of(&json!({}));
-        assert_eq!(pod.port("http", Protocol::Tcp), Some(8080));
+    fn ports_are_looked_up_by_name_in_containers_and_sidecars() {
+        let spec = json!({
+            "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": 8080},
+                                                   {"containerPort": 9}]}],
+            "initContainers": [
+                {"name": "i", "ports": [{"name": "once", "containerPort": 1}]},
+                {"name": "s", "restartPolicy": "Always",
+                 "ports": [{"name": "http", "containerPort": 2}, {"name": "side", "containerPort": 3}]}]});
+        let status = json!({"phase": "Running", "containerStatuses": [
+            {"name": "c", "ready": true, "restartCount": 2, "image": "i", "imageID": "i"}]});
+        let (pod, said) = pod_of(&spec, &status);
+        assert_eq!(said, Vec::<String>::new());
+        assert_eq!(
+            pod.port("http", Protocol::Tcp),
+            Some(8080),
+            "containers come first"
+        );
+        assert_eq!(pod.port("side", Protocol::Tcp), Some(3));
+        assert_eq!(pod.port("once", Protocol::Tcp), None);
         assert_eq!(pod.port("http", Protocol::Udp), None);
         assert_eq!(pod.port("", Protocol::Tcp), None);
+        let names: Vec<_> = pod
+            .containers
+            .iter()
+            .map(|c| (&*c.name, c.is_sidecar))
+            .collect();
+        assert_eq!(names, [("c", false), ("s", true)]);
+        assert_eq!(
+            (pod.containers[0].ready, pod.containers[0].restarts),
+            (Some(true), 2)
+        );
+        assert_eq!(pod.phase.as_deref(), Some("Running"));
+    }
+
+    #[test]
+    fn a_pod_without_containers_is_used_with_a_warning() {
+        assert_eq!(
+            pod_of(&json!({"containers": []}), &json!({})).1,
+            [
+                "warning spec.containers: there is none; an API server refuses such a pod, which is used here \
+              by its address alone"
+            ]
+        );
+    }
+
+    #[test]
+    fn faulty_fields_are_refused() {
+        let port = |port: Value| json!({"containers": [{"name": "c", "ports": [port]}]});
+        let cases = [
+            (
+                json!({"nodeName": "N", "containers": [{"name": "c"}]}),
+                "spec.nodeName: `N` is no name for a Node",
+            ),
+            (
+                json!({"hostname": "a.b", "containers": [{"name": "c"}]}),
+                "spec.hostname: `a.b` is no name for a host",
+            ),
+            (
+                json!({"subdomain": "A", "containers": [{"name": "c"}]}),
+                "spec.subdomain: `A` is no name for a host",
+            ),
+            (
+                json!({"containers": [{"name": "C"}]}),
+                "spec.containers[0].name: `C` is no name for a container",
+            ),
+            (
+                json!({"containers": [{"name": "c"}, {"name": "c"}]}),
+                "spec.containers[1].name: `c` names another container already",
+            ),
+            (
+                port(json!({"containerPort": 0})),
+                "spec.containers[0].ports[0].containerPort: 0 is no port; use 1 to 65535",
+            ),
+            (
+                port(json!({"containerPort": 1, "name": "A"})),
+                "spec.containers[0].ports[0].name: `A` is no name for a container port",
+            ),
+            (
+                port(json!({"containerPort": 1, "protocol": "udp"})),
+                "spec.containers[0].ports[0].protocol: `udp` is no protocol; use TCP, UDP or SCTP (did you \
+                 mean `UDP`?)",
+            ),
+            (
+                port(json!({"containerPort": 1, "hostPort": 70_000})),
+                "spec.containers[0].ports[0].hostPort: 70000 is no port; use 1 to 65535",
+            ),
+            (
+                json!({"hostNetwork": true,
+                       "containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": 2}]}]}),
+                "spec.containers[0].ports[0].hostPort: 2 is not `containerPort`, 1, which it is with \
+                 `hostNetwork`; leave it out",
+            ),
+            (
+                json!({"containers": [{"name": "c", "ports": [{"name": "a", "containerPort": 1},
+                                                              {"name": "a", "containerPort": 2}]}]}),
+                "spec.containers[0].ports[1].name: `a` names another port already; choose another name",
+            ),
+        ];
+        for (spec, expected) in cases {
+            let said = pod_of(&spec, &json!({})).1;
+            assert_eq!(said.len(), 1, "{said:?}");
+            assert!(
+                said[0].starts_with(&format!("error {expected}")),
+                "{said:?}"
+            );
+        }
     }
 }

@@ -1,0 +1,40 @@
+//! Numbers of ports, their protocols, and what an application speaks on them.
+
+use super::{Remarks, name};
+use crate::{desired::Protocol, source::spelling};
+
+/// A port number, if it is one.
+pub(super) fn port(number: i32, field: &str, remarks: &mut Remarks) -> Option<u16> {
+    let port = u16::try_from(number).ok().filter(|port| *port != 0);
+    if port.is_none() {
+        remarks.error(field, format!("{number} is no port; use 1 to 65535"));
+    }
+    port
+}
+
+/// `protocol`, TCP where none is given. Letter case matters.
+pub(super) fn protocol(text: Option<&str>, field: &str, remarks: &mut Remarks) -> Protocol {
+    match text {
+        None | Some("TCP" | "") => Protocol::Tcp,
+        Some("UDP") => Protocol::Udp,
+        Some("SCTP") => Protocol::Sctp,
+        Some(other) => {
+            let hint = spelling::hint(other, ["TCP", "UDP", "SCTP"]);
+            let message = format!("`{other}` is no protocol; use TCP, UDP or SCTP{hint}");
+            remarks.error(field, message);
+            Protocol::Tcp
+        }
+    }
+}
+
+/// `appProtocol`.
+pub(super) fn app_protocol(
+    text: Option<String>,
+    field: &str,
+    remarks: &mut Remarks,
+) -> Option<String> {
+    if let Some(text) = &text {
+        name::want_qualified(text, "name for a protocol", field, remarks);
+    }
+    text
+}
