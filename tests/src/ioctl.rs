@@ -22,6 +22,20 @@ pub(crate) fn tun_attach(file: &File, device: &str) -> io::Result<()> {
     checked(result)
 }
 
+/// Makes `file`, an open `/dev/net/tun`, the far side of a new TAP device; the device lives as long as the file.
+///
+/// Frames come and go with a `virtio_net_hdr` before them and as the kernel keeps them: not cut into segments, their
+/// checksums still partial.
+pub(crate) fn tap_attach(file: &File, device: &str) -> io::Result<()> {
+    let mut request = request_for(device)?;
+    request.ifr_ifru.ifru_flags = TAP_WITH_OFFLOADS;
+    // SAFETY: the kernel reads and writes one `ifreq` for TUNSETIFF, which is what the pointer points to.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    checked(result)?;
+    // SAFETY: TUNSETOFFLOAD takes a number.
+    checked(unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETOFFLOAD, TUN_OFFLOADS) })
+}
+
 /// Switches the transmit checksum offload of `device`, and with it segmentation, which depends on it.
 ///
 /// With offload on, a veth sends packets whose checksum is still partial; XDP on the peer cannot recognise those.
@@ -45,6 +59,16 @@ pub(crate) fn set_tx_checksum(device: &str, on: bool) -> io::Result<()> {
     reason = "IFF_TUN and IFF_NO_PI are 16-bit flags, declared wider by libc"
 )]
 const TUN_WITHOUT_PACKET_INFO: libc::c_short = (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short;
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "IFF_TAP, IFF_NO_PI and IFF_VNET_HDR are 16-bit flags, declared wider by libc"
+)]
+const TAP_WITH_OFFLOADS: libc::c_short =
+    (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short;
+
+/// `TUN_F_CSUM`, `TUN_F_TSO4`, `TUN_F_TSO6` of `linux/if_tun.h`.
+const TUN_OFFLOADS: libc::c_ulong = 7;
 
 /// `ETHTOOL_STXCSUM` of `linux/ethtool.h`.
 const ETHTOOL_STXCSUM: u32 = 0x17;

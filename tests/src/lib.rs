@@ -51,6 +51,7 @@ pub mod sniffer;
 pub mod sockopts;
 pub mod stage;
 pub mod tally;
+pub mod tap;
 pub mod topology;
 pub mod tun;
 pub mod verify;

@@ -41,16 +41,20 @@ pub enum Device {
     Uplink,
     /// The node's side of pod 1 or 2.
     Pod(u8),
+    /// The end of the host's own pair where what its processes send comes out; the other end is
+    /// [`LoneNode::host_ifindex`].
+    Host,
 }
 
 impl Device {
-    const ALL: [Self; 3] = [Self::Uplink, Self::Pod(1), Self::Pod(2)];
+    const ALL: [Self; 4] = [Self::Uplink, Self::Pod(1), Self::Pod(2), Self::Host];
 
     /// The name of the device.
     pub fn name(self) -> String {
         match self {
             Self::Uplink => "up0".to_owned(),
             Self::Pod(pod) => format!("lxc{pod}"),
+            Self::Host => "host1".to_owned(),
         }
     }
 
@@ -59,14 +63,16 @@ impl Device {
         match self {
             Self::Uplink => station(NODE),
             Self::Pod(pod) => [2, 0, 0, 0, 1, pod],
+            Self::Host => [2, 0, 0, 0, 3, 1],
         }
     }
 
-    /// The MAC of the pod behind the device, or of the node that the uplink's routes lead to.
+    /// The MAC of the pod or of the pair's other end behind the device, or of the node that the uplink's routes lead to.
     pub fn neighbour(self) -> Mac {
         match self {
             Self::Uplink => station(NEIGHBOUR),
             Self::Pod(pod) => [2, 0, 0, 0, 2, pod],
+            Self::Host => [2, 0, 0, 0, 3, 2],
         }
     }
 }
@@ -117,6 +123,13 @@ impl LoneNode {
         self.namespace
             .run(|| if_nametoindex(name.as_str()))
             .with_context(|| format!("find the device {name}"))
+    }
+
+    /// The number of the device at whose ingress the host's stack receives.
+    pub fn host_ifindex(&self) -> Result<u32> {
+        self.namespace
+            .run(|| if_nametoindex("host1-peer"))
+            .context("find the device host1-peer")
     }
 
     /// Gives a device another MAC.

@@ -10,7 +10,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader, TestRun, VerifierLogLevel,
     maps::{Array, MapData, PerCpuArray},
-    programs::{Program, ProgramError, TestRunOptions, TestRunResult},
+    programs::{
+        Program, ProgramError, SchedClassifier, TcAttachType, TestRunOptions, TestRunResult,
+    },
 };
 use lb_common::{
     abi::{
@@ -206,6 +208,18 @@ impl Programs {
         })
     }
 
+    /// Attaches a program of TC to the ingress of a device of the calling thread's namespace, for as long as it is loaded.
+    pub fn attach(&mut self, program: &str, device: &str) -> Result<()> {
+        let classifier: &mut SchedClassifier = self
+            .0
+            .program_mut(program)
+            .with_context(|| format!("the object has no program {program}"))?
+            .try_into()?;
+        let attached = classifier.attach(device, TcAttachType::Ingress);
+        attached.with_context(|| format!("attach {program} to {device}"))?;
+        Ok(())
+    }
+
     /// A loaded program.
     pub fn program(&self, name: &str) -> Result<&Program> {
         self.0
@@ -255,6 +269,8 @@ impl Programs {
 pub struct Arrival {
     /// The device.
     pub ifindex: u32,
+    /// The device by which it came into the node; 0: the node's own processes sent it.
+    pub ingress_ifindex: u32,
     /// Bytes of payload of each segment that the packet was put together from; 0: it came whole.
     pub gso_size: u32,
 }
@@ -264,7 +280,16 @@ impl Arrival {
     pub fn by(ifindex: u32) -> Self {
         Self {
             ifindex,
+            ingress_ifindex: ifindex,
             gso_size: 0,
+        }
+    }
+
+    /// A packet of the node's own that leaves by a device.
+    pub fn leaving(ifindex: u32) -> Self {
+        Self {
+            ingress_ifindex: 0,
+            ..Self::by(ifindex)
         }
     }
 }
@@ -283,6 +308,8 @@ pub struct Outcome {
 pub enum Action {
     /// `TCX_NEXT`, `XDP_PASS`.
     Pass,
+    /// `TC_ACT_OK`: it goes on as it is now.
+    Stack,
     /// `TC_ACT_SHOT`, `XDP_DROP`.
     Drop,
     /// `TC_ACT_REDIRECT`.
@@ -348,6 +375,7 @@ impl Run {
         Self::of(program, input, &context, |value| {
             match value.cast_signed() {
                 -1 => Ok(Action::Pass),
+                0 => Ok(Action::Stack),
                 2 => Ok(Action::Drop),
                 7 => Ok(Action::Redirect),
                 _ => Err(anyhow!("not an action of tc")),
@@ -397,7 +425,7 @@ pub(crate) fn skb_context(arrival: Arrival) -> [u32; 46] {
     const IFINDEX: usize = 10;
     const GSO_SIZE: usize = 44;
     let mut context = [0; 46];
-    context[INGRESS_IFINDEX] = arrival.ifindex;
+    context[INGRESS_IFINDEX] = arrival.ingress_ifindex;
     context[IFINDEX] = arrival.ifindex;
     context[GSO_SIZE] = arrival.gso_size;
     context

@@ -5,11 +5,13 @@
 //! of its devices. Guaranteed: the same calls give the same result, always; nothing here reads a
 //! clock, an environment or a file. What it never does: decide anything about a packet.
 
+mod error;
 mod node;
 mod packet;
 mod slots;
 mod spec;
 
+pub use error::error_about;
 pub use node::{FakeHop, FakeNode, FakeTables, Outcome};
 pub use packet::FakePacket;
 pub use slots::{AtomicWord, FakeSlots, FakeWords};

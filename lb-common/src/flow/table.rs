@@ -19,7 +19,7 @@
 //!   who sees it in a slot that is claimed, since that may be a flow which is put back. Who sees it
 //!   `Keyed` at a later position cancels that one, at an earlier position gives up. The same for the
 //!   reply. Then the bodies are written, and the reply is published before the original, by an exchange
-//!   that fails if the slot was cancelled.
+//!   that fails if the slot was cancelled. Last the original catches up with a reply that was answered meanwhile.
 //! * **Never twice.** Of two CPUs that write the same key, both mark their place and exchange `Keyed`
 //!   before they look (full barriers), so at least one sees the other; that one gives up or cancels. A cancelled slot
 //!   cannot be published, since both are exchanges of the same word. A cancelled slot is given back by its
@@ -38,7 +38,7 @@ use core::marker::PhantomData;
 use super::{
     Direction, FlowKey, Rewrite,
     clock::{Tick, age, lifetime},
-    reserve::{Request, Reserved},
+    reserve::{Claim, Request, Reserved},
     slot::{BackendRef, Home, Slot, SlotFlags, State, StateWord, Words},
 };
 use crate::{
@@ -257,7 +257,24 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
             self.give_back(original);
             return Err(Refusal::Busy);
         }
+        self.catch_up(original, reply);
         Ok(())
+    }
+
+    /// Moves a flow's original direction on if the reply was answered before the original was published: who
+    /// answered it saw nothing to move on. Left half open, it would live too short, and as its twin is not, nobody
+    /// could recycle it.
+    #[inline(always)]
+    fn catch_up(&self, original: Claim, reply: Claim) {
+        let (Some(slot), Some(twin)) = (self.slot(original.position), self.slot(reply.position))
+        else {
+            return;
+        };
+        let word = twin.state();
+        if word.same_flow(reply.word) && word.published() && word.state() != State::HalfOpen {
+            let half_open = original.word.with(State::HalfOpen);
+            slot.exchange(half_open, half_open.with(word.state()));
+        }
     }
 
     #[inline(always)]

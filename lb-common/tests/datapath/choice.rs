@@ -4,15 +4,16 @@ use std::cell::Cell;
 
 use lb_common::{
     abi::{
-        Backend, NextHop, NodeConfig,
+        Backend,
         Reason::{self, DropNoBackend, DropServiceChanged, Open, Resolved},
-        Service, ServiceKey,
+        ServiceKey,
     },
-    datapath::{Hook, Role, Route, Tables, Verdict, Via::Kernel, Work, process},
-    fake::{FakePacket, FakeTables, PacketSpec},
-    flow::clock::Tick,
-    net::{addr::Addr, ip::Ends},
+    datapath::{Verdict, Via::Kernel},
+    fake::{FakePacket, PacketSpec},
+    net::addr::Addr,
 };
+
+use crate::interleaved::{Interleaved, Moment};
 
 use crate::world::{
     SERVICE_PORT, SYN, UDP, World, backend, for_both_families, forwarded, leaves, local_pod,
@@ -94,19 +95,6 @@ fn another_services_backend_is_never_taken<A: Addr>() {
     );
 }
 
-/// Tables whose service changes right after each look at it, as long as there are `changes`.
-struct Changing<'n, A, F> {
-    tables: FakeTables<'n, A, false>,
-    changes: Cell<u32>,
-    change: F,
-}
-
-impl<A: Addr, F: Fn(u32)> Changing<'_, A, F> {
-    fn run(&self, packet: &mut FakePacket) -> Verdict {
-        process(packet, self, &mut Work::default())
-    }
-}
-
 fn a_service_that_changed_is_read_again<A: Addr>() {
     let (verdict, counts, packet) = changing::<A>(1, |world, _| world.serve(&[2]));
     assert_eq!(verdict, Verdict::Send(Kernel));
@@ -144,89 +132,19 @@ fn changing<A: Addr>(
     let world = World::<A>::with_local_backends(2);
     world.serve(&[1]);
     let mut packet = request::<A>(local_pod(9), SYN).packet();
-    let tables = Changing {
-        tables: world.pod(),
-        changes: Cell::new(changes),
-        change: |left| change(&world, left),
-    };
+    let left = Cell::new(changes);
+    let tables = Interleaved::new(world.pod(), |moment| {
+        if moment == Moment::ServiceRead
+            && let Some(next) = left.get().checked_sub(1)
+        {
+            left.set(next);
+            change(&world, next);
+        }
+    });
     let verdict = tables.run(&mut packet);
     (
         verdict,
         world.node.take_counts().into_keys().collect(),
         packet,
     )
-}
-
-impl<'n, A: Addr, F: Fn(u32)> Tables<A> for Changing<'n, A, F> {
-    type Slots = <FakeTables<'n, A, false> as Tables<A>>::Slots;
-    type Hop = <FakeTables<'n, A, false> as Tables<A>>::Hop;
-    const HOOK: Hook = Hook::Tc;
-
-    fn service(&self, key: &ServiceKey<A>) -> Option<Service> {
-        let service = self.tables.service(key);
-        if let Some(left) = self.changes.get().checked_sub(1) {
-            self.changes.set(left);
-            (self.change)(left);
-        }
-        service
-    }
-
-    fn role(&self) -> Role {
-        self.tables.role()
-    }
-
-    fn ingress_ifindex(&self) -> u32 {
-        self.tables.ingress_ifindex()
-    }
-
-    fn node(&self) -> &NodeConfig {
-        Tables::<A>::node(&self.tables)
-    }
-
-    fn node_addr(&self) -> A {
-        self.tables.node_addr()
-    }
-
-    fn flow_mask(&self) -> u32 {
-        self.tables.flow_mask()
-    }
-
-    fn slots(&self) -> &Self::Slots {
-        self.tables.slots()
-    }
-
-    fn slot(&self, index: u32) -> Option<u32> {
-        self.tables.slot(index)
-    }
-
-    fn backend(&self, id: u32) -> Option<Backend<A>> {
-        self.tables.backend(id)
-    }
-
-    fn place(&self, addr: A) -> u32 {
-        self.tables.place(addr)
-    }
-    fn hairpin_addr(&self) -> A {
-        self.tables.hairpin_addr()
-    }
-
-    fn hop(&self, index: u32) -> Option<Self::Hop> {
-        self.tables.hop(index)
-    }
-
-    fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {
-        self.tables.route(ends, len, hop, source)
-    }
-
-    fn now(&self) -> Tick {
-        self.tables.now()
-    }
-
-    fn random(&self) -> u32 {
-        self.tables.random()
-    }
-
-    fn count(&self, reason: Reason) {
-        self.tables.count(reason);
-    }
 }

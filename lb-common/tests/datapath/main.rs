@@ -6,6 +6,7 @@ mod connection;
 mod hairpin;
 mod here;
 mod host;
+mod interleaved;
 mod masquerade;
 mod mended;
 mod next_hop;

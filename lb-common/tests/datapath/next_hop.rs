@@ -6,7 +6,7 @@ use lb_common::{
         Reason::{HitOriginal, Open, Resolved},
     },
     datapath::{
-        Route,
+        HopMemory, Route, Tables,
         Via::{self, Kernel, Neighbour},
     },
     fake::PacketSpec,
@@ -25,6 +25,7 @@ for_both_families!(
     a_gateway_that_fails_over_is_followed,
     a_smaller_mtu_is_noticed,
     an_idle_next_hop_gives_its_place_away,
+    no_neighbour_gets_the_entry_that_stands_for_none,
 );
 
 fn opened<A: Addr>(world: &World<A>, client: u8) -> PacketSpec<A> {
@@ -140,4 +141,30 @@ fn an_idle_next_hop_gives_its_place_away<A: Addr>() {
     }
     world.node.take_counts();
     follows(&world, &data, Kernel, to_gateway());
+}
+
+/// Of 5,000 neighbours five would have index 0 by their hash, whose references mean other things.
+fn no_neighbour_gets_the_entry_that_stands_for_none<A: Addr>() {
+    let world = World::<A>::with_remote_backends(1);
+    for n in 0..5_000_u32 {
+        let [a, b, c, d] = n.to_be_bytes();
+        let macs = NextHop::join_macs([2, 1, a, b, c, d], [2; 6]);
+        let hop = NextHop {
+            macs,
+            ..to_gateway()
+        };
+        world.node.set_route(remote_pod(1), Route::Neighbour, hop);
+        let sport = u16::try_from(n).expect("a port");
+        let syn = PacketSpec {
+            sport,
+            ..request::<A>(local_pod(8), SYN)
+        };
+        world.pod().run(&mut syn.packet());
+        // All places are taken after a while; their time is up, and others may have them.
+        world.wait(seconds(61));
+    }
+    let mut first = NextHop::default();
+    let memory = Tables::<A>::hop(&world.pod(), 0).expect("there is an entry 0");
+    memory.read(&mut first);
+    assert_eq!(first, NextHop::default());
 }

@@ -12,14 +12,14 @@ use lb_common::{
         Route, Verdict,
         Via::{Kernel, Neighbour},
     },
-    fake::{FakePacket, PacketSpec, Transport},
+    fake::{FakePacket, PacketSpec, Transport, error_about},
     net::{
         addr::{Addr, Addr4, Addr6, Family},
         icmp::IcmpError,
     },
 };
 
-use crate::answers::{answers, error_about};
+use crate::answers::answers;
 use crate::world::{
     ACK, CLIENT_PORT, MTU, RST, SYN, SYN_ACK, UDP, World, answer, delivered, for_both_families,
     forwarded, leaves, local_pod, node_addr, outsider, remote_pod, request, sends, to_gateway,

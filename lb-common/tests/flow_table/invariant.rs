@@ -96,6 +96,9 @@ fn check_pair<W: AtomicWord>(slots: &FakeSlots<Addr4, W>, position: u32) {
         "{position}:\n{}",
         dump(slots)
     );
+    // What was answered is answered both ways; else neither half could be recycled.
+    let [there, back] = [original, reply].map(|slot| slot.state().state() == State::HalfOpen);
+    assert_eq!(there, back, "{position}:\n{}", dump(slots));
     assert_eq!(
         original.backend(),
         reply.backend(),

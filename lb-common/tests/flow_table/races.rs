@@ -273,6 +273,51 @@ fn an_answered_flow_is_never_displaced() {
     });
 }
 
+/// What the backend still sends of an older connection comes at the moment when the answers' slot is published and
+/// the requests' is not: both must count as answered, or neither is ever recycled.
+#[test]
+fn a_reply_answered_before_its_original_was_published_moves_both_on() {
+    explore(|| {
+        let memory = memory(8);
+        let key = from_client(1, VIP);
+        let opener = opener(&memory, key, 1, NOW);
+        let answers = reply_key(&to_backend(&key, 1), key.proto);
+        let answered = {
+            let memory = memory.clone();
+            thread::spawn(move || answer(&memory, &answers, NOW))
+        };
+        let answered = answered.join().expect("the reader");
+        assert!(opener.join().expect("the opener"), "nobody was in its way");
+        check(&memory);
+        let slots = &*memory;
+        let found = table(&slots, NOW).find(&key).expect("opened above");
+        let expected = if answered {
+            State::Established
+        } else {
+            State::HalfOpen
+        };
+        assert_eq!(found.word.state(), expected);
+    });
+}
+
+/// The same, and the opener loses against another: the answered half ends as an orphan does.
+#[test]
+fn a_reply_answered_before_its_original_was_given_up_stands_alone() {
+    explore(|| {
+        let memory = memory(16);
+        let key = from_client(1, VIP);
+        let openers = [1, 2].map(|backend| opener(&memory, key, backend, NOW));
+        let answers = [1, 2].map(|backend| reply_key(&to_backend(&key, backend), key.proto));
+        let answered = {
+            let memory = memory.clone();
+            thread::spawn(move || answers.map(|answers| answer(&memory, &answers, NOW)))
+        };
+        answered.join().expect("the reader");
+        let opened = opened(openers.into());
+        assert_eq!(check(&memory).len(), opened);
+    });
+}
+
 /// The client repeats its SYN at the moment when its half-open flow's place is wanted and an answer
 /// comes: while the place is claimed, the repeated SYN must not open the connection a second time.
 #[test]

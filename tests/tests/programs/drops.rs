@@ -5,6 +5,7 @@ use lb_common::{
     fake::{PacketSpec, Transport},
     net::{
         addr::{Addr, Addr4, Addr6},
+        icmp::IcmpError,
         ip::proto,
     },
 };
@@ -15,7 +16,8 @@ use lb_tests::{
 };
 
 use crate::fixture::{
-    ACK, Case, Fixture, SYN, SYN_ACK, Vip, arriving, label, opening, pod, sent_on,
+    ACK, Case, Fixture, SNAT_PORT, SYN, SYN_ACK, Vip, answered, arriving, label, opening, pod,
+    sent_on,
 };
 
 const POD: Device = Device::Pod(2);
@@ -34,30 +36,9 @@ fn what_cannot_be_sent_on_is_dropped_with_its_reason() {
 fn drops<A: Addr>(fixture: &Fixture, protocol: u8) {
     let dialling =
         |vip: Vip| PacketSpec::<A>::new((pod(NODE, 2), 40_000), vip.frontend(), opening(protocol));
-    let big = PacketSpec {
-        payload: vec![0; NARROW_MTU.into()],
-        ..dialling(Vip::Narrow)
-    };
     for (name, spec, reason) in [
         ("no backend", dialling(Vip::Empty), Reason::DropNoBackend),
         ("no route", dialling(Vip::Unrouted), Reason::DropNoRoute),
-        (
-            "the last hop",
-            PacketSpec {
-                ttl: 1,
-                ..dialling(Vip::Remote)
-            },
-            Reason::DropTtl,
-        ),
-        (
-            "no hop left",
-            PacketSpec {
-                ttl: 0,
-                ..dialling(Vip::Remote)
-            },
-            Reason::DropTtl,
-        ),
-        ("larger than the route takes", big, Reason::DropTooBig),
     ] {
         dropped(fixture, &label::<A>(protocol, name), &spec, &[(reason, 1)]);
     }
@@ -95,7 +76,7 @@ fn dropped<A: Addr>(fixture: &Fixture, name: &str, spec: &PacketSpec<A>, counts:
 }
 
 #[test]
-fn two_services_with_one_backend_cannot_share_a_pods_port() {
+fn two_services_with_one_backend_do_not_share_a_pods_port() {
     let Some(fixture) = Fixture::new(&["pod"]) else {
         return;
     };
@@ -103,20 +84,34 @@ fn two_services_with_one_backend_cannot_share_a_pods_port() {
     share_port::<Addr6>(&fixture);
 }
 
-/// A pod's address is not masqueraded, so there is no other port to take.
+/// The second connection takes the only spare port, a third finds none.
 fn share_port<A: Addr>(fixture: &Fixture) {
     let client = (pod::<A>(NODE, 2), 40_000);
     let first = PacketSpec::new(client, Vip::Remote.frontend(), SYN);
     let (outcome, counts) = fixture.run("pod", &Frame::of(arriving(POD), &first), POD);
     assert_eq!(outcome.action, Action::Redirect, "{counts:?}");
     let second = PacketSpec::new(client, Vip::Twin.frontend(), SYN);
+    let spare = (client.0, SNAT_PORT);
+    fixture.check(Case {
+        name: label::<A>(proto::TCP, "the same backend twice"),
+        program: "pod",
+        device: POD,
+        input: Frame::of(arriving(POD), &second),
+        action: Action::Redirect,
+        output: Frame::of(
+            arriving(POD),
+            &sent_on(&second, spare, Vip::Remote.backend()),
+        ),
+        counts: &[
+            (Reason::Open, 1),
+            (Reason::Resolved, 1),
+            (Reason::PortRemapped, 1),
+        ],
+    });
+    let third = PacketSpec::new(spare, Vip::Remote.frontend(), SYN);
     let counts = &[(Reason::DropPortInUse, 1), (Reason::Resolved, 1)];
-    dropped(
-        fixture,
-        &label::<A>(proto::TCP, "the same backend twice"),
-        &second,
-        counts,
-    );
+    let name = label::<A>(proto::TCP, "no port left");
+    dropped(fixture, &name, &third, counts);
 }
 
 #[test]
@@ -142,17 +137,25 @@ fn segmented<A: Addr>(fixture: &Fixture, headers: u32) {
         "pod",
         &input,
         Arrival {
-            ifindex,
             gso_size: fits + 1,
+            ..Arrival::by(ifindex)
         },
     );
-    assert_eq!(outcome.action, Action::Drop, "{} by {} bytes", A::FAMILY, 1);
+    assert_eq!(outcome.action, Action::Redirect, "{}", A::FAMILY);
+    assert_eq!(
+        outcome.frame,
+        answered(
+            &input,
+            IcmpError::TooBig(NARROW_MTU.into()),
+            (Vip::Narrow.frontend().0, client.0)
+        )
+    );
     let (outcome, counts) = fixture.run_arriving(
         "pod",
         &input,
         Arrival {
-            ifindex,
             gso_size: fits,
+            ..Arrival::by(ifindex)
         },
     );
     assert_eq!(

@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    abi::{NodeConfig, Reason, backend_flags},
-    fake::{PacketSpec, Transport},
+    abi::{NextHop, NodeConfig, Reason, backend_flags},
+    fake::{FakePacket, PacketSpec, Transport, error_about},
     net::{
         addr::{Addr, Addr4, Addr6},
-        ip::{Ends, proto},
+        icmp::IcmpError,
+        ip::{Ends, IpHeader, proto},
     },
 };
 use lb_tests::{
@@ -18,6 +19,8 @@ use lb_tests::{
     progrun::{Action, Arrival, Counts, Datapath, Outcome, ServicePort, backend, frontend},
 };
 
+use lb_user::{apply::LbMaps, desired::Place};
+
 pub(crate) const SYN: Transport = Transport::Tcp(0x02);
 pub(crate) const ACK: Transport = Transport::Tcp(0x10);
 pub(crate) const SYN_ACK: Transport = Transport::Tcp(0x12);
@@ -26,7 +29,7 @@ pub(crate) const SNAT_PORT: u16 = 61_000;
 /// The port that clients dial.
 pub(crate) const PORT: u16 = 80;
 /// The port that backends listen on.
-const TARGET_PORT: u16 = 8080;
+pub(crate) const TARGET_PORT: u16 = 8080;
 /// Enough for any test that does not want it full.
 const FLOW_TABLE_SIZE: u32 = 1024;
 
@@ -47,10 +50,12 @@ pub(crate) enum Vip {
     Narrow,
     /// It has the same backend as [`Vip::Remote`].
     Twin,
+    /// Its backend is a process of this node.
+    Here,
 }
 
 impl Vip {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Local,
         Self::Remote,
         Self::Empty,
@@ -58,6 +63,7 @@ impl Vip {
         Self::Unresolved,
         Self::Narrow,
         Self::Twin,
+        Self::Here,
     ];
 
     /// Where clients dial it.
@@ -75,6 +81,7 @@ impl Vip {
     /// Who answers.
     pub(crate) fn backend<A: Addr>(self) -> (A, u16) {
         let node = match self {
+            Self::Here => return (address(addressing::node(NODE)), TARGET_PORT),
             Self::Local => NODE,
             Self::Remote | Self::Twin | Self::Empty => NEIGHBOUR,
             Self::Unrouted => UNROUTED,
@@ -87,7 +94,7 @@ impl Vip {
     /// The service port of one family and protocol; ids, slots and backends have the same number in both families.
     pub(crate) fn port<A: Addr>(self, protocol: u8) -> ServicePort {
         let id = u32::from(self as u8) * 2 + u32::from(protocol == proto::UDP);
-        let local = if self == Self::Local {
+        let local = if matches!(self, Self::Local | Self::Here) {
             backend_flags::LOCAL
         } else {
             0
@@ -141,24 +148,31 @@ impl Fixture {
             return None;
         }
         let Dual { v4, v6 } = addressing::node(NODE);
+        let node = LoneNode::new().unwrap();
+        let Macs { dst, src } = leaving(Device::Host);
         let facts = NodeConfig {
             addr4: v4.into(),
             addr6: v6.into(),
             snat_port_base: SNAT_PORT.into(),
             snat_port_count: 1,
+            host_ifindex: node.host_ifindex().unwrap(),
+            host_macs: NextHop::join_macs(dst, src),
+            hairpin4: hairpin(),
+            hairpin6: hairpin(),
             ..NodeConfig::default()
         };
         let mut datapath = Datapath::load(facts, size, programs).unwrap();
+        for own in [format!("{v4}/32"), format!("{v6}/128")] {
+            let own = own.parse().unwrap();
+            datapath.tables.put_place(own, Place::Node).unwrap();
+        }
         for vip in Vip::ALL {
             for protocol in [proto::TCP, proto::UDP] {
                 datapath.install(&vip.port::<Addr4>(protocol)).unwrap();
                 datapath.install(&vip.port::<Addr6>(protocol)).unwrap();
             }
         }
-        Some(Self {
-            node: LoneNode::new().unwrap(),
-            datapath,
-        })
+        Some(Self { node, datapath })
     }
 
     /// Runs a program on a frame that came by `device`, and tells what it counted besides.
@@ -212,6 +226,27 @@ impl Fixture {
             "{name}; the packet was {input:?}"
         );
     }
+}
+
+/// What a pod sees that dialled itself.
+pub(crate) fn hairpin<A: Addr>() -> A {
+    address(Dual {
+        v4: [169, 254, 90, 1].into(),
+        v6: [0xfdb5, 0, 0, 0, 0, 0, 0, 1].into(),
+    })
+}
+
+/// What a frame becomes whose sender is told of an error, from the first of these addresses to the second.
+pub(crate) fn answered<A: Addr>(input: &Frame, error: IcmpError, ends: (A, A)) -> Frame {
+    let mut macs = input.bytes().iter().copied();
+    let [dst, src] = [(); 2].map(|()| std::array::from_fn(|_| macs.next().unwrap()));
+    let about = FakePacket::new(input.packet().to_vec());
+    let back = Macs { dst: src, src: dst };
+    Frame::new(
+        back,
+        A::Header::ETHER_TYPE,
+        &error_about(&about, error, ends),
+    )
 }
 
 /// The MACs of a frame that comes to the node by a device.

@@ -8,10 +8,13 @@
     reason = "the helpers of tests fail as tests do: with a line number"
 )]
 
+mod answers;
 mod drops;
 mod exchanges;
 mod fixture;
+mod host;
 mod layer3;
 mod loaders;
+mod offload;
 mod passes;
 mod xdp;

@@ -1,0 +1,108 @@
+//! What other CPUs and the agent do while a packet is under way.
+
+use lb_common::{
+    abi::{Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
+    datapath::{Hook, Role, Route, Tables, Verdict, Work, process},
+    fake::{FakePacket, FakeTables},
+    flow::clock::Tick,
+    net::{addr::Addr, ip::Ends},
+};
+
+/// When they do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Right after a service was read.
+    ServiceRead,
+    /// Right after the FIB was asked.
+    RouteAsked,
+}
+
+/// Tables that something is done to at such moments.
+pub(crate) struct Interleaved<'n, A, F> {
+    tables: FakeTables<'n, A, false>,
+    meddle: F,
+}
+
+impl<'n, A: Addr, F: Fn(Moment)> Interleaved<'n, A, F> {
+    pub(crate) fn new(tables: FakeTables<'n, A, false>, meddle: F) -> Self {
+        Self { tables, meddle }
+    }
+
+    pub(crate) fn run(&self, packet: &mut FakePacket) -> Verdict {
+        process(packet, self, &mut Work::default())
+    }
+}
+
+impl<'n, A: Addr, F: Fn(Moment)> Tables<A> for Interleaved<'n, A, F> {
+    type Slots = <FakeTables<'n, A, false> as Tables<A>>::Slots;
+    type Hop = <FakeTables<'n, A, false> as Tables<A>>::Hop;
+    const HOOK: Hook = Hook::Tc;
+
+    fn service(&self, key: &ServiceKey<A>) -> Option<Service> {
+        let service = self.tables.service(key);
+        (self.meddle)(Moment::ServiceRead);
+        service
+    }
+
+    fn role(&self) -> Role {
+        self.tables.role()
+    }
+
+    fn ingress_ifindex(&self) -> u32 {
+        self.tables.ingress_ifindex()
+    }
+
+    fn node(&self) -> &NodeConfig {
+        Tables::<A>::node(&self.tables)
+    }
+
+    fn node_addr(&self) -> A {
+        self.tables.node_addr()
+    }
+
+    fn flow_mask(&self) -> u32 {
+        self.tables.flow_mask()
+    }
+
+    fn slots(&self) -> &Self::Slots {
+        self.tables.slots()
+    }
+
+    fn slot(&self, index: u32) -> Option<u32> {
+        self.tables.slot(index)
+    }
+
+    fn backend(&self, id: u32) -> Option<Backend<A>> {
+        self.tables.backend(id)
+    }
+
+    fn place(&self, addr: A) -> u32 {
+        self.tables.place(addr)
+    }
+
+    fn hairpin_addr(&self) -> A {
+        self.tables.hairpin_addr()
+    }
+
+    fn hop(&self, index: u32) -> Option<Self::Hop> {
+        self.tables.hop(index)
+    }
+
+    fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {
+        let route = self.tables.route(ends, len, hop, source);
+        (self.meddle)(Moment::RouteAsked);
+        route
+    }
+
+    fn now(&self) -> Tick {
+        self.tables.now()
+    }
+
+    fn random(&self) -> u32 {
+        self.tables.random()
+    }
+
+    fn count(&self, reason: Reason) {
+        self.tables.count(reason);
+    }
+}
