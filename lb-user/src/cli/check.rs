@@ -52,12 +52,12 @@ pub(super) fn check(args: &CheckArgs, place: &Place) -> anyhow::Result<ExitCode>
         .context("cannot start the runtime")?;
     let facts = runtime.block_on(Facts::gather(&place.bpffs, named));
     let items = check::items(&facts);
-    let text = match args.output {
-        Format::Table => items
+    let text = match args.output.structured(&items)? {
+        Some(text) => text,
+        None => items
             .iter()
             .flat_map(|item| [item.to_string(), "\n".to_owned()])
             .collect(),
-        Format::Json => output::json(&items)?,
     };
     output::print(&text)?;
     Ok(if check::has_failed(&items) {

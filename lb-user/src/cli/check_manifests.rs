@@ -44,9 +44,9 @@ pub(super) fn check_manifests(args: &CheckManifestsArgs) -> anyhow::Result<ExitC
     let cidrs = args.service_cidr.iter().map(IpNet::trunc).collect();
     let mut report = judge(files, cidrs);
     report.unread = unread;
-    let text = match args.output {
-        Format::Table => report.to_string(),
-        Format::Json => output::json(&report)?,
+    let text = match args.output.structured(&report)? {
+        Some(text) => text,
+        None => report.to_string(),
     };
     output::print(&text)?;
     for unread in &report.unread {

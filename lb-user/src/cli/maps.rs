@@ -42,20 +42,18 @@ pub(super) fn maps(args: &MapsArgs, place: &Place) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The rows of one map; JSON has one object per row.
-pub(super) fn rows(table: &Table, format: Format) -> serde_json::Result<String> {
-    match format {
-        Format::Json => output::json(&table.to_json()),
-        Format::Table => {
-            let header: Vec<String> = table.columns.iter().map(|name| title(name)).collect();
-            Ok(output::table(&header, &table.cells().collect::<Vec<_>>()))
-        }
-    }
+/// The rows of one map; for programs one object per row.
+pub(super) fn rows(table: &Table, format: Format) -> anyhow::Result<String> {
+    let text = format.structured(&table.to_json())?;
+    Ok(text.unwrap_or_else(|| {
+        let header: Vec<String> = table.columns.iter().map(|name| title(name)).collect();
+        output::table(&header, &table.cells().collect::<Vec<_>>())
+    }))
 }
 
-fn list(maps: &[MapInfo], format: Format) -> serde_json::Result<String> {
-    if format == Format::Json {
-        return output::json(&maps);
+fn list(maps: &[MapInfo], format: Format) -> anyhow::Result<String> {
+    if let Some(text) = format.structured(&maps)? {
+        return Ok(text);
     }
     let header = [
         "NAME",

@@ -20,6 +20,19 @@ pub(super) enum Format {
     Table,
     /// JSON for programs
     Json,
+    /// The same as YAML
+    Yaml,
+}
+
+impl Format {
+    /// The value in a form for programs; none where a table is wanted.
+    pub(super) fn structured(self, value: &impl Serialize) -> anyhow::Result<Option<String>> {
+        Ok(match self {
+            Self::Table => None,
+            Self::Json => Some(json(value)?),
+            Self::Yaml => Some(serde_yaml::to_string(value)?),
+        })
+    }
 }
 
 /// Columns and rows of text, left-aligned; nothing is padded after the last column.
@@ -68,7 +81,7 @@ impl Widths {
 }
 
 /// Any value as JSON that people can read, too.
-pub(super) fn json(value: &impl Serialize) -> serde_json::Result<String> {
+fn json(value: &impl Serialize) -> serde_json::Result<String> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     Ok(text)

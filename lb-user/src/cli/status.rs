@@ -55,9 +55,9 @@ struct Finding {
 
 pub(super) fn status(args: &StatusArgs, place: &Place) -> anyhow::Result<ExitCode> {
     let found: Value = ask(&place.run_dir(), Request::Status)?;
-    let text = match args.output {
-        Format::Json => output::json(&found)?,
-        Format::Table => serde_json::from_value::<Status>(found)
+    let text = match args.output.structured(&found)? {
+        Some(text) => text,
+        None => serde_json::from_value::<Status>(found)
             .context(
                 "the agent's status is not understood; use the binary that it was started from",
             )?

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     alloc,
     compile::slices::Sources,
-    model::endpoint::{AddressType, EndpointPort},
+    model::endpoint::{AddressType, EndpointPort, EndpointSlice},
 };
 
 /// The slices of every service, one line each and one per endpoint; names without what is made up.

@@ -29,7 +29,7 @@ fn shown(snapshot: &Snapshot, kind: Kind) -> Vec<Value> {
             "10.96.0.0/16".parse().expect("literal"),
             "fd00:96::/112".parse().expect("literal"),
         ],
-        pod_cidrs: Vec::new(),
+        ..NodeFacts::default()
     };
     let compiled = compile(snapshot, &facts, &Allocations::default());
     let view = View {

@@ -28,7 +28,7 @@ fn route(prefix: &str, device: u32, gateway: Option<&str>) -> Route {
             gateway: gateway.map(|addr| addr.parse().expect("literal")),
         }],
         source: None,
-        mtu: None,
+        advmss: None,
         protocol: 3,
     }
 }
