@@ -10,7 +10,7 @@ fn services(specs: &[(&str, &str)]) -> BTreeMap<ObjectName, Arc<Located<Service>
     let mut services = BTreeMap::new();
     for (name, spec) in specs {
         let text = format!(
-            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, \
+            "{{apiVersion: v1, kind: Service, metadata: {{name: '{name}'}}, \
              spec: {{ports: [{{port: 80}}], {spec}}}}}"
         );
         for Located {

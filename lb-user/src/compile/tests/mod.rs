@@ -11,6 +11,7 @@ use crate::{
     store::Store,
 };
 
+mod external;
 mod order;
 mod slices;
 
@@ -411,7 +412,7 @@ fn what_is_not_served_yet_is_said() {
         "{messages:?}"
     );
     assert!(
-        messages[1].contains("notice: Service default/web: spec.type"),
+        messages[1].contains("notice: Service default/web: spec.ports: node ports"),
         "{messages:?}"
     );
 }

@@ -268,7 +268,7 @@ apiVersion: v1
 kind: Endpoints
 metadata:
   name: web
-  labels: {x: y}
+  labels: {x: z}
   annotations: {note: kept, endpoints.kubernetes.io/last-change-trigger-time: dropped}
 ";
 
@@ -286,14 +286,14 @@ fn endpoints_are_mirrored_by_their_ports_and_families() {
         written(&[BARE, subsets].concat()),
         [
             // The first subset's ports and those of the two others differ in their addresses.
-            "IPv4 [a:8080/TCPhttp] {x=y}",
+            "IPv4 [a:8080/TCPhttp] {x=z}",
             "  192.0.2.1 r node=n1 host=h",
-            "IPv6 [a:8080/TCPhttp] {x=y}",
+            "IPv6 [a:8080/TCPhttp] {x=z}",
             "  2001:db8::1 r",
-            "IPv4 [b:8081/TCP] {x=y}",
+            "IPv4 [b:8081/TCP] {x=z}",
             "  192.0.2.1 r node=n1 host=h",
             "  192.0.2.2 !r target=Pod p default Some(\"u\")",
-            "IPv6 [b:8081/TCP] {x=y}",
+            "IPv6 [b:8081/TCP] {x=z}",
             "  2001:db8::1 r",
         ]
     );
@@ -309,9 +309,9 @@ fn ports_of_the_same_addresses_share_a_slice_and_not_ready_wins() {
     assert_eq!(
         written(&[BARE, subsets].concat()),
         [
-            "IPv4 [a:1/TCP b:2/TCP] {x=y}",
+            "IPv4 [a:1/TCP b:2/TCP] {x=z}",
             "  192.0.2.1 r",
-            "IPv4 [a:3/TCP] {x=y}",
+            "IPv4 [a:3/TCP] {x=z}",
             "  192.0.2.9 !r",
         ]
     );
@@ -323,7 +323,7 @@ fn locks_and_what_asks_for_it_are_not_mirrored() {
     assert_eq!(written(&[BARE, subsets].concat()).len(), 2);
     let cases = [
         (
-            "{x: y}",
+            "{x: z}",
             "{endpointslice.kubernetes.io/skip-mirror: 'true'}",
         ),
         ("note: kept", "control-plane.alpha.kubernetes.io/leader: x"),
@@ -338,7 +338,7 @@ fn locks_and_what_asks_for_it_are_not_mirrored() {
     }
     let other = [BARE, subsets]
         .concat()
-        .replace("{x: y}", "{endpointslice.kubernetes.io/skip-mirror: 'no'}");
+        .replace("{x: z}", "{endpointslice.kubernetes.io/skip-mirror: 'no'}");
     assert_eq!(written(&other).len(), 2);
 }
 
