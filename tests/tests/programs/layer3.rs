@@ -51,13 +51,12 @@ fn gets_header<A: Addr>(fixture: &Fixture, open: &PacketSpec<A>) {
     let mac = first_six(open.packet().bytes());
     fixture.node.set_mac(UPLINK, mac).unwrap();
 
-    // For the kernel to fill in.
-    let empty = Macs {
-        dst: [0; 6],
-        src: [0; 6],
-    };
     let sent = sent_on(open, node, Vip::Remote.backend());
-    let frame = Frame::new(empty, 0, sent.packet().bytes());
+    let known = Macs {
+        dst: UPLINK.neighbour(),
+        src: mac,
+    };
+    let frame = Frame::new(known, A::Header::ETHER_TYPE, sent.packet().bytes());
     check(
         fixture,
         open,
@@ -70,10 +69,6 @@ fn gets_header<A: Addr>(fixture: &Fixture, open: &PacketSpec<A>) {
         ..open.clone()
     };
     let sent = sent_on(&next, node, Vip::Remote.backend());
-    let known = Macs {
-        dst: UPLINK.neighbour(),
-        src: mac,
-    };
     let frame = Frame::new(known, A::Header::ETHER_TYPE, sent.packet().bytes());
     check(fixture, &next, frame, &[(Reason::HitOriginal, 1)]);
 }
