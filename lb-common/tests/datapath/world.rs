@@ -198,7 +198,7 @@ impl<A: Addr> World<A> {
 
     /// Bits of a whole address.
     pub(crate) fn addr_bits() -> u32 {
-        size_of::<A>() as u32 * 8
+        if A::FAMILY == Family::V4 { 32 } else { 128 }
     }
 
     /// The same with one backend that is a process of this node.
