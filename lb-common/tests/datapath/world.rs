@@ -198,7 +198,10 @@ impl<A: Addr> World<A> {
 
     /// Bits of a whole address.
     pub(crate) fn addr_bits() -> u32 {
-        if A::FAMILY == Family::V4 { 32 } else { 128 }
+        match A::FAMILY {
+            Family::V4 => 32,
+            Family::V6 => 128,
+        }
     }
 
     /// The same with one backend that is a process of this node.

@@ -54,7 +54,6 @@ pub(crate) fn from_client(n: u32, vip: Addr4) -> FlowKey<Addr4> {
 pub(crate) fn to_backend(key: &FlowKey<Addr4>, id: u32) -> NewFlow<Addr4> {
     let [_, b, c, d] = id.to_be_bytes();
     NewFlow {
-        back: Default::default(),
         rewrite: Rewrite {
             ends: Ends {
                 src: key.ends.src,

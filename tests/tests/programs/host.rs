@@ -177,7 +177,7 @@ fn what_is_no_service_goes_no_further_than_the_pair() {
 
 fn lost<A: Addr>(fixture: &Fixture, protocol: u8) {
     let macs = arriving(Device::Host);
-    let (client, _) = ((node::<A>(), CLIENT), ());
+    let client = (node::<A>(), CLIENT);
     let service: (A, u16) = (Vip::Remote.frontend().0, 81);
     let spec = PacketSpec::new(client, service, opening(protocol));
     let mut other = spec.packet().bytes().to_vec();
