@@ -23,7 +23,7 @@ pub use service::{Service, ServiceKey, SlotRange, service_flags};
 /// Version of the tables' layout; part of the directory where they are pinned.
 ///
 /// Any change of a key, a value, a map type or the meaning of a field raises it.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
 /// Plain data of the tables: `repr(C)`, no padding, every bit pattern valid.
 ///
