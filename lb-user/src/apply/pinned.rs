@@ -241,7 +241,7 @@ fn a_pin_of_another_layout_is_refused_by_name() {
         assert_eq!(
             error.to_string(),
             "map services4 is hash with keys of 8 and values of 8 bytes, but hash with keys of 8 and values of 40 \
-             bytes in layout version 1; it was made by another release: use that one, or remove its pins"
+             bytes in layout version 2; it was made by another release: use that one, or remove its pins"
         );
     });
 }

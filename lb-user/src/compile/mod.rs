@@ -146,6 +146,11 @@ fn limits(name: &ObjectName, service: &Located<Service>, findings: &mut Vec<Find
     for (field, message) in obstacles.into_iter().flatten() {
         push(Severity::Warning, field, message.into());
     }
+    if spec.affinity_timeout_s.is_some() {
+        let message =
+            "session affinity is not applied yet; each connection has a backend of its own";
+        push(Severity::Warning, "spec.sessionAffinity", message.into());
+    }
     if spec.internal_traffic_policy == TrafficPolicy::Local {
         let message = "the policy Local is not applied yet; all endpoints are used";
         push(
