@@ -11,7 +11,10 @@ use serde::de::{
     Visitor, value::StrDeserializer,
 };
 
-use super::node::{Data, Entry, Map, Node};
+use super::{
+    node::{Data, Entry, Map, Node},
+    scalar,
+};
 
 /// Faults of one object that are told.
 const MAX_FAULTS: usize = 100;
@@ -208,7 +211,17 @@ impl<'a> At<'a> {
 
     fn text(self) -> std::borrow::Cow<'a, str> {
         match &self.node.data {
-            Data::Text(text) => (&**text).into(),
+            Data::Text(text) => {
+                if self.role == Role::Quantity && !scalar::is_quantity(text.trim()) {
+                    let message = format!(
+                        "`{}` is no quantity; write a number and at most one of n, u, m, k, M, G, T, P, E, Ki, \
+                         Mi, Gi, Ti, Pi and Ei, as 500m or 64Mi",
+                        self.node.shown()
+                    );
+                    self.context.push(self.node.line, What::Wrong(message));
+                }
+                (&**text).into()
+            }
             Data::Int(_) | Data::Large(_) | Data::Float(_) if self.role == Role::Quantity => {
                 self.node.scalar().unwrap_or_default()
             }
@@ -247,11 +260,7 @@ impl<'a> At<'a> {
         };
         for twin in &map.twins {
             self.context.key(&twin.key, || {
-                let message = format!(
-                    "key `{}` stands here twice, in lines {} and {}; remove one",
-                    twin.key, twin.first, twin.second
-                );
-                self.context.push(twin.second, What::Wrong(message));
+                self.context.push(twin.second, What::Wrong(twin.told()));
             });
         }
         Entries {
