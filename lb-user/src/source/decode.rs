@@ -209,19 +209,20 @@ impl<'a> At<'a> {
         value
     }
 
+    fn want_quantity(self, text: &str) {
+        if self.role == Role::Quantity && !scalar::is_quantity(text.trim()) {
+            let message = format!(
+                "`{}` is no quantity; write a number and at most one of n, u, m, k, M, G, T, P, E, Ki, Mi, \
+                 Gi, Ti, Pi and Ei, as 500m or 64Mi",
+                self.node.shown()
+            );
+            self.context.push(self.node.line, What::Wrong(message));
+        }
+    }
+
     fn text(self) -> std::borrow::Cow<'a, str> {
         match &self.node.data {
-            Data::Text(text) => {
-                if self.role == Role::Quantity && !scalar::is_quantity(text.trim()) {
-                    let message = format!(
-                        "`{}` is no quantity; write a number and at most one of n, u, m, k, M, G, T, P, E, Ki, \
-                         Mi, Gi, Ti, Pi and Ei, as 500m or 64Mi",
-                        self.node.shown()
-                    );
-                    self.context.push(self.node.line, What::Wrong(message));
-                }
-                (&**text).into()
-            }
+            Data::Text(text) => (&**text).into(),
             Data::Int(_) | Data::Large(_) | Data::Float(_) if self.role == Role::Quantity => {
                 self.node.scalar().unwrap_or_default()
             }
@@ -310,7 +311,10 @@ impl<'de> Deserializer<'de> for At<'_> {
                 Some(value) => visitor.visit_i64(value),
                 None => visitor.visit_f64(*value),
             },
-            Data::Text(text) => visitor.visit_str(text),
+            Data::Text(text) => {
+                self.want_quantity(text);
+                visitor.visit_str(text)
+            }
             Data::List(_) => visitor.visit_seq(Items {
                 left: self.items().iter(),
                 index: 0,
