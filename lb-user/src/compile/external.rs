@@ -122,7 +122,7 @@ fn asked_for(
     let node_port = port.node_port.filter(|_| has_node_ports);
     let nodes = facts.addresses.iter();
     let nodes =
-        nodes.flat_map(|addr| node_port.map(|number| (*addr, number, "spec.ports[].nodePort")));
+        nodes.filter_map(|addr| node_port.map(|number| (*addr, number, "spec.ports[].nodePort")));
     let external = spec.external_ips.iter();
     let external = external.map(|addr| (*addr, port.port, "spec.externalIPs"));
     let is_balanced =
