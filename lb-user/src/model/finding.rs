@@ -100,10 +100,27 @@ impl fmt::Display for Finding {
         write!(f, ": {}: ", self.severity)?;
         for part in [&self.object, &self.field] {
             if !part.is_empty() {
-                write!(f, "{part}: ")?;
+                write!(f, "{}: ", Printable(part))?;
             }
         }
-        f.write_str(&self.message)
+        Printable(&self.message).fmt(f)
+    }
+}
+
+/// A text of a manifest as it may go to a terminal: on one line, and nothing in it is invisible or
+/// steers the terminal. Displays such characters as `\n` or `\u{200b}`.
+#[derive(Clone, Copy, Debug)]
+pub struct Printable<'a>(pub &'a str);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            match c {
+                '"' | '\'' | '\\' => write!(f, "{c}")?,
+                _ => write!(f, "{}", c.escape_debug())?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -114,5 +131,20 @@ impl fmt::Display for Severity {
             Self::Warning => "warning",
             Self::Notice => "notice",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_seen_is_spelt_out() {
+        let message = "`we\u{200b}b\n\u{1b}[2J` is \"no\" `C:\\x`, é";
+        let finding = Finding::about_file(Severity::Error, "f", message);
+        assert_eq!(
+            finding.to_string(),
+            "f: error: `we\\u{200b}b\\n\\u{1b}[2J` is \"no\" `C:\\x`, é"
+        );
     }
 }

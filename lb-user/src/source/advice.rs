@@ -10,6 +10,8 @@ const LOOKALIKES: [(char, &str); 5] = [
     ('\u{feff}', "a byte order mark (U+FEFF)"),
     ('\u{ff1a}', "a wide colon (U+FF1A)"),
 ];
+/// Dashes, also those that word processors make of two.
+const DASHES: [char; 3] = ['-', '\u{2013}', '\u{2014}'];
 /// Lines around the fault that are looked at for what looks like something else.
 const NEAR: usize = 1;
 /// Lines before the fault in which a separator or an elision may be its cause.
@@ -42,6 +44,16 @@ pub(super) fn advice(text: &str, line: usize, first: usize) -> Option<(usize, St
     })
 }
 
+/// The line before `line` that has no colon, where `line` has one: a parser misses the colon of a field where
+/// the next field has its own.
+pub(super) fn without_colon(text: &str, line: usize) -> Option<usize> {
+    let lines: Vec<&str> = text.lines().take(line).collect();
+    let (last, before) = lines.split_last()?;
+    let is_text = |text: &str| !text.trim().is_empty() && !text.trim_start().starts_with('#');
+    let at = before.iter().rposition(|text| is_text(text))?;
+    (last.contains(':') && !before[at].contains(':')).then_some(at + 1)
+}
+
 /// Lines that are no YAML wherever they stand.
 fn mark(text: &str) -> Option<&'static str> {
     match text.trim() {
@@ -68,6 +80,19 @@ fn slip(text: &str) -> Option<String> {
     if text[..blank].contains('\t') {
         return Some("line {line} is indented by a tab; YAML wants blanks".to_owned());
     }
+    let bare = text.trim();
+    if bare.len() > 1 && bare != "--" && bare.trim_matches(DASHES).is_empty() {
+        return Some(format!(
+            "`{}` in line {{line}} separates no documents; write `---`, from the first column on",
+            super::node::shorten(bare)
+        ));
+    }
+    if text
+        .strip_prefix("+ ")
+        .is_some_and(|rest| rest.contains(':'))
+    {
+        return Some("line {line} is left over from a diff; apply it first".to_owned());
+    }
     if text.contains("{{") {
         return Some("line {line} is a template; render it first".to_owned());
     }
@@ -78,7 +103,8 @@ fn slip(text: &str) -> Option<String> {
 pub(super) fn missing_space(text: &str) -> Option<String> {
     let text = text.trim();
     let (key, rest) = text.trim_start_matches("- ").split_once(':')?;
-    let is_missing = is_word(key) && !rest.is_empty() && !rest.starts_with([' ', '\t', ':', '/']);
+    let is_word = is_word(key) && key.contains(|c: char| c.is_ascii_alphabetic());
+    let is_missing = is_word && !rest.is_empty() && !rest.starts_with([' ', '\t', ':', '/']);
     is_missing.then(|| {
         let text = super::node::shorten(text);
         format!("in `{text}` a space is missing after the colon")

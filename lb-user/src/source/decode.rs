@@ -11,7 +11,10 @@ use serde::de::{
     Visitor, value::StrDeserializer,
 };
 
-use super::node::{Data, Entry, Map, Node};
+use super::{
+    node::{Data, Entry, Map, Node},
+    scalar,
+};
 
 /// Faults of one object that are told.
 const MAX_FAULTS: usize = 100;
@@ -206,6 +209,17 @@ impl<'a> At<'a> {
         value
     }
 
+    fn want_quantity(self, text: &str) {
+        if self.role == Role::Quantity && !scalar::is_quantity(text.trim()) {
+            let message = format!(
+                "`{}` is no quantity; write a number and at most one of n, u, m, k, M, G, T, P, E, Ki, Mi, \
+                 Gi, Ti, Pi and Ei, as 500m or 64Mi",
+                self.node.shown()
+            );
+            self.context.push(self.node.line, What::Wrong(message));
+        }
+    }
+
     fn text(self) -> std::borrow::Cow<'a, str> {
         match &self.node.data {
             Data::Text(text) => (&**text).into(),
@@ -247,11 +261,7 @@ impl<'a> At<'a> {
         };
         for twin in &map.twins {
             self.context.key(&twin.key, || {
-                let message = format!(
-                    "key `{}` stands here twice, in lines {} and {}; remove one",
-                    twin.key, twin.first, twin.second
-                );
-                self.context.push(twin.second, What::Wrong(message));
+                self.context.push(twin.second, What::Wrong(twin.told()));
             });
         }
         Entries {
@@ -301,7 +311,10 @@ impl<'de> Deserializer<'de> for At<'_> {
                 Some(value) => visitor.visit_i64(value),
                 None => visitor.visit_f64(*value),
             },
-            Data::Text(text) => visitor.visit_str(text),
+            Data::Text(text) => {
+                self.want_quantity(text);
+                visitor.visit_str(text)
+            }
             Data::List(_) => visitor.visit_seq(Items {
                 left: self.items().iter(),
                 index: 0,

@@ -8,7 +8,13 @@
 
 use serde::de::IgnoredAny;
 
-use super::{advice::advice, encoding::Text, json, node::Node, yaml};
+use super::{
+    advice::{advice, without_colon},
+    encoding::Text,
+    json,
+    node::Node,
+    yaml,
+};
 
 /// Largest document, in bytes of text.
 pub(super) const MAX_DOCUMENT_BYTES: usize = 16 << 20;
@@ -140,6 +146,10 @@ impl Document<'_> {
         if let Some((line, told)) = advice(self.text, line, self.text_line) {
             broken.line = line;
             broken.message = format!("{}; {told}", broken.message);
+        } else if broken.message.starts_with("a line without a colon")
+            && let Some(line) = without_colon(self.text, line)
+        {
+            broken.line = self.text_line + line - 1;
         }
         broken
     }

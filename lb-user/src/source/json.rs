@@ -35,10 +35,13 @@ pub(super) fn load(text: &str, first_line: usize) -> Result<Node, Broken> {
         .map_err(|error| {
             let text = error.to_string();
             let message = text.split(" at line ").next().unwrap_or(&text);
-            let message = if message.starts_with("recursion limit") {
-                too_deep()
-            } else {
-                message.to_owned()
+            let message = match message {
+                _ if message.starts_with("recursion limit") => too_deep(),
+                _ if message.starts_with("EOF while") => {
+                    "the text ends before the object does; a `}`, `]` or quotation mark is missing"
+                        .to_owned()
+                }
+                _ => message.to_owned(),
             };
             Broken {
                 line: first_line + error.line().max(1) - 1,

@@ -93,6 +93,15 @@ const FOREIGN: [&str; 70] = [
     "VolumeAttributesClass",
 ];
 
+/// What command lines call the kinds that are served.
+const SHORT: [(&str, &str); 5] = [
+    ("svc", "Service"),
+    ("ep", "Endpoints"),
+    ("po", "Pod"),
+    ("no", "Node"),
+    ("eps", "EndpointSlice"),
+];
+
 /// Kinds whose objects live in no namespace.
 const CLUSTER_WIDE: [&str; 28] = [
     "APIService",
@@ -141,13 +150,14 @@ pub(super) fn classify(api_version: &str, kind: &str) -> Class {
         return Class::Foreign;
     }
     let known = Kind::ALL.into_iter().map(Kind::name).chain(FOREIGN);
+    let short = SHORT.iter().find(|(short, _)| *short == kind);
+    let hint = match short {
+        Some((_, name)) => format!(" (did you mean `{name}`?)"),
+        None => spelling::hint(kind, known.chain(["List"])),
+    };
     Class::Wrong {
         field: "kind",
-        message: format!(
-            "there is no kind `{}`{}",
-            shorten(kind),
-            spelling::hint(kind, known)
-        ),
+        message: format!("there is no kind `{}`{hint}", shorten(kind)),
     }
 }
 
@@ -200,6 +210,15 @@ mod tests {
             message,
             "there is no kind `Servie` (did you mean `Service`?)"
         );
+    }
+
+    #[test]
+    fn short_names_and_lists_are_told_the_kind() {
+        for (word, meant) in [("svc", "Service"), ("po", "Pod"), ("Lst", "List")] {
+            let message = format!("there is no kind `{word}` (did you mean `{meant}`?)");
+            let field = "kind";
+            assert_eq!(classify("v1", word), Class::Wrong { field, message });
+        }
     }
 
     #[test]

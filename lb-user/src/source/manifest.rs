@@ -15,7 +15,7 @@ use super::{
     encoding::{self, Text},
     fields,
     kinds::{self, Class},
-    node::{Data, Node, Twin},
+    node::{Data, Node},
     spelling,
 };
 use crate::model::{
@@ -264,12 +264,18 @@ impl Reader<'_> {
     }
 
     fn list(&mut self, place: &Place<'_>, kind: Option<Kind>) {
+        let version = place.node.get("apiVersion").and_then(Node::as_str);
+        if let (None, Some(version)) = (kind, version.filter(|version| *version != "v1")) {
+            let message = format!(
+                "`{}` has no kind List; write `v1`. Its items are read all the same",
+                super::node::shorten(version)
+            );
+            self.remark(place, Severity::Warning, "apiVersion", message);
+        }
         if let Some(twin) = place.node.as_map().and_then(|map| map.twins.first()) {
-            let Twin { key, first, second } = twin;
-            let message =
-                format!("key `{key}` stands here twice, in lines {first} and {second}; remove one");
             self.parsed.unknown = true;
-            self.find(Severity::Error, *second, place.label.clone(), key, message);
+            let label = place.label.clone();
+            self.find(Severity::Error, twin.second, label, &twin.key, twin.told());
         }
         let items = match place.node.get("items").map(|items| &items.data) {
             Some(Data::List(items)) => items,

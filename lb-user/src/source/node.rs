@@ -67,6 +67,17 @@ pub(super) struct Twin {
     pub(super) second: usize,
 }
 
+impl Twin {
+    /// What to say of it.
+    pub(super) fn told(&self) -> String {
+        let Self { key, first, second } = self;
+        if first == second {
+            return format!("key `{key}` stands twice in line {first}; remove one");
+        }
+        format!("key `{key}` stands here twice, in lines {first} and {second}; remove one")
+    }
+}
+
 impl Node {
     /// A value that is spelled as it would be printed.
     pub(super) fn new(line: usize, data: Data) -> Self {

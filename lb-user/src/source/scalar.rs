@@ -78,6 +78,16 @@ fn integer(text: &str) -> Option<Data> {
     }
 }
 
+/// Whether a text is an amount of a resource: a number, and an exponent or a unit.
+pub(super) fn is_quantity(text: &str) -> bool {
+    const UNITS: [&str; 15] = [
+        "n", "u", "m", "k", "M", "G", "T", "P", "E", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei",
+    ];
+    let units = UNITS.iter().filter_map(|unit| text.strip_suffix(unit));
+    let mut numbers = units.filter(|number| !number.contains(['e', 'E']));
+    is_float(text) || numbers.any(is_float)
+}
+
 /// Digits with at most one point, and an exponent.
 fn is_float(text: &str) -> bool {
     let text = text.strip_prefix(['-', '+']).unwrap_or(text);
@@ -135,6 +145,20 @@ mod tests {
             ("0é", text("0é")),
         ] {
             assert_eq!(resolve(spelled, 1).data, data, "{spelled}");
+        }
+    }
+
+    #[test]
+    fn quantities_are_those_of_the_api() {
+        for text in [
+            "1", "0.5", ".5", "5.", "-1", "+1", "500m", "64Mi", "1e3", "1E-3", "2E", "12e6", "1k",
+        ] {
+            assert!(is_quantity(text), "{text}");
+        }
+        for text in [
+            "", "m", "64MB", "64mi", "100 m", "1K", "0x10", "1e3Mi", "1..5", "1,5", "ten",
+        ] {
+            assert!(!is_quantity(text), "{text}");
         }
     }
 

@@ -337,7 +337,7 @@ fn told(message: &str) -> String {
 }
 
 /// Parts of the library's messages, and what to say for them.
-const OUR_WORDS: [(&str, &str); 13] = [
+const OUR_WORDS: [(&str, &str); 16] = [
     (
         "simple key expect",
         "a line without a colon stands where a field must be",
@@ -374,7 +374,20 @@ const OUR_WORDS: [(&str, &str); 13] = [
     ("misplaced bracket", "this `]` or `}` closes nothing"),
     (
         "found unknown anchor",
-        "this alias stands for nothing: no `&` before it has its name",
+        "this alias stands for nothing: no `&` before it has its name; a value that begins with `*` needs quotes",
+    ),
+    (
+        "invalid trailing content after",
+        "text stands behind a closing quotation mark; in single quotes write an apostrophe twice, or use \
+         double quotes",
+    ),
+    (
+        "did not find expected hexadecimal number",
+        "this `\\` begins no escape that YAML knows; write it twice, or use single quotes",
+    ),
+    (
+        "did not find expected <document start>",
+        "this line is indented less than the first one, or stands behind the end of the object",
     ),
     (
         "unknown escape character",

@@ -12,7 +12,7 @@ use crate::{
     alloc::Allocations,
     compile::{self, NodeFacts},
     model::{
-        finding::{Finding, Severity},
+        finding::{Finding, Printable, Severity},
         object::{Kind, Labels, ObjectName, ObjectRef},
         service::Service,
     },
@@ -290,6 +290,7 @@ impl fmt::Display for Judgement {
             "" => "(no object)",
             object => object,
         };
+        let object = Printable(object);
         write!(f, "{}:{}: {object}: {}", self.file, self.line, self.verdict)?;
         for finding in &self.findings {
             let Finding {
@@ -300,6 +301,7 @@ impl fmt::Display for Judgement {
                 ..
             } = finding;
             let colon = if field.is_empty() { "" } else { ": " };
+            let (field, message) = (Printable(field), Printable(message));
             write!(f, "\n    line {line}: {severity}: {field}{colon}{message}")?;
         }
         Ok(())

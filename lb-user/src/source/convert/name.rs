@@ -62,6 +62,14 @@ fn is_part(text: &str) -> bool {
         && text.chars().all(|c| alphanumeric(c) || c == '-')
 }
 
+/// What to say of a character that may look like one of those that are right.
+fn stranger(text: &str) -> String {
+    let found = text.chars().find(|c| c.is_alphabetic() && !c.is_ascii());
+    found
+        .map(|c| format!("; `{c}` in it is U+{:04X}", u32::from(c)))
+        .unwrap_or_default()
+}
+
 /// Wants a DNS label; `what` says of what it is the name.
 pub(super) fn want_label(text: &str, what: &str, field: &str, remarks: &mut Remarks) {
     if !is_label(text) {
@@ -69,7 +77,7 @@ pub(super) fn want_label(text: &str, what: &str, field: &str, remarks: &mut Rema
             "`{text}` is no name for {what}; use at most {MAX_LABEL} lower-case letters, digits and `-`, \
              and begin and end with a letter or digit"
         );
-        remarks.error(field, message);
+        remarks.error(field, message + &stranger(text));
     }
 }
 
@@ -80,7 +88,7 @@ pub(super) fn want_subdomain(text: &str, what: &str, field: &str, remarks: &mut 
             "`{text}` is no name for {what}; use at most {MAX_SUBDOMAIN} lower-case letters, digits, `-` \
              and `.`, and begin and end each part with a letter or digit"
         );
-        remarks.error(field, message);
+        remarks.error(field, message + &stranger(text));
     }
 }
 
@@ -91,7 +99,7 @@ pub(super) fn want_qualified(text: &str, what: &str, field: &str, remarks: &mut 
             "`{text}` is no {what}; use at most {MAX_LABEL_VALUE} letters, digits, `-`, `_` and `.`, and \
              begin and end with a letter or digit; a DNS name and `/` may stand before"
         );
-        remarks.error(field, message);
+        remarks.error(field, message + &stranger(text));
     }
 }
 
@@ -102,7 +110,7 @@ pub(super) fn want_label_value(text: &str, field: &str, remarks: &mut Remarks) {
             "`{text}` is no value for a label; use at most {MAX_LABEL_VALUE} letters, digits, `-`, `_` and \
              `.`, and begin and end with a letter or digit"
         );
-        remarks.error(field, message);
+        remarks.error(field, message + &stranger(text));
     }
 }
 
@@ -116,7 +124,7 @@ pub(super) fn want_port_name(text: &str, field: &str, remarks: &mut Remarks) {
             "`{text}` is no name for a container port; use at most {MAX_PORT_NAME} lower-case letters, \
              digits and single `-`, one letter at least"
         );
-        remarks.error(field, message);
+        remarks.error(field, message + &stranger(text));
     }
 }
 

@@ -6,9 +6,12 @@ use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 
 use super::{Remarks, address, meta};
-use crate::model::{
-    node::Node,
-    object::{Kind, family_of},
+use crate::{
+    model::{
+        node::Node,
+        object::{Kind, family_of},
+    },
+    source::spelling,
 };
 
 /// A Node. The addresses of types that are IP addresses are kept in order.
@@ -54,9 +57,24 @@ fn pod_cidrs(spec: &core::NodeSpec, remarks: &mut Remarks) -> Vec<IpNet> {
     cidrs
 }
 
+/// Types of addresses that a cluster gives nodes.
+const TYPES: [&str; 5] = [
+    "InternalIP",
+    "ExternalIP",
+    "Hostname",
+    "InternalDNS",
+    "ExternalDNS",
+];
+
 /// The API takes any text for an address; one that is none is left out.
 fn ips(addresses: &[core::NodeAddress], remarks: &mut Remarks) -> Vec<IpAddr> {
     let mut of_status = Remarks::default();
+    for (index, raw) in addresses.iter().enumerate() {
+        if let Some(near) = spelling::nearest(&raw.type_, TYPES).filter(|near| *near != raw.type_) {
+            let message = format!("`{}` is not used (did you mean `{near}`?)", raw.type_);
+            remarks.warning(&format!("status.addresses[{index}].type"), message);
+        }
+    }
     let ips = addresses
         .iter()
         .enumerate()

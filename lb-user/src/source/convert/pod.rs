@@ -5,9 +5,12 @@ use std::{collections::BTreeSet, net::IpAddr};
 use k8s_openapi::api::core::v1 as core;
 
 use super::{Remarks, address, meta, name, port, protocol};
-use crate::model::{
-    object::{Kind, family_of},
-    pod::{Condition, Container, ContainerPort, Pod},
+use crate::{
+    model::{
+        object::{Kind, family_of},
+        pod::{Condition, Container, ContainerPort, Pod},
+    },
+    source::spelling,
 };
 
 /// A Pod.
@@ -25,6 +28,7 @@ pub(crate) fn pod(raw: core::Pod, remarks: &mut Remarks) -> Pod {
     let spec = raw.spec.unwrap_or_default();
     let status = raw.status.unwrap_or_default();
     want_names(&spec, remarks);
+    want_words(&spec, &status, remarks);
     Pod {
         meta,
         ips: ips(&status, remarks),
@@ -61,6 +65,38 @@ fn want_names(spec: &core::PodSpec, remarks: &mut Remarks) {
     ] {
         if let Some(text) = given(text) {
             name::want_label(&text, "a host", field, remarks);
+        }
+    }
+}
+
+/// Words that decide what becomes of the pod. The API takes any status.
+fn want_words(spec: &core::PodSpec, status: &core::PodStatus, remarks: &mut Remarks) {
+    const POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
+    const PHASES: [&str; 5] = ["Pending", "Running", "Succeeded", "Failed", "Unknown"];
+    const STATUSES: [&str; 3] = ["True", "False", "Unknown"];
+    let wrong = |text: Option<&str>, what: &str, words: &[&str]| {
+        let text = text.filter(|text| !text.is_empty() && !words.contains(text))?;
+        let hint = spelling::hint(text, words.iter().copied());
+        Some(format!(
+            "`{text}` is no {what}; use {}{hint}",
+            words.join(", ")
+        ))
+    };
+    let policy = spec.restart_policy.as_deref();
+    if let Some(message) = wrong(policy, "policy", &POLICIES) {
+        remarks.error("spec.restartPolicy", message);
+    }
+    if let Some(message) = wrong(status.phase.as_deref(), "phase of a pod", &PHASES) {
+        remarks.warning("status.phase", message);
+    }
+    for (index, condition) in status.conditions.iter().flatten().enumerate() {
+        let field = format!("status.conditions[{index}]");
+        if condition.type_.eq_ignore_ascii_case("Ready") && condition.type_ != "Ready" {
+            let message = format!("`{}` is not used (did you mean `Ready`?)", condition.type_);
+            remarks.warning(&format!("{field}.type"), message);
+        }
+        if let Some(message) = wrong(Some(&condition.status), "status of a condition", &STATUSES) {
+            remarks.warning(&format!("{field}.status"), message);
         }
     }
 }
@@ -317,6 +353,22 @@ mod tests {
     }
 
     #[test]
+    fn words_that_are_nearly_right_are_told() {
+        let status = json!({"phase": "running", "conditions": [{"type": "ready", "status": "True"},
+                                                               {"type": "Ready", "status": "true"}]});
+        let spec = json!({"restartPolicy": "always", "containers": [{"name": "c"}]});
+        let expected = [
+            "error spec.restartPolicy: `always` is no policy; use Always, OnFailure, Never (did you mean `Always`?)",
+            "warning status.phase: `running` is no phase of a pod; use Pending, Running, Succeeded, Failed, \
+             Unknown (did you mean `Running`?)",
+            "warning status.conditions[0].type: `ready` is not used (did you mean `Ready`?)",
+            "warning status.conditions[1].status: `true` is no status of a condition; use True, False, Unknown \
+             (did you mean `True`?)",
+        ];
+        assert_eq!(pod_of(&spec, &status).1, expected);
+    }
+
+    #[test]
     fn a_pod_without_containers_is_used_with_a_warning() {
         assert_eq!(
             pod_of(&json!({"containers": []}), &json!({})).1,
@@ -353,7 +405,7 @@ mod tests {
             ),
             (
                 port(json!({"containerPort": 0})),
-                "spec.containers[0].ports[0].containerPort: 0 is no port; use 1 to 65535",
+                "spec.containers[0].ports[0].containerPort: the field is missing or 0; use 1 to 65535",
             ),
             (
                 port(json!({"containerPort": 1, "name": "A"})),

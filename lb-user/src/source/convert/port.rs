@@ -6,8 +6,11 @@ use crate::{desired::Protocol, source::spelling};
 /// A port number, if it is one.
 pub(super) fn port(number: i32, field: &str, remarks: &mut Remarks) -> Option<u16> {
     let port = u16::try_from(number).ok().filter(|port| *port != 0);
-    if port.is_none() {
-        remarks.error(field, format!("{number} is no port; use 1 to 65535"));
+    match (port, number) {
+        (Some(_), _) => {}
+        // The API does not tell a port that is missing from one that is zero.
+        (None, 0) => remarks.error(field, "the field is missing or 0; use 1 to 65535"),
+        (None, _) => remarks.error(field, format!("{number} is no port; use 1 to 65535")),
     }
     port
 }

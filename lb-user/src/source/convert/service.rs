@@ -13,6 +13,7 @@ use crate::{
 
 mod addresses;
 mod external;
+mod ignored;
 mod ports;
 mod traffic;
 
@@ -49,6 +50,7 @@ fn spec(raw: core::ServiceSpec, annotations: &Annotations, remarks: &mut Remarks
     let ip_families = addresses::ip_families(&raw, &cluster_ips, service_type, remarks);
     let external_ips = external::external_ips(&raw, remarks);
     let policy = addresses::ip_family_policy(&raw, &ip_families, &cluster_ips, remarks);
+    ignored::want_effect(&raw, service_type, is_headless, remarks);
     let may_lack_ports = is_headless || service_type == ServiceType::ExternalName;
     let external_traffic_policy =
         traffic::external_policy(&raw, service_type, !external_ips.is_empty(), remarks);

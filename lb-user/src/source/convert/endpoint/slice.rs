@@ -105,10 +105,11 @@ fn ports(raw: Vec<discovery::EndpointPort>, remarks: &mut Remarks) -> Vec<Endpoi
             number.and_then(|number| port(number, &format!("{field}.port"), &mut of_number));
         remarks.take_as_warnings(of_number);
         if !names.insert(converted.name.clone()) {
-            let message = format!(
-                "`{}` names another port already; choose another name",
-                converted.name
-            );
+            let message = match &*converted.name {
+                "" => "the field is missing, as it is in another port; give each port a name"
+                    .to_owned(),
+                name => format!("`{name}` names another port already; choose another name"),
+            };
             remarks.error(&format!("{field}.name"), message);
         }
         ports.push(converted);

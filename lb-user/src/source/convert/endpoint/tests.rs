@@ -170,7 +170,7 @@ fn faulty_details() -> Vec<(Value, &'static str)> {
         ),
         (
             json!({"ports": [{"port": 80}, {"port": 81}]}),
-            "error ports[1].name: `` names another port already; choose another name",
+            "error ports[1].name: the field is missing, as it is in another port; give each port a name",
         ),
         (
             json!({"ports": [{"port": 80, "name": "A"}]}),
@@ -267,7 +267,7 @@ fn faulty_endpoints_are_refused() {
         ),
         (
             json!({"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 0}]}),
-            "error subsets[0].ports[0].port: 0 is no port; use 1 to 65535",
+            "error subsets[0].ports[0].port: the field is missing or 0; use 1 to 65535",
         ),
         (
             json!({"addresses": [{"ip": "10.0.0.1"}], "ports": [{"port": 80, "protocol": "ICMP"}]}),

@@ -10,6 +10,8 @@ use crate::{
     model::service::{ServicePort, ServiceType, TargetPort},
 };
 
+/// Where kubelets listen.
+const KUBELET_PORT: u16 = 10_250;
 /// The range that clusters give node ports from, unless told otherwise.
 const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 
@@ -96,6 +98,12 @@ fn service_port(
 ) -> Option<ServicePort> {
     let of = |part: &str| format!("{field}.{part}");
     let number = port(raw.port, &of("port"), remarks);
+    if service_type == ServiceType::LoadBalancer && number == Some(KUBELET_PORT) {
+        let message = format!(
+            "{KUBELET_PORT} is the kubelet's port, which no load balancer may have; use another"
+        );
+        remarks.error(&of("port"), message);
+    }
     let protocol = protocol(raw.protocol.as_deref(), &of("protocol"), remarks);
     let target_field = of("targetPort");
     let target = match raw.target_port {

@@ -134,7 +134,7 @@ fn every_field_is_kept() {
         "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 86_400}},
         "externalTrafficPolicy": "Local", "internalTrafficPolicy": "Local", "healthCheckNodePort": 32_000,
         "loadBalancerSourceRanges": [" 10.0.0.0/8 ", "fd00::/8"], "loadBalancerClass": "example.com/a",
-        "loadBalancerIP": "anything", "allocateLoadBalancerNodePorts": false,
+        "loadBalancerIP": "192.0.2.7", "allocateLoadBalancerNodePorts": false,
         "trafficDistribution": "PreferSameNode", "publishNotReadyAddresses": true}));
     let spec = service.spec;
     assert_eq!(spec.ip_families, [Family::V4, Family::V6]);
@@ -148,7 +148,7 @@ fn every_field_is_kept() {
     assert_eq!(spec.health_check_node_port, Some(32_000));
     assert_eq!(spec.load_balancer_source_ranges.len(), 2);
     assert_eq!(spec.load_balancer_class.as_deref(), Some("example.com/a"));
-    assert_eq!(spec.load_balancer_ip.as_deref(), Some("anything"));
+    assert_eq!(spec.load_balancer_ip.as_deref(), Some("192.0.2.7"));
     assert_eq!(spec.allocate_node_ports, Some(false));
     assert_eq!(
         spec.traffic_distribution,
@@ -167,7 +167,7 @@ fn ports_are_checked_one_by_one() {
         ),
         (
             ports(json!([{"port": 0}])),
-            "spec.ports[0].port: 0 is no port; use 1 to 65535",
+            "spec.ports[0].port: the field is missing or 0; use 1 to 65535",
         ),
         (
             ports(json!([{"port": 70_000}])),
@@ -399,7 +399,12 @@ fn an_alias_has_a_host_name_and_nothing_of_a_cluster() {
         }
         fields
     };
-    for name in ["db.example.com", "db.example.com.", "db", "1.2.3.4"] {
+    for name in [
+        "db.example.com",
+        "db.example.com.",
+        "db",
+        "1.2.3.4.example.com",
+    ] {
         let service = good(&alias(&json!({"externalName": name, "ports": []})));
         assert!(service.is_external_name());
         assert_eq!(service.spec.external_name.as_deref(), Some(name));
@@ -430,7 +435,7 @@ fn an_alias_has_a_host_name_and_nothing_of_a_cluster() {
         (alias(&json!({"ipFamilies": ["IPv4"]})), families),
         (alias(&json!({"ipFamilyPolicy": "SingleStack"})), policy),
         (
-            alias(&json!({"externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local"})),
+            alias(&json!({"externalTrafficPolicy": "Local"})),
             "spec.externalTrafficPolicy: a service of type ExternalName has no external traffic; leave \
              `Local` out, or write `type: NodePort` or `type: LoadBalancer`",
         ),
@@ -640,4 +645,54 @@ fn a_service_without_spec_is_refused() {
         judge(json!({"metadata": {"name": "web"}})).1,
         ["error spec: the field is missing; a service needs `spec.ports`"]
     );
+}
+
+#[test]
+fn what_has_no_effect_is_warned_of() {
+    let cases = [
+        (
+            json!({"externalName": "a.b"}),
+            "spec.externalName: a service of type ClusterIP does not use it; write `type: ExternalName` or \
+             leave it out",
+        ),
+        (
+            json!({"clusterIP": "None", "sessionAffinity": "ClientIP"}),
+            "spec.sessionAffinity: a service without a ClusterIP does not use it; leave it out",
+        ),
+        (
+            json!({"clusterIP": "None", "externalIPs": ["192.0.2.1"]}),
+            "spec.externalIPs: a service without a ClusterIP does not use it; leave it out",
+        ),
+        (
+            json!({"type": "ExternalName", "externalName": "a.b", "externalIPs": ["192.0.2.1"]}),
+            "spec.externalIPs: a service of type ExternalName does not use it; leave it out",
+        ),
+        (
+            json!({"type": "NodePort", "loadBalancerIP": "192.0.2.1"}),
+            "spec.loadBalancerIP: a service of type NodePort does not use it; leave it out",
+        ),
+        (
+            json!({"type": "LoadBalancer", "loadBalancerIP": "x"}),
+            "spec.loadBalancerIP: `x` is no IP address; write it as 10.0.0.1 or fd00::1; it is not used",
+        ),
+        (
+            json!({"type": "ExternalName", "externalName": "10.0.0.1"}),
+            "spec.externalName: `10.0.0.1` is taken for a host name, not for an address; for an address \
+             write a service without a selector, and an EndpointSlice",
+        ),
+    ];
+    for (fields, expected) in cases {
+        let (service, said) = of_spec(&with(&fields));
+        assert_eq!(said, [format!("warning {expected}")], "{fields}");
+        assert!(service.is_some(), "{fields}");
+    }
+}
+
+#[test]
+fn no_load_balancer_has_the_port_of_kubelets() {
+    refused([(
+        json!({"type": "LoadBalancer", "ports": [{"port": 10250}]}),
+        "spec.ports[0].port: 10250 is the kubelet's port, which no load balancer may have; use another",
+    )]);
+    good(&json!({"type": "NodePort", "ports": [{"port": 10250}]}));
 }
