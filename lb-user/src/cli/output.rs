@@ -102,7 +102,7 @@ pub(super) fn visible(text: &str) -> String {
 }
 
 /// Kubernetes objects as kubectl prints them: JSON indented by four blanks.
-pub(super) fn indented_json(value: &impl Serialize) -> serde_json::Result<String> {
+pub fn indented_json(value: &impl Serialize) -> serde_json::Result<String> {
     let mut text = Vec::new();
     let indent = PrettyFormatter::with_indent(b"    ");
     value.serialize(&mut Serializer::with_formatter(&mut text, indent))?;

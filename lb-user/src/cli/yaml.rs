@@ -14,7 +14,7 @@ const WORDS: [&str; 11] = [
 ];
 
 /// A value as a document.
-pub(super) fn document(value: &Value) -> String {
+pub fn document(value: &Value) -> String {
     let mut out = String::new();
     if is_block(value) {
         block(value, 0, false, &mut out);
