@@ -24,8 +24,19 @@ pub(crate) enum Target {
     Packet,
 }
 
-/// Directories of manifests that fuzzing begins with.
-const SEEDS: [&str; 2] = ["examples", "tests/testdata"];
+/// Directories whose manifests fuzzing begins with, alone in a file or among other text.
+const SEEDS: [&str; 4] = [
+    "examples",
+    "tests/testdata",
+    "tests/testdata/documents",
+    "tests/testdata/faulty",
+];
+
+/// How a line begins that stands between manifests in a text.
+const BETWEEN: [&str; 5] = ["===", "-- ", "```", "~ ", "> "];
+
+/// What `@service` stands for in a text.
+const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n";
 
 /// What libFuzzer is guided by: counters of the code that ran, and the values that it compared.
 const COVERAGE: [&str; 6] = [
@@ -56,6 +67,7 @@ impl Target {
 /// Where the arguments name a file, that input alone is run.
 pub(crate) fn run(target: Option<Target>, seconds: u32, arguments: &[String]) -> Result<()> {
     let programs = build()?;
+    sow(&directory().join("seeds"))?;
     let targets = match &target {
         Some(target) => std::slice::from_ref(target),
         None => Target::value_variants(),
@@ -83,6 +95,44 @@ fn build() -> Result<PathBuf> {
         .env("CARGO_ENCODED_RUSTFLAGS", COVERAGE.join("\x1f"));
     run::succeed(&mut cargo)?;
     Ok(directory().join(triple).join("release"))
+}
+
+/// Writes every manifest of the repository into a file of its own.
+fn sow(seeds: &Path) -> Result<()> {
+    fs::create_dir_all(seeds).with_context(|| format!("make {}", seeds.display()))?;
+    let mut texts = Vec::new();
+    for directory in SEEDS {
+        let directory = workspace::root().join(directory);
+        for entry in fs::read_dir(&directory).with_context(|| directory.display().to_string())? {
+            let path = entry?.path();
+            if path.is_file() {
+                texts.push(fs::read_to_string(&path).with_context(|| path.display().to_string())?);
+            }
+        }
+    }
+    let seeds_of = texts.iter().flat_map(|text| manifests(text));
+    for (number, manifest) in seeds_of.enumerate() {
+        fs::write(seeds.join(format!("{number:04}")), manifest)?;
+    }
+    Ok(())
+}
+
+/// The manifests in a text.
+fn manifests(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    for line in text.split_inclusive('\n') {
+        if BETWEEN.iter().any(|between| line.starts_with(between)) {
+            parts.push(String::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push_str(if line.trim() == "@service" {
+                SERVICE
+            } else {
+                line
+            });
+        }
+    }
+    parts.retain(|part| part.contains("kind"));
+    parts
 }
 
 fn host() -> Result<String> {
@@ -114,7 +164,7 @@ fn fuzzer(programs: &Path, target: Target, seconds: u32, arguments: &[String]) -
         }
         fuzzer.arg(corpus);
         if target.reads_manifests() {
-            fuzzer.args(SEEDS);
+            fuzzer.arg(directory().join("seeds"));
         }
     }
     Ok(fuzzer)
@@ -135,6 +185,16 @@ mod tests {
         assert_eq!(
             manifest.matches("[[bin]]").count(),
             Target::value_variants().len()
+        );
+    }
+
+    #[test]
+    fn manifests_are_found_in_a_text() {
+        let text = "About.\n=== a\n@service\nspec:\n~ spec\n=== b\nkind: Pod\n";
+        let found = manifests(text);
+        assert_eq!(
+            found,
+            [format!("{SERVICE}spec:\n"), "kind: Pod\n".to_owned()]
         );
     }
 
