@@ -39,13 +39,14 @@ const BETWEEN: [&str; 5] = ["===", "-- ", "```", "~ ", "> "];
 const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n";
 
 /// What libFuzzer is guided by: counters of the code that ran, and the values that it compared.
-const COVERAGE: [&str; 6] = [
-    "--cfg=fuzzing",
+const COVERAGE: [&str; 7] = [
     "-Cpasses=sancov-module",
     "-Cllvm-args=-sanitizer-coverage-level=4",
     "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
     "-Cllvm-args=-sanitizer-coverage-pc-table",
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
+    "--cfg",
+    "fuzzing",
 ];
 
 impl Target {
