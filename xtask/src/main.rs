@@ -23,6 +23,7 @@ mod bpf_object;
 mod bpf_toolchain;
 mod ci;
 mod deny;
+mod fuzz;
 mod privilege;
 mod run;
 mod setup;
@@ -70,6 +71,18 @@ enum Verb {
     },
     /// Check licences, advisories and sources of the dependencies.
     Deny,
+    /// Fuzz what reads foreign bytes: manifests, what is shown of them, packets.
+    Fuzz {
+        /// What to fuzz; without it, everything, one after the other.
+        #[arg(value_enum)]
+        target: Option<fuzz::Target>,
+        /// How long each.
+        #[arg(default_value_t = 300)]
+        seconds: u32,
+        /// Passed to libFuzzer; with a file, that input alone is run.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
     /// Everything that continuous integration checks.
     Ci,
 }
@@ -93,6 +106,11 @@ fn run_verb(verb: Verb) -> Result<ExitCode> {
         Verb::Tidy => tidy::run()?,
         Verb::Verify { arguments } => verify::run(&arguments)?,
         Verb::Deny => deny::run()?,
+        Verb::Fuzz {
+            target,
+            seconds,
+            arguments,
+        } => fuzz::run(target, seconds, &arguments)?,
         Verb::Ci => return ci::run(),
     }
     Ok(ExitCode::SUCCESS)

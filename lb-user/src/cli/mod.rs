@@ -25,7 +25,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::get::table;
+pub use self::{get::table, output::indented_json, yaml::document as yaml_document};
 use crate::{agent::run_dir, causes::with_causes, loader::pin};
 
 /// Kubernetes Services in eBPF, from manifests

@@ -102,12 +102,32 @@ pub(super) fn visible(text: &str) -> String {
 }
 
 /// Kubernetes objects as kubectl prints them: JSON indented by four blanks.
-pub(super) fn indented_json(value: &impl Serialize) -> serde_json::Result<String> {
+pub fn indented_json(value: &impl Serialize) -> serde_json::Result<String> {
     let mut text = Vec::new();
     let indent = PrettyFormatter::with_indent(b"    ");
     value.serialize(&mut Serializer::with_formatter(&mut text, indent))?;
     text.push(b'\n');
-    String::from_utf8(text).map_err(serde::ser::Error::custom)
+    let text = String::from_utf8(text).map_err(serde::ser::Error::custom)?;
+    Ok(escaped(text))
+}
+
+/// JSON without characters that a terminal would obey or that the reader of manifests refuses.
+fn escaped(json: String) -> String {
+    // Those that stand between values are white space; all others stand in texts.
+    let is_wrong = |c: char| c != '\n' && is_unprintable(c);
+    if !json.contains(is_wrong) {
+        return json;
+    }
+    let shown = |c: char| match c {
+        wrong if is_wrong(wrong) => format!("\\u{:04x}", u32::from(wrong)),
+        other => other.to_string(),
+    };
+    json.chars().map(shown).collect()
+}
+
+/// Whether a character is none that a manifest may hold as it is.
+pub(super) fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}')
 }
 
 /// Prints a result. A reader that has seen enough (`| head`) is no error.

@@ -8,13 +8,15 @@ use std::{fmt::Write, net::IpAddr};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::output::is_unprintable;
+
 /// Words that YAML 1.1 or 1.2 takes for a truth value or nothing.
 const WORDS: [&str; 11] = [
     "y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", "<<",
 ];
 
 /// A value as a document.
-pub(super) fn document(value: &Value) -> String {
+pub fn document(value: &Value) -> String {
     let mut out = String::new();
     if is_block(value) {
         block(value, 0, false, &mut out);
@@ -95,7 +97,7 @@ fn text(text: &str) -> String {
             '"' | '\\' => quoted.extend(['\\', c]),
             '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
-            c if c.is_control() || matches!(c, '\u{feff}' | '\u{2028}' | '\u{2029}') => {
+            c if is_unprintable(c) || matches!(c, '\u{feff}' | '\u{2028}' | '\u{2029}') => {
                 // Writing to a text cannot fail.
                 let _ = write!(quoted, "\\U{:08X}", u32::from(c));
             }
@@ -109,7 +111,10 @@ fn text(text: &str) -> String {
 /// Whether every reader takes the bare text for a text.
 fn is_plain(text: &str) -> bool {
     if text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok() {
-        return text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        // Whole numbers with colons between them are one number to the base 60 in YAML 1.1.
+        let is_one_number =
+            !text.contains("::") && text.chars().all(|c| c == ':' || c.is_ascii_digit());
+        return text.starts_with(|c: char| c.is_ascii_alphanumeric()) && !is_one_number;
     }
     let begins_a_word = |c: char| c.is_ascii_alphabetic() || matches!(c, '_' | '/');
     let is_in_a_word = |c: char| c.is_ascii_alphanumeric() || "_-./:=+@(), ".contains(c);
@@ -233,5 +238,31 @@ status: {}
         let written = document(&value);
         let read: Value = serde_yaml::from_str(&written).expect("YAML");
         assert_eq!(read, value, "{written}");
+    }
+
+    #[test]
+    fn an_address_that_is_a_number_to_some_is_quoted() {
+        let quoted = document(&json!("1:2:3:4:5:6:7:8"));
+        assert_eq!(quoted, "\"1:2:3:4:5:6:7:8\"\n");
+        assert_eq!(document(&json!("1:2:3:4:5:6:7:a")), "1:2:3:4:5:6:7:a\n");
+        assert_eq!(document(&json!("1::8")), "1::8\n");
+    }
+
+    /// YAML and JSON that are shown are read again, whatever an annotation holds.
+    #[test]
+    fn what_no_text_may_hold_is_escaped() {
+        for c in ['\u{7f}', '\u{85}', '\u{9b}', '\u{fffe}', '\u{ffff}'] {
+            let value = json!({
+                "apiVersion": "v1", "kind": "Node",
+                "metadata": {"name": "n", "annotations": {"note": format!("a{c}b")}},
+            });
+            let json = crate::cli::indented_json(&value).expect("a text");
+            for text in [document(&value), json] {
+                assert!(!text.contains(c), "{text:?}");
+                let parsed = crate::source::manifest::parse("m", &text);
+                assert_eq!(parsed.findings, [], "{text:?}");
+                assert_eq!(parsed.objects[0].written.value(), value);
+            }
+        }
     }
 }
