@@ -433,7 +433,7 @@ impl Reader<'_> {
     }
 
     fn remark(&mut self, place: &Place<'_>, severity: Severity, field: &str, message: String) {
-        let line = line_of(place.node, field).unwrap_or(place.line);
+        let line = place.node.line_of(field).unwrap_or(place.line);
         self.find(severity, line, place.label.clone(), field, message);
     }
 
@@ -452,45 +452,6 @@ impl Reader<'_> {
         let finding = Finding::at(severity, &origin, label, field, message);
         self.parsed.findings.push(finding);
     }
-}
-
-/// Line of a field, or of the nearest there is that would hold it; `None` for the object itself.
-fn line_of(node: &Node, path: &str) -> Option<usize> {
-    let (mut node, mut path, mut line) = (node, path, None);
-    while !path.is_empty() {
-        path = path.strip_prefix('.').unwrap_or(path);
-        match &node.data {
-            Data::Map(map) => {
-                // A key may have dots in it.
-                let is_next = |key: &str| {
-                    let bare = path.strip_prefix('[').unwrap_or(path);
-                    let rest = bare.strip_prefix(key)?;
-                    let rest = rest.strip_prefix(']').unwrap_or(rest);
-                    (rest.is_empty() || rest.starts_with(['.', '['])).then_some(rest)
-                };
-                let entries = map.entries.iter();
-                let found = entries
-                    .filter_map(|entry| Some((entry, is_next(&entry.key)?)))
-                    .min_by_key(|(_, rest)| rest.len());
-                let Some((entry, rest)) = found else {
-                    return line;
-                };
-                (node, path, line) = (&entry.value, rest, Some(entry.line));
-            }
-            Data::List(items) => {
-                let index = path.strip_prefix('[').and_then(|path| path.split_once(']'));
-                let item = index.and_then(|(index, rest)| {
-                    Some((items.get(index.parse::<usize>().ok()?)?, rest))
-                });
-                let Some((item, rest)) = item else {
-                    return line;
-                };
-                (node, path, line) = (item, rest, Some(item.line));
-            }
-            _ => return line,
-        }
-    }
-    line
 }
 
 /// Kind, namespace and name as far as a value has them.

@@ -79,6 +79,45 @@ impl Twin {
 }
 
 impl Node {
+    /// Line of a field, or of the nearest there is that would hold it; `None` for the object itself.
+    pub(super) fn line_of(&self, path: &str) -> Option<usize> {
+        let (mut node, mut path, mut line) = (self, path, None);
+        while !path.is_empty() {
+            path = path.strip_prefix('.').unwrap_or(path);
+            match &node.data {
+                Data::Map(map) => {
+                    // A key may have dots in it.
+                    let is_next = |key: &str| {
+                        let bare = path.strip_prefix('[').unwrap_or(path);
+                        let rest = bare.strip_prefix(key)?;
+                        let rest = rest.strip_prefix(']').unwrap_or(rest);
+                        (rest.is_empty() || rest.starts_with(['.', '['])).then_some(rest)
+                    };
+                    let entries = map.entries.iter();
+                    let found = entries
+                        .filter_map(|entry| Some((entry, is_next(&entry.key)?)))
+                        .min_by_key(|(_, rest)| rest.len());
+                    let Some((entry, rest)) = found else {
+                        return line;
+                    };
+                    (node, path, line) = (&entry.value, rest, Some(entry.line));
+                }
+                Data::List(items) => {
+                    let index = path.strip_prefix('[').and_then(|path| path.split_once(']'));
+                    let item = index.and_then(|(index, rest)| {
+                        Some((items.get(index.parse::<usize>().ok()?)?, rest))
+                    });
+                    let Some((item, rest)) = item else {
+                        return line;
+                    };
+                    (node, path, line) = (item, rest, Some(item.line));
+                }
+                _ => return line,
+            }
+        }
+        line
+    }
+
     /// A value that is spelled as it would be printed.
     pub(super) fn new(line: usize, data: Data) -> Self {
         Self {
