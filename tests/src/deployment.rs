@@ -94,8 +94,8 @@ impl Deployment {
     }
 }
 
-/// The ready endpoints of a service in `get endpointslices -o json`, sorted; none where it has no slice.
-fn ready_endpoints(text: &str, service: &str) -> Option<Vec<String>> {
+/// The ready endpoints of a service in what `get endpointslices -o json` prints, sorted; none where it has no slice.
+pub fn ready_endpoints(text: &str, service: &str) -> Option<Vec<String>> {
     let list: Value = serde_json::from_str(text).ok()?;
     let items = list["items"].as_array()?.iter();
     let slices: Vec<&Value> = items

@@ -51,6 +51,21 @@ fn become_demo(arguments: &[String]) -> Result<Infallible> {
     Err(failure).with_context(|| format!("cannot run {}", program.display()))
 }
 
+/// Runs the demo to its end, as the tests' own profile builds it; the binary that it shows is the released one.
+pub(crate) fn check_demo() -> Result<()> {
+    privilege::require_root("make the demo's network namespaces")?;
+    build()?;
+    let demo = [
+        "run",
+        "--quiet",
+        "--package",
+        "lb-tests",
+        "--bin",
+        "lb-demo",
+    ];
+    run::succeed(run::cargo(demo).env(BINARY_VARIABLE, path()))
+}
+
 fn release_dir() -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);

@@ -11,20 +11,21 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    deny, run, setup,
+    binary, deny, run, setup,
     suite::{self, Selection},
     tidy, verify,
 };
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     ("setup", setup::with_test_tools),
     ("fmt", fmt),
     ("tidy", tidy::run),
     ("clippy", clippy),
     ("deny", deny::run),
     ("verify", || verify::run(&[])),
+    ("demo", binary::check_demo),
 ];
 
 pub(crate) fn run() -> Result<ExitCode> {

@@ -1,11 +1,12 @@
 //! What the readers of the manifests expect, shown and checked.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use lb_tests::{
     balancer,
     client::{self, Exchange},
+    deployment::ready_endpoints,
     netns::Namespace,
 };
 
@@ -61,17 +62,19 @@ impl Demo {
     fn show_tables(&self) -> Result<()> {
         let first = self.first()?;
         println!("\nOn {}:\n", first.node_name());
-        let names = SERVED.map(|served| served.service.to_owned());
-        let endpoints = SERVED.map(|served| served.endpoints).concat();
-        let endpoints = endpoints.into_iter().map(str::to_owned).collect();
-        for (kind, wanted) in [("services", names.to_vec()), ("endpoints", endpoints)] {
-            for balancer in self.balancers() {
-                let what = format!("the {kind} of the manifests on {}", balancer.node_name());
-                // The table leaves out endpoints beyond the third, as kubectl's does.
-                let arguments = ["get", kind, "--output", "json"];
-                let has_all = |output: &str| wanted.iter().all(|text| output.contains(text));
-                balancer.fulcrum_until(&arguments, LIMIT, &what, has_all)?;
-            }
+        let wanted = endpoints_by_service();
+        for balancer in self.balancers() {
+            let node = balancer.node_name();
+            let what = format!("the endpoints of the manifests on {node}: {wanted:?}");
+            // The table leaves out endpoints beyond the third, as kubectl's does.
+            let arguments = ["get", "endpointslices", "--output", "json"];
+            let has_all = |text: &str| {
+                let mut services = wanted.iter();
+                services.all(|(service, all)| ready_endpoints(text, service).as_ref() == Some(all))
+            };
+            balancer.fulcrum_until(&arguments, LIMIT, &what, has_all)?;
+        }
+        for kind in ["services", "endpoints"] {
             println!("$ fulcrum get {kind}");
             println!("{}", first.fulcrum(&["get", kind])?);
         }
@@ -114,6 +117,22 @@ impl Demo {
         );
         Ok(())
     }
+}
+
+/// The endpoints of every service, of both families, sorted.
+fn endpoints_by_service() -> BTreeMap<&'static str, Vec<String>> {
+    let mut services = BTreeMap::<_, Vec<String>>::new();
+    for served in &SERVED {
+        let endpoints = served.endpoints.iter().map(|text| (*text).to_owned());
+        services
+            .entry(served.service)
+            .or_default()
+            .extend(endpoints);
+    }
+    for endpoints in services.values_mut() {
+        endpoints.sort_unstable();
+    }
+    services
 }
 
 /// A few requests as a person sends them.
