@@ -114,15 +114,18 @@ impl Document<'_> {
                 Err(broken) => json_fault = Some(broken),
             }
         }
+        let inner = opening.strip_prefix('{').unwrap_or_default();
+        let is_json = inner.trim_start().starts_with('"');
+        let json_fault = json_fault.filter(|_| is_json);
         if self.text.matches(',').count() > MAX_COMMAS {
+            if let Some(fault) = json_fault {
+                return Err(fault);
+            }
             let message = format!(
                 "the document has more than {MAX_COMMAS} commas; split it by `---`, or write it as JSON"
             );
             return refuse(self.line, message);
         }
-        let inner = opening.strip_prefix('{').unwrap_or_default();
-        let is_json = inner.trim_start().starts_with('"');
-        let json_fault = json_fault.filter(|_| is_json);
         match (yaml::load(self.text, self.text_line, remarks), json_fault) {
             (Ok(node), Some(Broken { line, message, .. })) => {
                 let message = format!("this is no JSON ({message}) and read as YAML");
@@ -345,6 +348,8 @@ mod tests {
         }
         let many = format!("[{}]", "0,".repeat(MAX_NODES));
         assert!(faults(&many)[0].1.contains("commas"));
+        let json = format!("{{\"a\": [{}0]}}", "0,".repeat(MAX_NODES));
+        assert!(faults(&json)[0].1.contains("values"));
         let many = "- 0\n".repeat(MAX_NODES);
         assert!(faults(&many)[0].1.contains("values"));
         let large = format!("a: {}", "x".repeat(MAX_DOCUMENT_BYTES));
