@@ -29,6 +29,8 @@ pub enum Place {
     Pods,
     /// This node itself.
     Node,
+    /// A prefix that `ClusterIP`s are taken from: what no service has there leads nowhere.
+    Services,
 }
 
 impl Place {
@@ -37,12 +39,13 @@ impl Place {
         match self {
             Self::Pods => place::PODS,
             Self::Node => place::NODE,
+            Self::Services => place::SERVICES,
         }
     }
 
     /// What a value in the tables means; nothing if it is none that there is.
     pub fn of(code: u32) -> Option<Self> {
-        [Self::Pods, Self::Node]
+        [Self::Pods, Self::Node, Self::Services]
             .into_iter()
             .find(|place| place.code() == code)
     }
@@ -53,6 +56,7 @@ impl fmt::Display for Place {
         f.write_str(match self {
             Self::Pods => "pods",
             Self::Node => "node",
+            Self::Services => "services",
         })
     }
 }
@@ -124,6 +128,12 @@ pub struct DesiredPort {
     pub backends: BTreeMap<SocketAddr, Endpoint>,
     /// Seconds of client affinity; 0: none.
     pub affinity_timeout_s: u32,
+    /// Clients outside reach the endpoints of this node alone (`externalTrafficPolicy: Local`).
+    pub external_local: bool,
+    /// Clients of a `ClusterIP` reach the endpoints of this node alone (`internalTrafficPolicy: Local`).
+    pub internal_local: bool,
+    /// Who may dial the addresses of load balancers; empty: everybody.
+    pub source_ranges: BTreeSet<IpNet>,
 }
 
 /// One address that a service port answers on.
@@ -142,8 +152,14 @@ pub struct Frontend {
 pub enum FrontendKind {
     /// `spec.clusterIPs`.
     ClusterIp,
-    /// An address for clients outside: of a node with a node port, of a load balancer, of `externalIPs`.
-    External,
+    /// An address of the node, with a node port.
+    NodePort,
+    /// One of `status.loadBalancer.ingress`.
+    LoadBalancer,
+    /// One of `spec.externalIPs`.
+    ExternalIp,
+    /// Whatever else is dialled at a `ClusterIP`, and rejected; the port is 0. One port of the service has it.
+    AnyPort,
 }
 
 /// What may be done with one endpoint.

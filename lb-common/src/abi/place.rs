@@ -7,3 +7,5 @@
 pub const PODS: u32 = 1;
 /// This node itself: its own processes answer there.
 pub const NODE: u32 = 2;
+/// A prefix that `ClusterIP`s are taken from: what no service has there leads nowhere.
+pub const SERVICES: u32 = 3;

@@ -65,8 +65,20 @@ pub struct Service {
 
 /// Bits of [`Service::flags`].
 pub mod service_flags {
-    /// The address is a `ClusterIP` (else an address that outside clients dial).
+    /// The address is a `ClusterIP`.
     pub const CLUSTER_IP: u32 = 1 << 0;
+    /// The address is the node's, the port a node port.
+    pub const NODE_PORT: u32 = 1 << 1;
+    /// The address is that of a load balancer.
+    pub const LOAD_BALANCER: u32 = 1 << 2;
+    /// The address is one of `externalIPs`.
+    pub const EXTERNAL_IP: u32 = 1 << 3;
+    /// Nobody serves here: the address is a `ClusterIP`, the port and protocol are those of no service.
+    pub const ANY_PORT: u32 = 1 << 4;
+    /// Clients outside reach the endpoints of this node alone.
+    pub const EXTERNAL_LOCAL: u32 = 1 << 5;
+    /// Clients of the `ClusterIP` reach the endpoints of this node alone.
+    pub const INTERNAL_LOCAL: u32 = 1 << 6;
 }
 
 const _: () = assert!(size_of::<ServiceKey<Addr4>>() == 8);

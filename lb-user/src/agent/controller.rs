@@ -280,6 +280,7 @@ endpoints: [{addresses: [10.244.1.2]}]
             service_cidrs: vec!["10.96.0.0/12".parse().expect("literal")],
             pod_cidrs: vec!["10.244.0.0/16".parse().expect("literal")],
             addresses: BTreeSet::new(),
+            ..NodeFacts::default()
         };
         let source = stdin::NAME.to_owned();
         (

@@ -190,6 +190,7 @@ fn node_facts(config: &Config, addresses: BTreeSet<IpAddr>) -> NodeFacts {
         service_cidrs: config.service_cidrs.clone(),
         pod_cidrs: config.pod_cidrs.clone(),
         addresses,
+        ..NodeFacts::default()
     }
 }
 

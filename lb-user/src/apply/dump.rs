@@ -34,6 +34,20 @@ pub fn dump(maps: &impl LbMaps, names: Names<'_>) -> Result<String, TableError> 
     Ok(lines.into_iter().map(|line| line + "\n").collect())
 }
 
+/// The flags of a frontend by name, in the order of their bits.
+pub(super) fn frontend_flag_names(flags: u32) -> String {
+    let names = [
+        (service_flags::CLUSTER_IP, "cluster-ip"),
+        (service_flags::NODE_PORT, "node-port"),
+        (service_flags::LOAD_BALANCER, "load-balancer"),
+        (service_flags::EXTERNAL_IP, "external-ip"),
+        (service_flags::ANY_PORT, "any-port"),
+        (service_flags::EXTERNAL_LOCAL, "external-local"),
+        (service_flags::INTERNAL_LOCAL, "internal-local"),
+    ];
+    set_names(&names, flags)
+}
+
 /// The flags of a backend by name, in the order of their bits.
 pub(super) fn flag_names(flags: u32) -> String {
     let names = [
@@ -43,10 +57,14 @@ pub(super) fn flag_names(flags: u32) -> String {
         (backend_flags::IN_INTERNAL_LOCAL, "internal_local"),
         (backend_flags::LOCAL, "local"),
     ];
+    set_names(&names, flags)
+}
+
+fn set_names(names: &[(u32, &str)], flags: u32) -> String {
     let set: Vec<_> = names
-        .into_iter()
+        .iter()
         .filter(|(flag, _)| flags & flag != 0)
-        .map(|(_, name)| name)
+        .map(|(_, name)| *name)
         .collect();
     if set.is_empty() {
         "-".to_owned()
@@ -94,7 +112,7 @@ fn service_line(
         words.push(format!("affinity={}s", service.affinity_timeout_s));
     }
     if service.flags != service_flags::CLUSTER_IP {
-        words.push(format!("flags={:#x}", service.flags));
+        words.push(format!("flags={}", frontend_flag_names(service.flags)));
     }
     Ok(words.join(" "))
 }

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use super::{
     bpf::{Bits, place, typed},
-    dump::{Names, flag_names},
+    dump::{Names, flag_names, frontend_flag_names},
     layout::{MapError, MapKind, SHAPES, errno, open_pinned, shape_of},
     pod::Raw,
 };
@@ -158,7 +158,7 @@ where
             range(service.cluster),
             range(service.external_local),
             range(service.internal_local),
-            json!(service.flags),
+            json!(frontend_flag_names(service.flags)),
             json!(service.affinity_timeout_s),
         ]
     };

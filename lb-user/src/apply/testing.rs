@@ -34,6 +34,7 @@ pub(crate) fn port(
             frontends,
             backends,
             affinity_timeout_s: 0,
+            ..DesiredPort::default()
         },
     )
 }

@@ -54,13 +54,13 @@ impl<'a> Taken<'a> {
         findings: &mut Vec<Finding>,
     ) -> BTreeSet<Frontend> {
         let mut frontends = BTreeSet::new();
-        for (addr, number, field) in asked_for(&service.object, port, family, facts) {
+        for (addr, number, kind, field) in asked_for(&service.object, port, family, facts) {
             let holder = *self.0.entry((addr, number, port.protocol)).or_insert(name);
             if holder == name {
                 frontends.insert(Frontend {
                     addr,
                     port: number,
-                    kind: FrontendKind::External,
+                    kind,
                 });
                 continue;
             }
@@ -110,7 +110,7 @@ fn asked_for(
     port: &ServicePort,
     family: Family,
     facts: &NodeFacts,
-) -> Vec<(IpAddr, u16, &'static str)> {
+) -> Vec<(IpAddr, u16, FrontendKind, &'static str)> {
     let spec = &service.spec;
     if obstacle(service).is_some() {
         return Vec::new();
@@ -121,17 +121,23 @@ fn asked_for(
     );
     let node_port = port.node_port.filter(|_| has_node_ports);
     let nodes = facts.addresses.iter();
-    let nodes =
-        nodes.filter_map(|addr| node_port.map(|number| (*addr, number, "spec.ports[].nodePort")));
+    let nodes = nodes.filter_map(|addr| {
+        let kind = FrontendKind::NodePort;
+        node_port.map(|number| (*addr, number, kind, "spec.ports[].nodePort"))
+    });
     let external = spec.external_ips.iter();
-    let external = external.map(|addr| (*addr, port.port, "spec.externalIPs"));
+    let kind = FrontendKind::ExternalIp;
+    let external = external.map(|addr| (*addr, port.port, kind, "spec.externalIPs"));
     let is_balanced =
         spec.service_type == ServiceType::LoadBalancer && balancer_obstacle(service).is_none();
     let ingress = service.ingress.iter().filter(|_| is_balanced);
     let ingress = ingress
         .filter(|ingress| ingress.ip_mode != Some(IpMode::Proxy))
         .filter_map(|ingress| ingress.ip)
-        .map(|addr| (addr, port.port, "status.loadBalancer.ingress"));
+        .map(|addr| {
+            let kind = FrontendKind::LoadBalancer;
+            (addr, port.port, kind, "status.loadBalancer.ingress")
+        });
     nodes
         .chain(external)
         .chain(ingress)

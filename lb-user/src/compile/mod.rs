@@ -49,6 +49,24 @@ pub struct NodeFacts {
     pub pod_cidrs: Vec<IpNet>,
     /// The node's own addresses: what is sent there is for its own processes.
     pub addresses: BTreeSet<IpAddr>,
+    /// The address by which the cluster knows the node, one per family.
+    pub primary: BTreeSet<IpAddr>,
+    /// The node's zone, where a flag gives it; else its Node object may.
+    pub zone: Option<String>,
+    /// Which of the node's addresses answer on node ports.
+    pub node_port_addresses: NodePortAddresses,
+}
+
+/// Which of a node's addresses answer on node ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum NodePortAddresses {
+    /// All of them.
+    #[default]
+    All,
+    /// The one of each family by which the cluster knows the node.
+    Primary,
+    /// Those inside these prefixes.
+    Inside(Vec<IpNet>),
 }
 
 /// Everything that follows from one snapshot.

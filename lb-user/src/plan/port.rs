@@ -125,10 +125,7 @@ impl<'a> Planned<'a> {
         for frontend in &desired.frontends {
             *keys
                 .entry(frontend_key(frontend, name.protocol))
-                .or_default() |= match frontend.kind {
-                FrontendKind::ClusterIp => service_flags::CLUSTER_IP,
-                FrontendKind::External => 0,
-            };
+                .or_default() |= frontend_flags(frontend.kind, desired);
         }
         Ok(Self {
             name,
@@ -415,6 +412,27 @@ fn row(service: u32, endpoint: SocketAddr, tenancy: Tenancy, flags: u32) -> Back
         port: endpoint.port(),
         generation: tenancy.generation,
         flags,
+    }
+}
+
+/// The flags of the entry of a frontend.
+fn frontend_flags(kind: FrontendKind, desired: &DesiredPort) -> u32 {
+    let external = if desired.external_local {
+        service_flags::EXTERNAL_LOCAL
+    } else {
+        0
+    };
+    let internal = if desired.internal_local {
+        service_flags::INTERNAL_LOCAL
+    } else {
+        0
+    };
+    match kind {
+        FrontendKind::ClusterIp => service_flags::CLUSTER_IP | internal,
+        FrontendKind::NodePort => service_flags::NODE_PORT | external,
+        FrontendKind::LoadBalancer => service_flags::LOAD_BALANCER | external,
+        FrontendKind::ExternalIp => service_flags::EXTERNAL_IP | external,
+        FrontendKind::AnyPort => service_flags::ANY_PORT,
     }
 }
 

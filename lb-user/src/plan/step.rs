@@ -14,7 +14,7 @@ use lb_common::{
     net::addr::Family,
 };
 
-use crate::desired::{Frontend, Place, Protocol};
+use crate::desired::{Frontend, FrontendKind, Place, Protocol};
 
 /// Key of a frontend in `services4` or `services6`.
 pub type FrontendKey = ServiceKey<IpAddr>;
@@ -91,7 +91,10 @@ pub fn frontend_key(frontend: &Frontend, protocol: Protocol) -> FrontendKey {
     ServiceKey {
         addr: frontend.addr,
         port: frontend.port,
-        proto: protocol.number(),
+        proto: match frontend.kind {
+            FrontendKind::AnyPort => 0,
+            _ => protocol.number(),
+        },
         pad: 0,
     }
 }

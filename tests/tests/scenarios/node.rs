@@ -67,6 +67,7 @@ impl<M: LbMaps> Node<M> {
                 service_cidrs: vec!["10.96.0.0/16".parse()?, "fd00:10:96::/112".parse()?],
                 pod_cidrs: Vec::new(),
                 addresses: BTreeSet::new(),
+                ..NodeFacts::default()
             },
             allocations: Allocations::default(),
             tables: Scenario::on(maps, ledger),

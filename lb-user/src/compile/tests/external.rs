@@ -15,7 +15,7 @@ fn external(text: &str) -> (Vec<String>, Vec<String>) {
     let mut frontends = Vec::new();
     for (name, port) in &compiled.desired.ports {
         let outside = port.frontends.iter();
-        let outside = outside.filter(|frontend| frontend.kind == FrontendKind::External);
+        let outside = outside.filter(|frontend| frontend.kind != FrontendKind::ClusterIp);
         frontends.extend(outside.map(|f| format!("{name} {} {}", f.addr, f.port)));
     }
     (frontends, messages(&compiled))

@@ -64,6 +64,7 @@ fn facts() -> NodeFacts {
         service_cidrs: vec![parse("10.96.0.0/16"), parse("fd00:10:96::/112")],
         pod_cidrs: vec![parse("10.244.0.0/16")],
         addresses: BTreeSet::new(),
+        ..NodeFacts::default()
     }
 }
 
