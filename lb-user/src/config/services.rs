@@ -14,6 +14,10 @@ use crate::{
 const PRIMARY: &str = "primary";
 
 /// What services are given, and where they answer on this node.
+#[expect(
+    clippy::doc_markdown,
+    reason = "the fields' documentation is help text for a terminal"
+)]
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceFlags {
     #[command(flatten)]

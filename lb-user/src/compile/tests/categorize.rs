@@ -13,6 +13,22 @@ struct Case {
     lists: &'static str,
 }
 
+/// A case of a node without a zone.
+const fn case(
+    name: &'static str,
+    service: (&'static str, &'static str, &'static str),
+    endpoints: &'static [&'static str],
+    lists: &'static str,
+) -> Case {
+    Case {
+        name,
+        service,
+        zone: "",
+        endpoints,
+        lists,
+    }
+}
+
 const INTERNAL: (&str, &str, &str) = ("ClusterIP", "Cluster", "Cluster");
 const NODE_PORT: (&str, &str, &str) = ("NodePort", "Cluster", "Cluster");
 const EXTERNAL_LOCAL: (&str, &str, &str) = ("NodePort", "Local", "Cluster");
@@ -86,94 +102,97 @@ fn check(cases: &[Case]) {
     }
 }
 
+const USUAL: &[&str] = &[
+    "3 - ready z=zone-a",
+    "4 - ready z=zone-b",
+    "5 - ready z=zone-c",
+    "6 - ready z=zone-a",
+];
+
+const ZONES: &[Case] = &[
+    Case {
+        name: "every endpoint has hints and some are for this zone",
+        service: INTERNAL,
+        zone: "zone-a",
+        endpoints: USUAL,
+        lists: "3:C 6:C",
+    },
+    Case {
+        name: "the node has no zone",
+        service: INTERNAL,
+        zone: "",
+        endpoints: USUAL,
+        lists: "3:C 4:C 5:C 6:C",
+    },
+    Case {
+        name: "no endpoint is for the zone of the node",
+        service: INTERNAL,
+        zone: "zone-d",
+        endpoints: USUAL,
+        lists: "3:C 4:C 5:C 6:C",
+    },
+    Case {
+        name: "an endpoint of this zone is not ready",
+        service: INTERNAL,
+        zone: "zone-a",
+        endpoints: &[
+            "3 - ready z=zone-a",
+            "4 - ready z=zone-b",
+            "5 - ready z=zone-c",
+            "6 - unready z=zone-a",
+        ],
+        lists: "3:C",
+    },
+    Case {
+        name: "no endpoint of this zone is ready",
+        service: INTERNAL,
+        zone: "zone-a",
+        endpoints: &[
+            "3 - unready z=zone-a",
+            "4 - ready z=zone-b",
+            "5 - ready z=zone-c",
+            "6 - unready z=zone-a",
+        ],
+        lists: "4:C 5:C",
+    },
+    Case {
+        name: "one ready endpoint has no hints",
+        service: INTERNAL,
+        zone: "zone-a",
+        endpoints: &["3 - ready z=zone-a", "4 - ready z=zone-b", "5 - ready"],
+        lists: "3:C 4:C 5:C",
+    },
+    Case {
+        name: "an endpoint that is not ready has no hints",
+        service: INTERNAL,
+        zone: "zone-a",
+        endpoints: &["3 - ready z=zone-a", "4 - ready z=zone-b", "5 - unready"],
+        lists: "3:C",
+    },
+    Case {
+        name: "several hints per endpoint",
+        service: INTERNAL,
+        zone: "zone-c",
+        endpoints: &[
+            "3 - ready z=zone-a,zone-b,zone-c",
+            "4 - ready z=zone-b,zone-c",
+            "5 - ready z=zone-b,zone-d",
+            "6 - ready z=zone-c",
+        ],
+        lists: "3:C 4:C 6:C",
+    },
+    Case {
+        name: "terminating endpoints are asked for no hints",
+        service: INTERNAL,
+        zone: "zone-a",
+        endpoints: &["3 - leaving z=zone-a", "4 - leaving z=zone-b"],
+        lists: "3:C 4:C",
+    },
+];
+
 #[test]
 fn zone_hints_narrow_the_cluster_list_all_or_nothing() {
-    let usual: &[&str] = &[
-        "3 - ready z=zone-a",
-        "4 - ready z=zone-b",
-        "5 - ready z=zone-c",
-        "6 - ready z=zone-a",
-    ];
-    check(&[
-        Case {
-            name: "every endpoint has hints and some are for this zone",
-            service: INTERNAL,
-            zone: "zone-a",
-            endpoints: usual,
-            lists: "3:C 6:C",
-        },
-        Case {
-            name: "the node has no zone",
-            service: INTERNAL,
-            zone: "",
-            endpoints: usual,
-            lists: "3:C 4:C 5:C 6:C",
-        },
-        Case {
-            name: "no endpoint is for the zone of the node",
-            service: INTERNAL,
-            zone: "zone-d",
-            endpoints: usual,
-            lists: "3:C 4:C 5:C 6:C",
-        },
-        Case {
-            name: "an endpoint of this zone is not ready",
-            service: INTERNAL,
-            zone: "zone-a",
-            endpoints: &[
-                "3 - ready z=zone-a",
-                "4 - ready z=zone-b",
-                "5 - ready z=zone-c",
-                "6 - unready z=zone-a",
-            ],
-            lists: "3:C",
-        },
-        Case {
-            name: "no endpoint of this zone is ready",
-            service: INTERNAL,
-            zone: "zone-a",
-            endpoints: &[
-                "3 - unready z=zone-a",
-                "4 - ready z=zone-b",
-                "5 - ready z=zone-c",
-                "6 - unready z=zone-a",
-            ],
-            lists: "4:C 5:C",
-        },
-        Case {
-            name: "one ready endpoint has no hints",
-            service: INTERNAL,
-            zone: "zone-a",
-            endpoints: &["3 - ready z=zone-a", "4 - ready z=zone-b", "5 - ready"],
-            lists: "3:C 4:C 5:C",
-        },
-        Case {
-            name: "an endpoint that is not ready has no hints",
-            service: INTERNAL,
-            zone: "zone-a",
-            endpoints: &["3 - ready z=zone-a", "4 - ready z=zone-b", "5 - unready"],
-            lists: "3:C",
-        },
-        Case {
-            name: "several hints per endpoint",
-            service: INTERNAL,
-            zone: "zone-c",
-            endpoints: &[
-                "3 - ready z=zone-a,zone-b,zone-c",
-                "4 - ready z=zone-b,zone-c",
-                "5 - ready z=zone-b,zone-d",
-                "6 - ready z=zone-c",
-            ],
-            lists: "3:C 4:C 6:C",
-        },
-        Case {
-            name: "terminating endpoints are asked for no hints",
-            service: INTERNAL,
-            zone: "zone-a",
-            endpoints: &["3 - leaving z=zone-a", "4 - leaving z=zone-b"],
-            lists: "3:C 4:C",
-        },
-    ]);
+    check(ZONES);
 }
 
 #[test]
@@ -279,21 +298,14 @@ fn hints_never_touch_a_local_list() {
 
 #[test]
 fn local_lists_follow_from_policies_and_places() {
-    let some: &[&str] = &["0 n1 ready", "1 n2 ready"];
-    let remote: &[&str] = &["0 n2 ready", "1 - ready"];
-    let case = |name, service, endpoints, lists| Case {
-        name,
-        service,
-        zone: "",
-        endpoints,
-        lists,
-    };
+    const SOME: &[&str] = &["0 n1 ready", "1 n2 ready"];
+    const REMOTE: &[&str] = &["0 n2 ready", "1 - ready"];
     check(&[
         case("internal Local, no endpoints", INTERNAL_LOCAL, &[], ""),
         case(
             "internal Local, all remote",
             INTERNAL_LOCAL,
-            remote,
+            REMOTE,
             "0:C 1:C",
         ),
         case(
@@ -305,24 +317,24 @@ fn local_lists_follow_from_policies_and_places() {
         case(
             "internal Local, some local",
             INTERNAL_LOCAL,
-            some,
+            SOME,
             "0:CI 1:C",
         ),
         case(
             "internal Local, external Cluster",
             EXPOSED_INTERNAL_LOCAL,
-            some,
+            SOME,
             "0:CI 1:C",
         ),
         case(
             "internal Cluster, external Local",
             EXTERNAL_LOCAL,
-            some,
+            SOME,
             "0:CE 1:C",
         ),
-        case("both Local, some local", BOTH_LOCAL, some, "0:CEI 1:C"),
-        case("both Local, all remote", BOTH_LOCAL, remote, "0:C 1:C"),
-        case("both Cluster", NODE_PORT, some, "0:C 1:C"),
+        case("both Local, some local", BOTH_LOCAL, SOME, "0:CEI 1:C"),
+        case("both Local, all remote", BOTH_LOCAL, REMOTE, "0:C 1:C"),
+        case("both Cluster", NODE_PORT, SOME, "0:C 1:C"),
         case(
             "no node name is remote everywhere",
             BOTH_LOCAL,
@@ -332,77 +344,72 @@ fn local_lists_follow_from_policies_and_places() {
     ]);
 }
 
+const TERMINATING: &[Case] = &[
+    case(
+        "none ready",
+        INTERNAL,
+        &["0 n1 unready", "1 n2 unready"],
+        "",
+    ),
+    case(
+        "some ready",
+        INTERNAL,
+        &["0 n1 unready", "1 n2 ready"],
+        "1:C",
+    ),
+    case(
+        "all terminating",
+        INTERNAL,
+        &["0 n1 leaving", "1 n2 leaving"],
+        "0:C 1:C",
+    ),
+    case(
+        "terminating and gone",
+        INTERNAL,
+        &["0 n1 leaving", "1 n2 gone"],
+        "0:C",
+    ),
+    case(
+        "terminating beside ready",
+        INTERNAL,
+        &["0 n1 leaving", "1 n2 ready"],
+        "1:C",
+    ),
+    case(
+        "published though terminating",
+        INTERNAL,
+        &["0 n1 published", "1 n2 leaving"],
+        "0:C",
+    ),
+    case(
+        "all remote and terminating",
+        BOTH_LOCAL,
+        &["0 n2 leaving", "1 n2 leaving"],
+        "0:C 1:C",
+    ),
+    case(
+        "local ones terminate, ready ones elsewhere",
+        EXTERNAL_LOCAL,
+        &["0 n1 leaving", "1 n1 unready", "2 n2 ready"],
+        "0:E 2:C",
+    ),
+    case(
+        "a local one is ready beside one that terminates",
+        BOTH_LOCAL,
+        &["0 n1 leaving", "1 n1 ready", "2 n2 leaving"],
+        "1:CEI",
+    ),
+    case(
+        "all terminate, some here",
+        EXTERNAL_LOCAL,
+        &["0 n1 leaving", "1 n1 gone", "2 n2 leaving"],
+        "0:CE 2:C",
+    ),
+];
+
 #[test]
 fn terminating_endpoints_fill_in_for_each_list_by_itself() {
-    let case = |name, service, endpoints, lists| Case {
-        name,
-        service,
-        zone: "",
-        endpoints,
-        lists,
-    };
-    check(&[
-        case(
-            "none ready",
-            INTERNAL,
-            &["0 n1 unready", "1 n2 unready"],
-            "",
-        ),
-        case(
-            "some ready",
-            INTERNAL,
-            &["0 n1 unready", "1 n2 ready"],
-            "1:C",
-        ),
-        case(
-            "all terminating",
-            INTERNAL,
-            &["0 n1 leaving", "1 n2 leaving"],
-            "0:C 1:C",
-        ),
-        case(
-            "terminating and gone",
-            INTERNAL,
-            &["0 n1 leaving", "1 n2 gone"],
-            "0:C",
-        ),
-        case(
-            "terminating beside ready",
-            INTERNAL,
-            &["0 n1 leaving", "1 n2 ready"],
-            "1:C",
-        ),
-        case(
-            "published though terminating",
-            INTERNAL,
-            &["0 n1 published", "1 n2 leaving"],
-            "0:C",
-        ),
-        case(
-            "all remote and terminating",
-            BOTH_LOCAL,
-            &["0 n2 leaving", "1 n2 leaving"],
-            "0:C 1:C",
-        ),
-        case(
-            "local ones terminate, ready ones elsewhere",
-            EXTERNAL_LOCAL,
-            &["0 n1 leaving", "1 n1 unready", "2 n2 ready"],
-            "0:E 2:C",
-        ),
-        case(
-            "a local one is ready beside one that terminates",
-            BOTH_LOCAL,
-            &["0 n1 leaving", "1 n1 ready", "2 n2 leaving"],
-            "1:CEI",
-        ),
-        case(
-            "all terminate, some here",
-            EXTERNAL_LOCAL,
-            &["0 n1 leaving", "1 n1 gone", "2 n2 leaving"],
-            "0:CE 2:C",
-        ),
-    ]);
+    check(TERMINATING);
 }
 
 #[test]
