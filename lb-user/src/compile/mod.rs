@@ -31,12 +31,13 @@ mod endpoint;
 mod external;
 mod frontend;
 mod generated;
+pub mod health;
 mod mirror;
 mod select;
 mod slices;
 pub mod view;
 
-use self::{external::Taken, slices::Sources};
+use self::{external::Taken, health::HealthCheck, slices::Sources};
 
 /// What is known about the node without any manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,6 +77,8 @@ pub struct Compiled {
     pub desired: Desired,
     /// What each service has; a service that is refused is missing.
     pub addresses: BTreeMap<ObjectName, Addresses>,
+    /// What load balancers outside are told on the services' health check ports.
+    pub health_checks: BTreeMap<ObjectName, HealthCheck>,
     /// What is not served as written, sorted by place.
     pub findings: Vec<Finding>,
     /// To be kept, and given in the next time.
@@ -100,6 +103,10 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
         let slices = sources.slices(service, &addresses.families, &mut findings);
         limits(name, service, &mut findings);
         if frontend::is_served(&service.object) {
+            let check = health::check(&service.object, addresses, &slices, &facts.name);
+            compiled
+                .health_checks
+                .extend(check.map(|it| (name.clone(), it)));
             for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
                 let endpoints = endpoint::merge(&slices, port, id.family);
                 entry.backends = endpoint::serving(&endpoints, &service.object, &facts.name);

@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod external;
+mod health;
 mod order;
 mod slices;
 
