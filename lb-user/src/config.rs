@@ -87,6 +87,13 @@ pub struct Flags {
     /// Where uplinks are met
     #[arg(long, value_enum, default_value_t = Mode::Tc)]
     pub mode: Mode,
+
+    /// Run the readiness probes of the Pod manifests, which then decide who is ready [default: status.conditions does]
+    ///
+    /// Probes are httpGet, tcpSocket and grpc, of the pods of all nodes. A command (exec) is not run: of its container
+    /// the status decides.
+    #[arg(long)]
+    pub probe: bool,
 }
 
 /// Where the packets of an uplink are met.
@@ -123,6 +130,8 @@ pub struct Config {
     pub flow_table_size: u32,
     /// Where uplinks are met.
     pub mode: Mode,
+    /// Whether readiness probes are run.
+    pub probe: bool,
 }
 
 /// Where the objects come from.
@@ -243,6 +252,7 @@ impl Flags {
             pod_cidrs,
             flow_table_size: size,
             mode: self.mode,
+            probe: self.probe,
         })
     }
 }
@@ -431,6 +441,7 @@ mod tests {
             pod_cidrs: Vec::new(),
             flow_table_size: capacity::FLOWS,
             mode: Mode::Tc,
+            probe: false,
         };
         assert_eq!(config(""), Ok(expected));
     }
