@@ -173,7 +173,13 @@ async fn send(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Empty<Bytes>>,
 ) -> hyper::Result<Response<()>> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    // Readiness is not a matter of tidy headers.
+    let (mut sender, connection) = http1::Builder::new()
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .ignore_invalid_headers_in_responses(true)
+        .handshake(TokioIo::new(stream))
+        .await?;
     beside(connection, async {
         let (head, body) = sender.send_request(request).await?.into_parts();
         read(body).await?;

@@ -60,10 +60,18 @@ impl Outcome {
 
 /// Runs the probes of `targets`, and follows their changes for ever. Dropping the future ends all of them.
 pub async fn follow(
-    mut targets: watch::Receiver<Targets>,
+    targets: watch::Receiver<Targets>,
     readiness: watch::Sender<Readiness>,
 ) -> Infallible {
-    let in_flight = Arc::new(Semaphore::new(MAX_IN_FLIGHT));
+    follow_within(targets, readiness, MAX_IN_FLIGHT).await
+}
+
+async fn follow_within(
+    mut targets: watch::Receiver<Targets>,
+    readiness: watch::Sender<Readiness>,
+    max_in_flight: usize,
+) -> Infallible {
+    let in_flight = Arc::new(Semaphore::new(max_in_flight));
     let mut running: BTreeMap<Key, Running> = BTreeMap::new();
     loop {
         let wanted = targets.borrow_and_update().clone();

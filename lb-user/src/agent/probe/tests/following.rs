@@ -5,6 +5,8 @@ use std::{
     sync::atomic::{AtomicU16, AtomicUsize, Ordering},
 };
 
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
+
 use super::{
     super::{url::Url, *},
     servers, target,
@@ -58,9 +60,13 @@ struct Stage {
 
 impl Stage {
     fn new(targets: Targets) -> Self {
+        Self::within(targets, MAX_IN_FLIGHT)
+    }
+
+    fn within(targets: Targets, max_in_flight: usize) -> Self {
         let (targets, wanted) = watch::channel(targets);
         let (told, readiness) = watch::channel(Readiness::new());
-        tokio::spawn(follow(wanted, told));
+        tokio::spawn(follow_within(wanted, told, max_in_flight));
         Self { targets, readiness }
     }
 
@@ -162,4 +168,46 @@ async fn a_slow_target_holds_nobody_up() {
     targets.insert(key("a"), server.target("/"));
     let mut stage = Stage::new(targets);
     stage.until_ready("a", true).await;
+}
+
+#[tokio::test]
+async fn no_more_than_so_many_are_asked_at_a_time() {
+    const MAX: usize = 4;
+    let (open, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (full, is_full) = watch::channel(false);
+    let server = {
+        let (open, most) = (Arc::clone(&open), Arc::clone(&most));
+        servers::connections(move |mut stream: TcpStream| {
+            let (open, most, full) = (Arc::clone(&open), Arc::clone(&most), full.clone());
+            let mut is_full = is_full.clone();
+            async move {
+                let n_open = open.fetch_add(1, Ordering::SeqCst) + 1;
+                most.fetch_max(n_open, Ordering::SeqCst);
+                full.send_if_modified(|full| !std::mem::replace(full, *full || n_open >= MAX));
+                // Nobody is answered before as many ask as may.
+                is_full.wait_for(|full| *full).await.expect("a sender");
+                open.fetch_sub(1, Ordering::SeqCst);
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(answer).await.expect("a client");
+            }
+        })
+        .await
+    };
+    let target = Arc::new(Target {
+        period: Duration::from_hours(1),
+        ..target(
+            Question::Http {
+                url: Url::new(Scheme::Http, "127.0.0.1", server.port(), "/"),
+                headers: Vec::new(),
+            },
+            LIMIT,
+        )
+    });
+    let targets = (0..3 * MAX).map(|number| (key(&number.to_string()), Arc::clone(&target)));
+    let mut stage = Stage::within(targets.collect(), MAX);
+    let all_are_ready = |known: &Readiness| known.values().all(|it| it.probed.ready);
+    stage
+        .until(|known| known.len() == 3 * MAX && all_are_ready(known))
+        .await;
+    assert_eq!(most.load(Ordering::SeqCst), MAX);
 }

@@ -196,6 +196,7 @@ async fn who_does_not_answer_in_time_fails() {
     let stuck = servers::connections(async |mut stream: tokio::net::TcpStream| {
         let head = "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx";
         // The other end may be gone.
+        let _ = stream.read(&mut [0; 1024]).await;
         let _ = stream.write_all(head.as_bytes()).await;
         std::future::pending::<()>().await;
     })
@@ -214,6 +215,17 @@ async fn who_does_not_answer_in_time_fails() {
     };
     let cause = failure(ask(&target(question, SHORT)).await);
     assert_eq!(cause, "no answer within 50ms");
+}
+
+#[tokio::test]
+async fn untidy_headers_are_no_fault() {
+    let server = servers::connections(async |mut stream: tokio::net::TcpStream| {
+        let answer = "HTTP/1.0 200 Ok\nContent-Length : 0\r\nX-Long: a\r\n b\r\nA b: c\r\n\r\n";
+        let _ = stream.read(&mut [0; 1024]).await;
+        let _ = stream.write_all(answer.as_bytes()).await;
+    })
+    .await;
+    assert_eq!(get(server, "/").await, Outcome::success());
 }
 
 #[tokio::test]
