@@ -88,7 +88,7 @@ pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Res
         return Err(unserved(work, tables));
     }
     begins(work, tables)?;
-    work.call.client = policy::client(work, tables);
+    policy::find_client(work, tables);
     choose(work, tables)
 }
 
