@@ -6,6 +6,7 @@ use super::{
     crc32c,
     ip::{Ends, IpHeader, proto},
     letter::Letter,
+    tcp::Flags,
 };
 
 /// Bytes from the common header to its checksum.
@@ -16,6 +17,10 @@ pub const CHUNK_AT: u32 = 12;
 const INIT: u8 = 1;
 /// Chunk type: the end of one.
 const ABORT: u8 = 6;
+/// Chunk type: the last step of a beginning.
+const COOKIE_ACK: u8 = 11;
+/// Chunk type: the last step of an orderly end.
+const SHUTDOWN_COMPLETE: u8 = 14;
 /// Flag of an ABORT: its tag is the one that its receiver has used.
 const TAG_REFLECTED: u8 = 1;
 
@@ -44,10 +49,19 @@ pub struct Sctp {
 const _: () = assert!(size_of::<Sctp>() == 20 && align_of::<Sctp>() == 1);
 
 impl Sctp {
-    /// True if it must not be answered with an ABORT (RFC 9260 section 8.4).
+    /// True if it must not be answered where nobody knows its association (RFC 9260 section 8.4, 2, 6 and 7).
     #[inline(always)]
-    pub fn aborts(&self) -> bool {
-        self.chunk == ABORT
+    pub fn is_silenced(&self) -> bool {
+        matches!(self.chunk, ABORT | COOKIE_ACK | SHUTDOWN_COMPLETE)
+    }
+}
+
+/// What the type of a packet's first chunk comes to in the control bits of TCP: an INIT begins as a SYN does.
+#[inline(always)]
+pub fn flags(first: Option<u8>) -> Flags {
+    match first {
+        Some(INIT) => Flags::FIRST,
+        _ => Flags::default(),
     }
 }
 
