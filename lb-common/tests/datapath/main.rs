@@ -3,8 +3,10 @@
 mod affine;
 mod affinity;
 mod answers;
+mod changed;
 mod choice;
 mod connection;
+mod explained;
 mod guards;
 mod hairpin;
 mod here;
