@@ -3,13 +3,10 @@
 use lb_common::{
     abi::{
         AffinityKey, Backend, FlowSlot, NextHop,
-        Reason::{
-            self, DropNotService, DropPortInUse, HitOriginal, HitReply, Open, PassNoService,
-            PortRemapped, RejectNoBackend,
-        },
-        Service, ServiceKey, SlotRange, backend_flags, place, service_flags,
+        Reason::{self, DropNotService, DropPortInUse, HitOriginal, HitReply, PortRemapped},
+        Service, ServiceKey, backend_flags, place, service_flags,
     },
-    datapath::{Decision, Explained, HopMemory, Role, Tables, Verdict, Via, Work},
+    datapath::{Decision, HopMemory, Role, Tables, Verdict, Via, Work},
     fake::{FakePacket, PacketSpec, Transport},
     flow::{Direction, clock::seconds, slot::Words, table::Slots},
     net::addr::{Addr, Addr4, Addr6},
@@ -19,17 +16,10 @@ use proptest::prelude::*;
 use crate::{
     truth::{Cell, Endpoints, From, Front, HERE, THERE, endpoint, ends_of, publish, set_backends},
     world::{
-        ACK, FIN, RST, SERVICE_PORT, SYN, SYN_ACK, UDP, World, addr, answer, backend,
-        for_both_families, local_pod, node_addr, outsider, remote_pod, request, vip,
+        ACK, FIN, RST, SERVICE_PORT, SYN, SYN_ACK, UDP, World, addr, answer, backend, node_addr,
+        vip,
     },
 };
-
-for_both_families!(
-    a_known_flow_is_told_beside_what_the_service_says,
-    affinity_is_told_and_not_prolonged,
-    a_missing_way_alters_no_decision,
-    what_comes_by_the_nodes_pair_and_is_no_service_is_told_as_it_is,
-);
 
 const GUARD: u32 = 77;
 const TRANSPORTS: [Transport; 5] = [SYN, UDP, ACK, RST, FIN];
@@ -51,6 +41,8 @@ struct Story {
     is_guarded: bool,
     affinity_timeout_s: u32,
     is_allotted: bool,
+    /// The endpoint here is a process of the node.
+    is_process: bool,
     seed: u64,
     steps: Vec<Step>,
 }
@@ -80,11 +72,12 @@ fn story() -> impl Strategy<Value = Story> {
         2 => (0_u8..8).prop_map(Step::Event),
     ];
     let steps = prop::collection::vec(step, 1..24);
-    (cell(), any::<[bool; 3]>(), 1_u64.., steps).prop_map(|(cell, bits, seed, steps)| Story {
+    (cell(), any::<[bool; 4]>(), 1_u64.., steps).prop_map(|(cell, bits, seed, steps)| Story {
         cell,
         is_guarded: bits[0],
         affinity_timeout_s: if bits[1] { 2 } else { 0 },
         is_allotted: bits[2],
+        is_process: bits[3],
         seed,
         steps,
     })
@@ -103,6 +96,7 @@ impl Story {
     fn world<A: Addr>(&self) -> World<A> {
         let world = self.cell.world::<A>();
         publish(&world, self.cell.front.addr(), self.service::<A>(2));
+        self.come_back(&world);
         for net in [1, 200] {
             let bits = World::<A>::net_bits();
             world
@@ -124,6 +118,17 @@ impl Story {
         world
     }
 
+    /// Both endpoints serve.
+    fn come_back<A: Addr>(&self, world: &World<A>) {
+        set_backends(world);
+        let here = HERE.into();
+        let lists = backend_flags::IN_EXTERNAL_LOCAL | backend_flags::IN_INTERNAL_LOCAL;
+        if self.is_process {
+            let process = backend(node_addr(), lists | backend_flags::LOCAL);
+            world.node.set_backend(here, Some(process));
+        }
+    }
+
     fn happen<A: Addr>(&self, world: &World<A>, event: u8, version: u32) {
         let leaves = |id: u8, backend: Option<Backend<A>>| {
             world.node.set_backend(id.into(), backend);
@@ -139,7 +144,7 @@ impl Story {
                     ..backend(endpoint(THERE), 0)
                 }),
             ),
-            3 => set_backends(world),
+            3 => self.come_back(world),
             4 => {
                 for protocol in [6, 17] {
                     let key = ServiceKey::new(front, SERVICE_PORT, protocol);
@@ -327,106 +332,4 @@ proptest! {
     fn what_is_told_is_what_is_done_v6(story in story()) {
         tell::<Addr6>(&story)?;
     }
-}
-
-/// Asserts what is told of a packet that comes by a pod's device.
-#[track_caller]
-fn tells<A: Addr>(world: &World<A>, spec: &PacketSpec<A>, expected: &Explained) -> Work<A> {
-    let dry = world.node.dry(Role::Pod, crate::world::POD_DEVICE);
-    let (told, work) = dry.explain(&spec.packet());
-    assert_eq!(told, *expected);
-    work
-}
-
-fn a_known_flow_is_told_beside_what_the_service_says<A: Addr>() {
-    let world = World::<A>::with_remote_backends(1);
-    let open = request::<A>(local_pod(9), SYN);
-    world.pod().run(&mut open.packet());
-    let hit = Decision::Send(HitOriginal, Via::Neighbour);
-    // The flow's next hop is known; a new connection's would be asked for.
-    world.pod().run(&mut open.packet());
-    let mut expected = Explained {
-        decision: hit,
-        flow: Some(Direction::Original),
-        service: Ok(()),
-    };
-    tells(&world, &open, &expected);
-    world.serve(&[]);
-    expected.service = Err(Decision::Reject(RejectNoBackend));
-    let work = tells(&world, &open, &expected);
-    assert_eq!(work.flow.rewrite.ends.dst, remote_pod(1));
-    let key = ServiceKey::new(vip(1), SERVICE_PORT, 6);
-    world.node.set_service(key, None);
-    expected.service = Err(Decision::Pass(PassNoService));
-    tells(&world, &open, &expected);
-    let other = PacketSpec { sport: 1, ..open };
-    let none = Explained {
-        decision: Decision::Pass(PassNoService),
-        flow: None,
-        service: Err(Decision::Pass(PassNoService)),
-    };
-    tells(&world, &other, &none);
-}
-
-fn affinity_is_told_and_not_prolonged<A: Addr>() {
-    let world = crate::affinity::sticky::<A>();
-    let spec = request::<A>(local_pod(9), SYN);
-    let opens = Explained {
-        decision: Decision::Send(Open, Via::Kernel),
-        flow: None,
-        service: Ok(()),
-    };
-    let work = tells(&world, &spec, &opens);
-    assert!(!work.call.is_affine && world.node.affinity().is_empty());
-    let first = crate::affinity::given(
-        &world,
-        &PacketSpec {
-            sport: 1,
-            ..spec.clone()
-        },
-    );
-    let before = world.node.affinity();
-    world.wait(100);
-    let work = tells(&world, &spec, &opens);
-    assert!(work.call.is_affine);
-    assert_eq!(work.flow.rewrite.ends.dst, first);
-    // All of the list is told, not only the one that the client has.
-    let all = SlotRange { base: 1, count: 8 };
-    assert_eq!(work.call.range, all);
-    assert_eq!(world.node.affinity(), before);
-}
-
-/// For a node that is only asked about, there are no routes at all.
-fn a_missing_way_alters_no_decision<A: Addr>() {
-    for mode in 0..3 {
-        for cell in Cell::all(mode).iter().filter(|cell| !cell.prefers) {
-            let (role, device) = cell.from.device();
-            let told = [true, false].map(|has_routes| {
-                let world = cell.world::<A>();
-                if !has_routes {
-                    for id in [HERE, THERE] {
-                        world.node.set_route(
-                            endpoint(id),
-                            lb_common::datapath::Route::None,
-                            NextHop::default(),
-                        );
-                    }
-                }
-                let packet = cell.dials::<A>(1, SYN).packet();
-                let (told, work) = world.node.dry(role, device).explain(&packet);
-                assert!(has_routes || work.hop == NextHop::default());
-                (told, work.call, work.flow.rewrite)
-            });
-            assert_eq!(told[0], told[1], "{cell:?}");
-        }
-    }
-}
-
-/// It would go round in circles, and so is dropped; what is told is why.
-fn what_comes_by_the_nodes_pair_and_is_no_service_is_told_as_it_is<A: Addr>() {
-    let world = World::<A>::with_remote_backends(1);
-    let spec = PacketSpec::new((node_addr::<A>(), 1), (outsider(1), 2), UDP);
-    let dry = world.node.dry(Role::Host, crate::world::HOST_PEER);
-    let (told, _) = dry.explain(&spec.packet());
-    assert_eq!(told.decision, Decision::Pass(PassNoService));
 }

@@ -24,6 +24,7 @@ mod refusal;
 mod refused;
 mod sctp;
 mod sockets;
+mod told;
 mod truth;
 mod world;
 mod xdp;

@@ -9,7 +9,7 @@ use lb_common::{
     },
     datapath::{
         Verdict,
-        Via::{Host, Kernel, Stack},
+        Via::{Host, Kernel, Neighbour, Stack},
     },
     fake::PacketSpec,
     net::addr::{Addr, Addr4, Addr6},
@@ -33,6 +33,7 @@ for_both_families!(
     a_pod_that_dials_itself_is_masqueraded_in_every_mode,
     a_pod_elsewhere_that_dials_itself_here_is_answered_here,
     a_masqueraded_client_of_a_process_here_comes_by_the_hosts_device,
+    a_masqueraded_pod_is_answered_by_a_process_here,
     as_needed_a_client_of_a_process_here_keeps_its_source,
     the_node_that_dials_itself_is_masqueraded_only_in_name,
 );
@@ -276,6 +277,27 @@ fn a_masqueraded_client_of_a_process_here_comes_by_the_hosts_device<A: Addr>() {
         let way = (Kernel, to_gateway());
         let asked = &[Resolved, HitReply];
         sends(&world.node, world.lo(), &back, &home, way, asked);
+    }
+}
+
+/// The answer finds the pod by the FIB, and from then on by what was noted.
+fn a_masqueraded_pod_is_answered_by_a_process_here<A: Addr>() {
+    let mode = masquerade::ALL;
+    let world = in_mode::<A>(mode).and_backends(1, |_| node_addr(), backend_flags::LOCAL);
+    for transport in [SYN, UDP] {
+        let open = request(local_pod(9), transport);
+        let (seen, process) = ((node_addr(), CLIENT_PORT), (node_addr(), BACKEND_PORT));
+        let there = renamed(&open, seen, process);
+        hands_over(&world.node, world.pod(), &open, &there, Host, &[Open]);
+        let reply = if transport == UDP { UDP } else { SYN_ACK };
+        let (back, home) = (answer(&there, reply), answer(&open, reply));
+        for (via, counts) in [
+            (Kernel, &[Resolved, HitReply][..]),
+            (Neighbour, &[HitReply]),
+        ] {
+            let way = (via, to_pod());
+            sends(&world.node, world.lo(), &back, &home, way, counts);
+        }
     }
 }
 
