@@ -34,7 +34,7 @@ pub struct Sctp {
     pub dport: [u8; 2],
     /// Verification tag: what the receiver has chosen; zero in an INIT.
     pub tag: [u8; 4],
-    /// CRC32c over the packet with this field zero, least significant byte first.
+    /// `CRC32c` over the packet with this field zero, least significant byte first.
     pub check: [u8; 4],
     /// Type of the first chunk.
     pub chunk: u8,

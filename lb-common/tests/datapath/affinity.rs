@@ -80,6 +80,9 @@ fn is_affine<A: Addr>(world: &World<A>, client: A) -> bool {
     dry.explain(&spec.packet()).1.call.is_affine
 }
 
+/// What a backend's id comes to stand for.
+type Change<A> = fn(Backend<A>) -> Option<Backend<A>>;
+
 /// What is remembered of a client of the service.
 pub(crate) fn remembered<A: Addr>(world: &World<A>, client: A) -> Option<Affinity> {
     let key = AffinityKey::new(client, World::<A>::SERVICE);
@@ -249,7 +252,7 @@ fn a_backend_that_left_the_list_is_not_stayed_with<A: Addr>() {
 }
 
 fn a_backend_that_became_another_is_not_stayed_with<A: Addr>() {
-    let others: [fn(Backend<A>) -> Option<Backend<A>>; 3] = [
+    let others: [Change<A>; 3] = [
         |backend| {
             Some(Backend {
                 generation: backend.generation + 1,

@@ -96,13 +96,13 @@ fn goes_to<A: Addr>(world: &World<A>, changes: &[(u32, Service)], id: u8) {
 
 #[track_caller]
 fn is_given_up<A: Addr>(world: &World<A>, changes: &[(u32, Service)]) {
-    let (verdict, packet) = run(world, changes);
+    let (verdict, mut packet) = run(world, changes);
     assert_eq!(verdict, Verdict::Drop);
     assert_counts(&world.node, &[DropServiceChanged]);
     assert_eq!(packet, request::<A>(local_pod(9), SYN).packet());
     // The retransmit finds it settled.
     world.node.take_counts();
-    let settled = world.pod().run(&mut packet.clone()).verdict;
+    let settled = world.pod().run(&mut packet).verdict;
     assert_eq!(settled, Verdict::Send(Kernel));
 }
 

@@ -209,7 +209,7 @@ fn told_and_done<A: Addr>(
     prop_assert_eq!(memory(world), before);
     prop_assert!(world.node.take_counts().is_empty());
     world.node.seed(seed);
-    let mut after = packet.clone();
+    let mut after = packet;
     let outcome = world.node.tc(role, ifindex).run(&mut after);
     let counts = world.node.take_counts();
     let has = |reason: Reason| counts.contains_key(&reason);

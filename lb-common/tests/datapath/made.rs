@@ -107,7 +107,7 @@ pub(crate) fn sctp<A: Addr>(
     ip(src, dst, proto::SCTP, &bytes)
 }
 
-/// CRC32c as it stands in a packet (RFC 9260 appendix A): most significant bit first over bits that come least
+/// `CRC32c` as it stands in a packet (RFC 9260 appendix A): most significant bit first over bits that come least
 /// significant first, as the appendix draws it, not by the table that it also gives.
 fn crc32c(bytes: &[u8]) -> [u8; 4] {
     let mut remainder = u32::MAX;

@@ -312,7 +312,7 @@ fn a_size_is_told_as_for_any_protocol<A: Addr>() {
     let packet = FakePacket::new(to_service(local_pod::<A>(9), &value));
     let ends = (vip::<A>(1), local_pod(9));
     let expected = error_about(&packet, IcmpError::TooBig(1_500), ends);
-    let mut after = packet.clone();
+    let mut after = packet;
     assert_eq!(world.pod().run(&mut after).verdict, Verdict::Back);
     assert_counts(&world.node, &[Reason::DropTooBig, Answered]);
     assert_eq!(after.bytes(), expected);

@@ -50,6 +50,10 @@ pub(crate) enum Endpoints {
 
 /// One connection under one set of rules.
 #[derive(Clone, Copy, Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "a cell of a truth table: each is one of its columns"
+)]
 pub(crate) struct Cell {
     pub(crate) front: Front,
     pub(crate) from: From,
