@@ -105,7 +105,7 @@ fn hit(direction: Direction) -> Reason {
 /// True if this packet begins a new connection in the place of the one that was found.
 ///
 /// TCP: a SYN on a flow that is closing or closed. UDP: the backend no longer serves, so the client
-/// moves on with this packet. SCTP: the same with an INIT alone, since no other backend knows the association.
+/// moves on with this packet. SCTP: never, since no other backend knows the association.
 #[inline(always)]
 fn opens_anew<A: Addr, T: Tables<A>>(
     work: &Work<A>,
@@ -116,7 +116,7 @@ fn opens_anew<A: Addr, T: Tables<A>>(
     if work.key.proto == proto::TCP {
         return work.tcp.opens() && state as u32 >= State::Closing as u32;
     }
-    if work.key.proto == proto::SCTP && !work.tcp.opens() {
+    if work.key.proto == proto::SCTP {
         return false;
     }
     !tables.backend(chosen.id).is_some_and(|backend| {

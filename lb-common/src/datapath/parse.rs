@@ -39,13 +39,12 @@ pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Resul
         let Some(header) = packet.read::<Udp>(ip.l4) else {
             return Err(Reason::PassMalformed);
         };
-        let (flags, len) = if ip.proto == proto::SCTP {
-            let first = packet.read::<u8>(ip.l4 + sctp::CHUNK_AT);
-            (sctp::flags(first), sctp::CHUNK_AT)
+        let len = if ip.proto == proto::SCTP {
+            sctp::CHUNK_AT
         } else {
-            (Flags::default(), size_of::<Udp>() as u32)
+            size_of::<Udp>() as u32
         };
-        (header.sport, header.dport, flags, ip.l4 + len)
+        (header.sport, header.dport, Flags::default(), ip.l4 + len)
     };
     if headers > ip.len {
         return Err(Reason::PassMalformed);

@@ -22,7 +22,7 @@ pub struct Work<A> {
     pub key: FlowKey<A>,
     /// The IP header besides the addresses.
     pub ip: Ip,
-    /// TCP control bits; none for UDP, those of a SYN for what begins an SCTP association.
+    /// TCP control bits; none for UDP.
     pub tcp: Flags,
     /// L3 bytes of the largest packet that leaves.
     pub segment_len: u32,

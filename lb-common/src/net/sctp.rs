@@ -6,7 +6,6 @@ use super::{
     crc32c,
     ip::{Ends, IpHeader, proto},
     letter::Letter,
-    tcp::Flags,
 };
 
 /// Bytes from the common header to its checksum.
@@ -53,15 +52,6 @@ impl Sctp {
     #[inline(always)]
     pub fn is_silenced(&self) -> bool {
         matches!(self.chunk, ABORT | COOKIE_ACK | SHUTDOWN_COMPLETE)
-    }
-}
-
-/// What the type of a packet's first chunk comes to in the control bits of TCP: an INIT begins as a SYN does.
-#[inline(always)]
-pub fn flags(first: Option<u8>) -> Flags {
-    match first {
-        Some(INIT) => Flags::FIRST,
-        _ => Flags::default(),
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Tcp {
 
 const _: () = assert!(size_of::<Tcp>() == 20 && align_of::<Tcp>() == 1);
 
-/// The control bits of a segment; all zero for UDP, for SCTP see [`super::sctp::flags`].
+/// The control bits of a segment; all zero for UDP.
 #[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(u8);
@@ -46,8 +46,6 @@ impl Flags {
     const SYN: u8 = 1 << 1;
     const RST: u8 = 1 << 2;
     const ACK: u8 = 1 << 4;
-    /// A SYN alone.
-    pub const FIRST: Self = Self(Self::SYN);
 
     /// The bits as they stand in the header.
     #[inline(always)]
