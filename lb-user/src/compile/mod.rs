@@ -28,6 +28,7 @@ use crate::{
 };
 
 mod endpoint;
+pub mod explain;
 mod external;
 mod frontend;
 mod generated;
@@ -36,7 +37,7 @@ mod select;
 mod slices;
 pub mod view;
 
-use self::{external::Taken, slices::Sources};
+use self::{endpoint::Here, external::Taken, slices::Sources};
 
 /// What is known about the node without any manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,6 +88,7 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
     let allocated = alloc::allocate(&snapshot.services, &facts.service_cidrs, previous);
     let mut findings = allocated.findings;
     let mut sources = Sources::new(snapshot, &mut findings);
+    let here = Here::new(snapshot, facts);
     let mut taken = Taken::new(snapshot, &allocated.addresses);
     let mut compiled = Compiled {
         allocations: allocated.allocations,
@@ -102,7 +104,7 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
         if frontend::is_served(&service.object) {
             for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
                 let endpoints = endpoint::merge(&slices, port, id.family);
-                entry.backends = endpoint::serving(&endpoints, &service.object, &facts.name);
+                entry.backends = endpoint::serving(&endpoints, &service.object, here);
                 let place = (name, &**service);
                 entry.frontends.extend(taken.external(
                     place,
