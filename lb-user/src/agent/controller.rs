@@ -10,7 +10,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::{node::Demand, run_dir::RunDir, view::View};
+use super::{choice::Served, node::Demand, run_dir::RunDir, view::View};
 use crate::{
     alloc::Allocations,
     apply::{self, LbMaps, Retry},
@@ -128,6 +128,8 @@ impl<M: LbMaps> Controller<M> {
             is_incomplete = self.apply(&compiled, &mut view);
             demand = demand_of(&compiled.desired);
             self.age(now);
+            view.facts = self.facts.clone();
+            view.served = Served::of(compiled.desired);
             view.addresses = compiled.addresses;
             view.findings = compiled.findings;
             view.snapshot = snapshot;
