@@ -6,7 +6,7 @@ use lb_common::net::addr::Family;
 
 use super::*;
 use crate::{
-    desired::{self, PortName},
+    desired::{self, PortName, Protocol},
     source::{Change, manifest},
     store::Store,
 };
