@@ -172,15 +172,10 @@ fn a_service_without_an_address_is_shown_with_the_one_it_was_given() {
     }
 }
 
-#[test]
-fn describe_says_which_endpoints_each_address_uses_on_this_node_and_why() {
-    if !require_root() {
-        return;
-    }
-    let scene = Scene::new();
-    let service = |node: &str| {
-        format!(
-            "
+/// A service with the policy Local, an endpoint on this node, and one on `node-2`.
+fn local(node: &str) -> String {
+    format!(
+        "
 apiVersion: v1
 kind: Service
 metadata: {{name: local}}
@@ -199,8 +194,15 @@ endpoints:
 - {{addresses: [10.244.1.1], nodeName: {node}}}
 - {{addresses: [10.244.2.1], nodeName: node-2}}
 "
-        )
-    };
+    )
+}
+
+#[test]
+fn describe_says_which_endpoints_each_address_uses_on_this_node_and_why() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new();
     // All of them: by its name it would be missing at first.
     let arguments = ["describe", "svc"];
     for (node, wanted) in [
@@ -223,7 +225,7 @@ endpoints:
             ],
         ),
     ] {
-        scene.write("local.yaml", &service(node));
+        scene.write("local.yaml", &local(node));
         let has_all = |text: &str| {
             let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
             let lines: Vec<String> = text.lines().map(words).collect();
