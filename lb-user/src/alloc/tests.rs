@@ -5,13 +5,19 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{model::object::Object, source::manifest};
 
+mod node_ports;
+
 /// Services by name, each with the fields of its spec in flow style.
 fn services(specs: &[(&str, &str)]) -> BTreeMap<ObjectName, Arc<Located<Service>>> {
     let mut services = BTreeMap::new();
     for (name, spec) in specs {
+        let ports = if spec.contains(" ports: ") {
+            ""
+        } else {
+            "ports: [{port: 80}],"
+        };
         let text = format!(
-            "{{apiVersion: v1, kind: Service, metadata: {{name: '{name}'}}, \
-             spec: {{ports: [{{port: 80}}], {spec}}}}}"
+            "{{apiVersion: v1, kind: Service, metadata: {{name: '{name}'}}, spec: {{{ports} {spec}}}}}"
         );
         for Located {
             object,

@@ -175,7 +175,7 @@ impl<'a> Choice<'a> {
         let local = ready.clone().filter(|endpoint| here.is_local(endpoint));
         Self {
             here,
-            hints: Hints::of(ready.clone(), here),
+            hints: Hints::of(&ready, here),
             cluster: Stage::among(ready),
             local: Stage::among(local),
         }
@@ -208,7 +208,7 @@ impl<'a> Choice<'a> {
 impl Hints {
     /// Hints count if every ready endpoint has some and one of them is for here: those for nodes first, then
     /// those for zones.
-    fn of<'e>(ready: impl Iterator<Item = &'e Endpoint> + Clone, here: Here<'_>) -> Self {
+    fn of<'e>(ready: &(impl Iterator<Item = &'e Endpoint> + Clone), here: Here<'_>) -> Self {
         let all_and_one = |has: fn(&Endpoint) -> bool, is_for_here: &dyn Fn(&Endpoint) -> bool| {
             ready.clone().all(has) && ready.clone().any(is_for_here)
         };

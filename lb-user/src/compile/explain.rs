@@ -214,6 +214,10 @@ fn reason(exclusion: Exclusion, endpoint: &Endpoint, here: Here<'_>) -> String {
     }
 }
 
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands references in"
+)]
 fn as_text<S: Serializer>(family: &Family, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(family)
 }

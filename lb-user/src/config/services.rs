@@ -14,6 +14,10 @@ use crate::{
 const PRIMARY: &str = "primary";
 
 /// What services are given, and where they answer on this node.
+#[expect(
+    clippy::doc_markdown,
+    reason = "the fields' documentation is help text for a terminal"
+)]
 #[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceFlags {
     #[command(flatten)]
@@ -198,15 +202,12 @@ mod tests {
                 "--nodeport-addresses primary,192.0.2.0/24",
                 "`primary` stands alone",
             ),
-            ("--zone -a", "unexpected argument"),
             ("--zone=a/b", "not the value of a label"),
         ] {
             let error = facts(line).expect_err(line);
             let flag = line.split([' ', '=']).next().unwrap_or_default();
-            assert!(
-                error.contains(message) && error.contains(&flag[..3]),
-                "{line}: {error}"
-            );
+            let is_told = error.contains(message) && error.contains(flag);
+            assert!(is_told, "{line}: {error}");
         }
     }
 }

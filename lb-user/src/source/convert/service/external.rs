@@ -56,7 +56,7 @@ pub(super) fn source_ranges(
     (0..)
         .zip(given)
         .filter_map(|(index, text): (usize, _)| {
-            address::cidr(text.trim(), &format!("{FIELD}[{index}]"), remarks)
+            address::range(text.trim(), &format!("{FIELD}[{index}]"), remarks)
         })
         .collect()
 }
