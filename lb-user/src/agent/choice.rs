@@ -125,9 +125,11 @@ fn port<'a>(service: &ObjectName, choice: &'a PortChoice, served: &Served) -> Po
         inside: inside(frontend.kind, served, choice),
         outside: outside(frontend.kind, served, choice),
     };
+    let is_other = |frontend: &&Frontend| frontend.kind == FrontendKind::AnyPort;
+    let (others, own): (Vec<_>, Vec<_>) = served.frontends.iter().partition(is_other);
     Port {
         choice,
-        frontends: served.frontends.iter().map(front).collect(),
+        frontends: own.into_iter().chain(others).map(front).collect(),
         affinity_timeout: served.affinity_timeout_s,
         source_ranges: served
             .source_ranges

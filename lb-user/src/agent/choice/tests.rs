@@ -116,11 +116,11 @@ fn answers(spec: &str, nodes: &[&str]) -> Vec<String> {
 /// The lines of [`answers`] where all addresses for clients outside have the same answers.
 fn expected(cluster_ip: &str, external: &str) -> Vec<String> {
     [
-        ("any-other-port", "-=reject -=reject"),
         ("cluster-ip", cluster_ip),
         ("node-port", external),
         ("load-balancer", external),
         ("external-ip", external),
+        ("any-other-port", "-=reject -=reject"),
     ]
     .map(|(kind, answers)| format!("{kind} {answers}"))
     .into()
@@ -179,11 +179,11 @@ fn addresses_are_told_with_their_ports_and_endpoints_with_the_reasons() {
     assert_eq!(
         addresses,
         [
-            "10.96.0.10:*",
             "10.96.0.10:80",
             "198.18.0.1:30080",
             "203.0.113.5:80",
-            "203.0.113.6:80"
+            "203.0.113.6:80",
+            "10.96.0.10:*"
         ]
     );
     assert_eq!(port["name"], "http");
