@@ -8,6 +8,7 @@
 //! With `--keep` a background process holds it all until `--down NAME` asks it to end; there is one way of taking down.
 
 mod affinity;
+mod health;
 mod node_port;
 mod policy;
 mod scene;

@@ -91,14 +91,16 @@ impl Demo {
             expect(tally, &expected, "Local")?;
         }
         print_shares("Local", self.nodes(), &shares);
-        Ok(())
+        self.show_health([(200, 1), (200, 2)])
     }
 
     /// Without its pods, node 2 drops what comes from outside; Cluster goes on, and so do pods of the cluster.
     fn show_node_without_pod(&self, signals: &Signals) -> Result<()> {
         println!("\nScaled down to one web server, on node-1:\n");
         self.scale(&scaled_down(), LEFT)?;
-        let shown = self.show_silence(signals);
+        let shown = self
+            .show_health([(200, 1), (503, 0)])
+            .and_then(|()| self.show_silence(signals));
         // Whatever came of it, a demo that is left up is as its files say.
         let restored = self.scale(POLICY, ALL);
         shown.and(restored)

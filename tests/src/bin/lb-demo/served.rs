@@ -183,6 +183,8 @@ pub(crate) const AFFINITY_IP: &str = "10.111.249.154";
 pub(crate) const CLUSTER: (&str, u16) = ("hostname-svc-lb", 31000);
 /// The same with the policy Local.
 pub(crate) const LOCAL: (&str, u16) = ("hostname-svc-lb-local", 31001);
+/// Where nodes say whether they have endpoints of it.
+pub(crate) const HEALTH_CHECK_PORT: u16 = 31002;
 /// The web servers of node 1, then those of node 2.
 pub(crate) const WEB_SERVERS: [&[&str]; 2] = [&["webserver-a1"], &["webserver-b1", "webserver-b2"]];
 
@@ -286,6 +288,8 @@ mod tests {
                 "{service}"
             );
         }
+        let health = format!("healthCheckNodePort: {HEALTH_CHECK_PORT}\n");
+        assert!(object("Service", LOCAL.0).contains(&health));
         let object = object("Service", NODE_PORT_AFFINITY.0);
         assert!(object.contains(&format!("clusterIP: {AFFINITY_IP}\n")));
     }

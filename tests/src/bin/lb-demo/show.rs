@@ -13,7 +13,7 @@ use lb_tests::{
 use crate::{
     NAME_PREFIX,
     scene::Demo,
-    served::{SERVED, url},
+    served::{NODE_PORT_ALL, SERVED, url},
     signals::Signals,
 };
 
@@ -105,6 +105,7 @@ impl Demo {
             "get services",
             "get endpoints",
             "describe service kubia",
+            "describe service hostname-svc-lb-local",
             "status",
             "maps",
             "counters",
@@ -117,6 +118,10 @@ impl Demo {
         let url = url(SERVED[0].frontend);
         for namespace in [self.pod()?, self.node(), self.outside()] {
             println!("  {} curl {url}", enter(namespace));
+        }
+        for node in self.nodes() {
+            let (ip, (_, port)) = (node.addresses.v4, NODE_PORT_ALL);
+            println!("  {} curl http://{ip}:{port}/", enter(self.outside()));
         }
         println!("  {} ip route", enter(self.node()));
         println!(
