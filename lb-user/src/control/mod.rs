@@ -220,7 +220,7 @@ mod tests {
             watch: true,
             ..query
         };
-        line(Request::Objects(query.clone()));
+        line(Request::Objects(query));
         assert_eq!(
             line(Request::Choices(Query::all(Kind::Service))),
             r#"{"version":2,"get":"choices","kind":"Service"}"#
