@@ -23,7 +23,9 @@ mod masquerade;
 mod services;
 
 pub use masquerade::Masquerade;
-pub use services::{NodePortAddressesError, NodePortAddressesFlag, PoolFlags, ServiceFlags};
+pub use services::{
+    NodePortAddress, NodePortAddressError, PoolFlags, ServiceFlags, ServiceSettings,
+};
 
 /// Where the kernel says what the node is called.
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
@@ -97,6 +99,13 @@ pub struct Flags {
     /// Where uplinks are met
     #[arg(long, value_enum, default_value_t = Mode::Tc)]
     pub mode: Mode,
+
+    /// Run the readiness probes of the Pod manifests, which then decide who is ready [default: status.conditions does]
+    ///
+    /// Probes are httpGet, tcpSocket and grpc, of the pods of all nodes. A command (exec) is not run: of its container
+    /// the status decides.
+    #[arg(long)]
+    pub probe: bool,
 }
 
 /// Where the packets of an uplink are met.
@@ -130,11 +139,13 @@ pub struct Config {
     /// Prefixes of pods, without host bits, apart from the services'.
     pub pod_cidrs: Vec<IpNet>,
     /// What services are given, and where they answer.
-    pub services: ServiceFlags,
+    pub services: ServiceSettings,
     /// Flow positions per family, a power of two.
     pub flow_table_size: u32,
     /// Where uplinks are met.
     pub mode: Mode,
+    /// Whether readiness probes are run.
+    pub probe: bool,
 }
 
 /// Where the objects come from.
@@ -206,6 +217,12 @@ pub enum ConfigError {
         /// The other prefix.
         other: IpNet,
     },
+    /// Node ports on one address and on prefixes.
+    #[error("--nodeport-addresses: {prefix} stands beside `primary`; give either")]
+    NodePortAddresses {
+        /// A prefix that is given.
+        prefix: IpNet,
+    },
     /// The flow table cannot have this size.
     #[error(
         "--flow-table-size {size}: must be a power of two from {} to {}",
@@ -253,9 +270,10 @@ impl Flags {
             hairpin,
             service_cidrs,
             pod_cidrs,
-            services: self.services,
+            services: self.services.check()?,
             flow_table_size: size,
             mode: self.mode,
+            probe: self.probe,
         })
     }
 }
@@ -442,9 +460,10 @@ mod tests {
                 "fd00:10:96::/112".parse().expect("literal"),
             ],
             pod_cidrs: Vec::new(),
-            services: ServiceFlags::default(),
+            services: ServiceSettings::default(),
             flow_table_size: capacity::FLOWS,
             mode: Mode::Tc,
+            probe: false,
         };
         assert_eq!(config(""), Ok(expected));
     }

@@ -14,7 +14,9 @@ use crate::{
 mod categorize;
 mod explain;
 mod external;
+mod health;
 mod order;
+mod reference;
 mod slices;
 
 const SERVICE: &str = "
