@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Requests that the balancer sends to each node.
-const N_REQUESTS: usize = 300;
+const N_REQUESTS: usize = 500;
 /// Requests where one answer says it all.
 const N_FEW: usize = 20;
 /// How long a connection is tried that nobody shall answer, and how often.
@@ -55,6 +55,10 @@ impl Demo {
         self.show_cluster()?;
         signals.check()?;
         self.show_local()?;
+        println!(
+            "  With Cluster a pod of another node sees the node that was asked; with Local every pod sees the client, and the\n  \
+             one that is alone on its node gets half of all."
+        );
         signals.check()?;
         self.show_node_without_pod(signals)
     }

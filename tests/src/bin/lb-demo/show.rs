@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use lb_tests::{
-    balancer,
+    balancer::{self, Balancer},
     client::{self, Exchange},
     deployment::ready_endpoints,
     netns::Namespace,
@@ -29,6 +29,24 @@ const DESCRIBED: &str = "kubia";
 impl Demo {
     /// Prints what a reader of the manifests expects, and fails where it is not so.
     pub(crate) fn show(&self, signals: &Signals) -> Result<()> {
+        self.show_all(signals)
+            .with_context(|| format!("what the nodes dropped: {}", self.drops()))
+    }
+
+    /// The counters of all nodes that say why a packet got nowhere.
+    fn drops(&self) -> String {
+        let of_node = |balancer: &Balancer| {
+            let mut counters = balancer.counters().unwrap_or_default();
+            counters.retain(|reason, n| {
+                *n > 0 && (reason.starts_with("drop_") || reason.starts_with("reject_"))
+            });
+            format!("{} {counters:?}", balancer.node_name())
+        };
+        let nodes: Vec<String> = self.balancers().iter().map(of_node).collect();
+        nodes.join(", ")
+    }
+
+    fn show_all(&self, signals: &Signals) -> Result<()> {
         self.show_tables()?;
         self.show_services(signals)?;
         self.show_node_ports(signals)?;
