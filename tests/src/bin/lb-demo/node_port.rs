@@ -18,7 +18,8 @@ impl Demo {
         println!(
             "\nThe Service {service}: port {port} of every node leads to the pods of all nodes:\n"
         );
-        for source in self.sources()? {
+        // Whom it is made for first.
+        for source in self.sources()?.into_iter().rev() {
             for address in self.nodes().iter().flat_map(|node| node.addresses.both()) {
                 for exchange in TCP_AND_UDP {
                     signals.check()?;

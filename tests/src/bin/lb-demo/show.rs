@@ -83,8 +83,8 @@ impl Demo {
     /// Who asks, and what he is called.
     pub(crate) fn sources(&self) -> Result<[(&'static str, &Namespace); 3]> {
         Ok([
-            ("a pod on node-1", self.pod()?),
             ("node-1 itself", self.node()),
+            ("a pod on node-1", self.pod()?),
             ("outside", self.outside()),
         ])
     }
