@@ -132,10 +132,7 @@ fn a_listener_on_a_node_port_is_found_while_it_listens() {
     let [v4, _] = node.addresses.both();
     for namespace in [&node.namespace, elsewhere] {
         let lines = about(namespace);
-        let whose = format!(
-            "(process {}) on ::; what others send to ",
-            std::process::id()
-        );
+        let whose = format!("(process {}) on ::; what is sent to ", std::process::id());
         assert_eq!(lines.len(), 1, "{lines:#?}");
         assert!(
             lines[0]

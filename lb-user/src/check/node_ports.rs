@@ -235,7 +235,7 @@ fn clash(number: NodePort, served: &Served, sockets: &[Socket], found: &Found) -
         Protocol::Udp | Protocol::Sctp => "receives",
     };
     let finding = format!(
-        "{number} is the node port of {}, and a socket {verb} there, too: {}; what others send to {} goes to the \
+        "{number} is the node port of {}, and a socket {verb} there, too: {}; what is sent to {} goes to the \
          service and never reaches the socket",
         served.service,
         who.join(", "),
@@ -285,8 +285,8 @@ fn overlap(served: &BTreeMap<NodePort, Served>, range: &str, reserved: &str) -> 
         return None;
     }
     let finding = format!(
-        "{} in the range {first}-{last}, out of which the kernel gives ports to sockets that ask for none; what others \
-         send to a socket that waits there goes to the service",
+        "{} in the range {first}-{last}, out of which the kernel gives ports to sockets that ask for none; what is \
+         sent to a socket that waits there goes to the service",
         match numbers.len() {
             1 => format!("{} is", list(&numbers)),
             _ => format!("{} are", list(&numbers)),

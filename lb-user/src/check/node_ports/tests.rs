@@ -74,7 +74,7 @@ fn a_listener_on_a_node_port_is_named_with_its_process_and_the_service() {
         lines(&found),
         [
             "warn  node ports: 30080/TCP is the node port of default/web:http, and a socket listens there, too: nginx \
-             (process 812) on 0.0.0.0; what others send to 198.18.0.1 goes to the service and never reaches the socket; \
+             (process 812) on 0.0.0.0; what is sent to 198.18.0.1 goes to the service and never reaches the socket; \
              let the process use another port, or give the service another nodePort"
         ]
     );
@@ -88,7 +88,7 @@ fn sockets_of_one_number_stand_in_one_line() {
     let lines = lines(&found);
     let begin = "warn  node ports: 30053/UDP is the node port of kube-system/dns:dns, and a socket receives there, too: \
                  nginx (process 3 and 2 more) on 0.0.0.0, fd00:198:18::1, no process that can be seen from here on ::; \
-                 what others send to 198.18.0.1, fd00:198:18::1 goes ";
+                 what is sent to 198.18.0.1, fd00:198:18::1 goes ";
     assert_eq!(lines.len(), 1);
     assert!(lines[0].starts_with(begin), "{lines:#?}");
 }
@@ -131,7 +131,7 @@ fn ports_that_the_kernel_gives_away_are_noted_with_the_setting_that_keeps_them()
         note("32768\t60999\n", "\n").as_deref(),
         Some(
             "note  node ports: 32768, 32769, 32771, 40000 are in the range 32768-60999, out of which the kernel gives \
-             ports to sockets that ask for none; what others send to a socket that waits there goes to the service; \
+             ports to sockets that ask for none; what is sent to a socket that waits there goes to the service; \
              sysctl -w net.ipv4.ip_local_reserved_ports=32768-32769,32771,40000"
         )
     );
