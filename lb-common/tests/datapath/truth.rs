@@ -326,9 +326,10 @@ impl Cell {
         (!here.is_empty()).then_some((here, false))
     }
 
-    /// True if the answer of an endpoint would not come back to this node if the client's source stayed.
+    /// True if the answer of an endpoint would not come back to this node if the client's source stayed: a pod of
+    /// another node, that dialled this one, would be answered past it.
     pub(crate) fn strays(&self, id: u8) -> bool {
-        self.from.is_node() || id == THERE && !self.is_known_pod()
+        self.from.is_node() || id == THERE && self.from != From::PodDevice
     }
 }
 
