@@ -174,7 +174,7 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     };
     match follow::follow(work, tables, &table, &found, on_loss) {
         Followed::Decided(decision) => carry_out(decision, packet, tables, work),
-        Followed::Recycled => Progress::Missed,
+        Followed::Missed => Progress::Missed,
         Followed::Lost => Progress::Lost,
     }
 }

@@ -77,6 +77,12 @@ impl Flags {
         u32::from(self.0 & Self::SYN != 0) + u32::from(self.0 & Self::FIN != 0)
     }
 
+    /// The answer to a first segment: SYN and ACK, and no RST.
+    #[inline(always)]
+    pub fn accepts(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::SYN | Self::ACK
+    }
+
     /// A first segment: SYN, and neither ACK nor RST.
     #[inline(always)]
     pub fn opens(self) -> bool {

@@ -17,6 +17,7 @@ mod masks;
 mod masquerade;
 mod mended;
 mod next_hop;
+mod past;
 mod places;
 mod policy;
 mod properties;
