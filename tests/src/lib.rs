@@ -14,6 +14,7 @@
 //! | [`progrun`], [`packet`], [`lone_node`] | the programs, run in the kernel on frames that a test makes |
 //! | [`verify`], [`listing`] | what the verifier says about them, and what their instructions say |
 //! | [`bench`] | the time that a packet takes |
+//! | [`truth`] | flows of packets with their expected outcomes, read from fact tables |
 //! | [`kernel`] | what this kernel lacks |
 //! | [`poll`] | waiting with a deadline |
 //!
@@ -53,6 +54,7 @@ pub mod stage;
 pub mod tally;
 pub mod tap;
 pub mod topology;
+pub mod truth;
 pub mod tun;
 pub mod verify;
 pub mod xdp_pass;
