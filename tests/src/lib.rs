@@ -5,7 +5,7 @@
 //! | [`netns`] | a network namespace: entered by threads and children, gone when dropped |
 //! | [`link`], [`tun`], [`xdp_pass`] | veth pairs, links without Ethernet header, and what XDP needs of a peer |
 //! | [`topology`], [`addressing`] | nodes, pods and a client outside, with fixed addresses |
-//! | [`server`], [`client`], [`tally`] | who answers, who asks, and what came of it |
+//! | [`server`], [`client`], [`dial`], [`tally`] | who answers, who asks, and what came of it |
 //! | [`sniffer`], [`icmp`], [`sockopts`] | packets as they pass a device, and what a sender says about them |
 //! | [`manifest`] | the objects that an agent is told about |
 //! | [`balancer`], [`place`] | `fulcrum run` on a node, and its directories |
@@ -33,6 +33,7 @@ mod blackhole;
 pub mod client;
 mod datagram;
 pub mod deployment;
+pub mod dial;
 pub mod icmp;
 mod ioctl;
 pub mod kernel;

@@ -1,0 +1,210 @@
+//! The flows of a case, dialled.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use lb_tests::{
+    dial::{self, Dial, Ended, dial},
+    sniffer::{Direction, Sniffer},
+    truth::{Case, Expect, Flow, Masquerade, Protocol, SourceClass},
+};
+
+use crate::site::Site;
+
+/// A refusal comes at once: in well under 10 ms on an idle machine.
+const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
+/// Nothing came in this time: nothing comes.
+const SILENCE: Duration = Duration::from_millis(250);
+/// How long what should be answered may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Dials per candidate until each was chosen; one in fifty million honest runs ends before.
+const DIALS: usize = 20;
+
+/// Dials every flow that a socket can dial; gives back what differs, with what the agent counted.
+pub(crate) fn run(site: &Site, case: &Case, mode: Masquerade) -> Vec<String> {
+    let mut failures = Vec::new();
+    for flow in case.flows.iter().filter(|flow| is_for_sockets(case, flow)) {
+        if let Err(error) = check(site, case, flow, mode) {
+            failures.push(format!(
+                "{:?} ({} {} from {} to {}): {error:#}",
+                flow.name,
+                flow.protocol,
+                flow.class.way_in(),
+                flow.from.ip(),
+                flow.to
+            ));
+        }
+    }
+    if !failures.is_empty() {
+        let counters = site.agent.counters().map(|counters| {
+            let counted = counters.into_iter().filter(|(_, count)| *count > 0);
+            format!("counted over all flows: {:?}", counted.collect::<Vec<_>>())
+        });
+        failures.push(counters.unwrap_or_else(|error| format!("{error:#}")));
+    }
+    failures
+}
+
+/// Whether a socket can send it, and its packets come this way.
+fn is_for_sockets(case: &Case, flow: &Flow) -> bool {
+    let is_external = flow.class == SourceClass::External;
+    // A client that has an address which others dial would be dialled in its own namespace.
+    let is_dialled = |ip: IpAddr| case.flows.iter().any(|other| other.to.ip() == ip);
+    flow.protocol != Protocol::Sctp
+        && !(is_external && (is_dialled(flow.from.ip()) || flow.expect == Expect::Pass))
+}
+
+fn check(site: &Site, case: &Case, flow: &Flow, mode: Masquerade) -> Result<()> {
+    match &flow.expect {
+        Expect::Forward(candidates) => forwarded(site, case, flow, mode, candidates),
+        Expect::Reject => refused(site, flow),
+        Expect::Drop => silent(site, flow),
+        Expect::Local => untouched(site, case, flow, "node"),
+        Expect::Pass => untouched(site, case, flow, "outside"),
+    }
+}
+
+/// Every candidate answers in its turn and nobody else; each sees whom it should.
+fn forwarded(
+    site: &Site,
+    case: &Case,
+    flow: &Flow,
+    mode: Masquerade,
+    candidates: &BTreeSet<SocketAddr>,
+) -> Result<()> {
+    let mut left: BTreeSet<IpAddr> = candidates.iter().map(SocketAddr::ip).collect();
+    let all = left.clone();
+    for _ in 0..DIALS * candidates.len() {
+        let (server, client) = answered(site, flow)?;
+        let server: IpAddr = server
+            .parse()
+            .with_context(|| format!("{server} answered"))?;
+        ensure!(all.contains(&server), "{server} answered");
+        sees(case, flow, mode, server, client)?;
+        left.remove(&server);
+        if left.is_empty() {
+            return Ok(());
+        }
+    }
+    bail!("{left:?} never answered")
+}
+
+/// Whether the server saw the client's own address or one of the node's, as it must.
+fn sees(case: &Case, flow: &Flow, mode: Masquerade, server: IpAddr, client: IpAddr) -> Result<()> {
+    let own = flow.from.ip();
+    let is_nodes = case.is_local(client) && !client.is_loopback();
+    let Some(is_masqueraded) = case.expects_masquerade(flow, SocketAddr::new(server, 0), mode)
+    else {
+        ensure!(client == own || is_nodes, "{server} saw {client}");
+        return Ok(());
+    };
+    let is_right = match flow.class {
+        // Its new address may be the one that it had.
+        SourceClass::Node => is_nodes,
+        _ if !is_masqueraded => client == own,
+        // Who reaches itself sees an address that nobody has, or the node's.
+        _ if server == own => client != own,
+        _ => is_nodes,
+    };
+    ensure!(
+        is_right,
+        "{server} saw {client} (masqueraded: {is_masqueraded})"
+    );
+    Ok(())
+}
+
+/// Refused at once, as often as it is dialled.
+fn refused(site: &Site, flow: &Flow) -> Result<()> {
+    let mut slowest = Duration::ZERO;
+    for _ in 0..3 {
+        let Dial { ended, took } = dialled(site, flow, LIMIT)?;
+        ensure!(
+            ended == Ended::Refused,
+            "{ended:?} after {took:?} instead of refused"
+        );
+        slowest = slowest.max(took);
+    }
+    println!(
+        "refused within {slowest:?}: {:?} {}",
+        flow.name, flow.protocol
+    );
+    ensure!(slowest < REFUSAL_LIMIT, "refused after {slowest:?}");
+    Ok(())
+}
+
+/// Nothing comes back: the socket waits, and no packet of any kind is on the client's link.
+fn silent(site: &Site, flow: &Flow) -> Result<()> {
+    let (namespace, device) = site.client(flow)?;
+    let sniffer = Sniffer::open(namespace, device)?;
+    let Dial { ended, took } = dialled(site, flow, SILENCE)?;
+    ensure!(
+        ended == Ended::Silent,
+        "{ended:?} after {took:?} instead of silence"
+    );
+    if flow.class.is_host() {
+        return Ok(());
+    }
+    // An error about it may come from anywhere; it is sent to the client. What is awaited has had its time.
+    let to_client = |packet: &[u8]| destination(packet) == Some(flow.from.ip());
+    match sniffer.next(Direction::In, Duration::ZERO, "an answer", to_client) {
+        Ok(packet) => bail!("{} bytes came back", packet.len()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// It ends where it would without any service, from the client's own address; health checks are answered as they are.
+fn untouched(site: &Site, case: &Case, flow: &Flow, stranger: &str) -> Result<()> {
+    if is_health_check(case, flow) {
+        let dial = dialled(site, flow, LIMIT);
+        let said = dial
+            .map(|dial| dial.ended)
+            .map_err(|error| format!("{error:#}"));
+        // The agent's answer is none of a witness; that there is one shows that it listens.
+        return match said {
+            Err(said) if said.contains("the answer is") => Ok(()),
+            other => bail!("{other:?} instead of a health check's answer"),
+        };
+    }
+    let (server, client) = answered(site, flow)?;
+    ensure!(server == stranger, "{server} answered");
+    ensure!(client == flow.from.ip(), "{server} saw {client}");
+    Ok(())
+}
+
+/// The health-check port of a service that has one.
+fn is_health_check(case: &Case, flow: &Flow) -> bool {
+    let port = format!("healthCheckNodePort: {}\n", flow.to.port());
+    case.manifest()
+        .is_ok_and(|manifest| manifest.contains(&port))
+}
+
+fn answered(site: &Site, flow: &Flow) -> Result<(String, IpAddr)> {
+    let Dial { ended, took } = dialled(site, flow, LIMIT)?;
+    match ended {
+        Ended::Answered { server, client } => Ok((server, client)),
+        other => bail!("{other:?} after {took:?}"),
+    }
+}
+
+fn dialled(site: &Site, flow: &Flow, limit: Duration) -> Result<Dial> {
+    let (namespace, _) = site.client(flow)?;
+    let protocol = match flow.protocol {
+        Protocol::Udp => dial::Protocol::Udp,
+        Protocol::Tcp | Protocol::Sctp => dial::Protocol::Tcp,
+    };
+    let from = SocketAddr::new(flow.from.ip(), 0);
+    namespace.run(|| dial(protocol, from, flow.to, limit))
+}
+
+/// The destination of a packet.
+fn destination(packet: &[u8]) -> Option<IpAddr> {
+    if packet.first()? >> 4 == 6 {
+        Some(IpAddr::from(*packet.get(24..)?.first_chunk::<16>()?))
+    } else {
+        Some(IpAddr::from(*packet.get(16..)?.first_chunk::<4>()?))
+    }
+}
