@@ -19,6 +19,10 @@ use crate::loader::{
     uplink::NodeAddresses,
 };
 
+mod services;
+
+pub use services::{NodePortAddressesError, NodePortAddressesFlag, PoolFlags, ServiceFlags};
+
 /// Where the kernel says what the node is called.
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 /// Fewer flows than this are of no use; more do not fit into a map of 64-byte values on any node.
@@ -80,6 +84,10 @@ pub struct Flags {
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub pod_cidr: Vec<IpNet>,
 
+    #[command(flatten)]
+    /// What services are given, and where they answer.
+    pub services: ServiceFlags,
+
     /// Places in each family's flow table, a power of two; a connection takes two
     #[arg(long, value_name = "N", default_value_t = capacity::FLOWS)]
     pub flow_table_size: u32,
@@ -119,6 +127,8 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Prefixes of pods, without host bits, apart from the services'.
     pub pod_cidrs: Vec<IpNet>,
+    /// What services are given, and where they answer.
+    pub services: ServiceFlags,
     /// Flow positions per family, a power of two.
     pub flow_table_size: u32,
     /// Where uplinks are met.
@@ -241,6 +251,7 @@ impl Flags {
             hairpin,
             service_cidrs,
             pod_cidrs,
+            services: self.services,
             flow_table_size: size,
             mode: self.mode,
         })
@@ -429,6 +440,7 @@ mod tests {
                 "fd00:10:96::/112".parse().expect("literal"),
             ],
             pod_cidrs: Vec::new(),
+            services: ServiceFlags::default(),
             flow_table_size: capacity::FLOWS,
             mode: Mode::Tc,
         };

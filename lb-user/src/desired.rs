@@ -94,7 +94,7 @@ pub enum Protocol {
     Tcp,
     /// RFC 768.
     Udp,
-    /// RFC 9260; known to the control plane, not yet to the datapath.
+    /// RFC 9260.
     Sctp,
 }
 

@@ -29,6 +29,7 @@ const UNSAFE_FILES: [&str; 12] = [
     "lb-ebpf/src/maps.rs",
     "lb-ebpf/src/memory.rs",
     "lb-ebpf/src/packet.rs",
+    "lb-ebpf/src/socket.rs",
     "lb-ebpf/src/tables.rs",
     "lb-user/src/apply/pod.rs",
     "lb-user/src/sys.rs",

@@ -1,8 +1,8 @@
 //! A packet of a known flow: one slot, at most one backend, one rewrite, a next hop.
 
-use super::{Decision, Hook, Role, Tables, Work, deliver};
+use super::{Decision, Hook, Role, Tables, Via, Work, deliver};
 use crate::{
-    abi::{Reason, backend_flags, next_hop::NextHopRef},
+    abi::{NextHop, Reason, backend_flags, next_hop::NextHopRef},
     flow::{
         Direction,
         clock::Tick,
@@ -71,22 +71,35 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
             return Err(Reason::PassToTc);
         }
         let way = deliver::resolve(work, tables, direction);
-        found
-            .slot
-            .replace_next_hop(backend, next_hop, work.flow.next_hop);
+        if !T::DRY {
+            found
+                .slot
+                .replace_next_hop(backend, next_hop, work.flow.next_hop);
+        }
         way
     });
+    if T::DRY {
+        if way.is_err() {
+            work.hop = NextHop::default();
+        }
+        let via = way.unwrap_or(Via::Kernel);
+        return Followed::Decided(Decision::Send(hit(direction), via));
+    }
     let via = match way {
         Ok(via) => via,
         Err(reason) => return Followed::Decided(refuse(reason)),
     };
     note(work, table, found, flags, work.now);
     count_xdp(tables);
-    let reason = match direction {
+    Followed::Decided(Decision::Send(hit(direction), via))
+}
+
+#[inline(always)]
+fn hit(direction: Direction) -> Reason {
+    match direction {
         Direction::Original => Reason::HitOriginal,
         Direction::Reply => Reason::HitReply,
-    };
-    Followed::Decided(Decision::Send(reason, via))
+    }
 }
 
 /// True if this packet begins a new connection in the place of the one that was found.

@@ -6,22 +6,27 @@
 
 mod answer;
 mod deliver;
+mod explain;
 mod follow;
 mod open;
 mod parse;
+mod policy;
 mod ports;
 mod rewrite;
 mod work;
 
 pub use deliver::Route;
+pub use explain::{Explained, explain};
+pub use policy::{Call, Client, List};
 pub use ports::{Hook, HopMemory, Packet, Role, Tables};
 pub use work::Work;
 
 use crate::{
     abi::Reason,
     flow::table::{Existing, FlowTable},
-    net::{addr::Addr, icmp::IcmpError},
+    net::addr::Addr,
 };
+use answer::Answer;
 use follow::{Followed, OnLoss};
 
 /// What the host must do with the packet.
@@ -56,6 +61,8 @@ pub enum Via {
 pub enum Decision {
     /// Untouched to whatever comes next.
     Pass(Reason),
+    /// Dropped, and an answer sent that says so.
+    Reject(Reason),
     /// Dropped.
     Drop(Reason),
     /// Rewritten as [`Work::flow`] says and sent to [`Work::hop`].
@@ -68,13 +75,18 @@ impl Decision {
         matches!(
             self,
             Self::Pass(Reason::PassNoService)
-                | Self::Drop(Reason::DropNoBackend | Reason::DropServiceChanged)
+                | Self::Reject(_)
+                | Self::Drop(
+                    Reason::DropNoLocalBackend
+                        | Reason::DropServiceChanged
+                        | Reason::DropUnallocated
+                )
         )
     }
 }
 
-/// A decision that was carried out; an error is yet to be answered with.
-type Carried = Result<Verdict, IcmpError>;
+/// A decision that was carried out; an answer is yet to be made.
+type Carried = Result<Verdict, Answer>;
 
 /// What the first look at a packet gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +112,7 @@ pub fn process<A: Addr, P: Packet, T: Tables<A>>(
 ) -> Verdict {
     match forward(packet, tables, work) {
         Ok(verdict) => verdict,
-        Err(error) => answer::answer(packet, tables, work, error),
+        Err(answer) => answer::answer(packet, tables, work, answer),
     }
 }
 
@@ -115,7 +127,10 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
         Glance::Miss => Existing::Keep,
         Glance::Anew => Existing::Replace,
     };
-    let decision = open::open(work, tables, existing);
+    let decision = match open::call(work, tables) {
+        Ok(()) => open::open(work, tables, existing),
+        Err(decision) => decision,
+    };
     if existing == Existing::Replace
         && decision.is_for_want_of_backends()
         && let Glance::Done(carried) = glance(packet, tables, work, OnLoss::Stay)
@@ -174,10 +189,13 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
             (Reason::DropNotService, Ok(Verdict::Drop))
         }
         Decision::Pass(reason) => (reason, Ok(Verdict::Pass)),
-        Decision::Drop(reason) => (
-            reason,
-            answer::due(reason, work).map_or(Ok(Verdict::Drop), Err),
-        ),
+        // Only TC can answer.
+        Decision::Reject(_) if T::HOOK == Hook::Xdp => (Reason::PassToTc, Ok(Verdict::Pass)),
+        Decision::Reject(reason) => (reason, Err(Answer::Refusal)),
+        Decision::Drop(reason) => match answer::due(reason, work) {
+            Some(answer) if T::HOOK == Hook::Tc => (reason, Err(answer)),
+            _ => (reason, Ok(Verdict::Drop)),
+        },
         Decision::Send(reason, via) => {
             match rewrite::rewrite(packet, work, hops(via, tables.role())) {
                 Some(()) => (reason, Ok(Verdict::Send(via))),

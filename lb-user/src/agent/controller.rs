@@ -16,7 +16,7 @@ use crate::{
     apply::{self, LbMaps, Retry},
     causes::with_causes,
     compile::{self, Compiled, NodeFacts},
-    desired::{Desired, Place},
+    desired::{Desired, FrontendKind, Place},
     model::{
         finding::{Finding, Severity},
         object::ObjectRef,
@@ -239,6 +239,8 @@ impl<M: LbMaps> Controller<M> {
 
 fn demand_of(desired: &Desired) -> Demand {
     let frontends = desired.ports.values().flat_map(|port| &port.frontends);
+    // Node ports are on the node's own addresses, to which no route leads.
+    let frontends = frontends.filter(|frontend| frontend.kind != FrontendKind::NodePort);
     let pods = desired.places.iter();
     let pods = pods.filter(|(_, place)| **place == Place::Pods);
     Demand {

@@ -14,7 +14,7 @@ use std::{
     collections::BTreeSet,
     convert::Infallible,
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -39,6 +39,7 @@ use crate::{
         netlink::{Netlink, NetlinkError},
         object::Facts,
         pair::{HostPair, PairError},
+        uplink::NodeAddresses,
     },
     source::{self, ScanResult, dir::WatchError},
 };
@@ -134,6 +135,8 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let (source_name, source) = open_source(&config.manifests, looks_in)?;
     let server = Server::bind(&control::socket(run_dir.path()))?;
     let pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
+    let own = survey.own_addresses();
+    let of_node = node_facts(&config, &node, own.clone());
     let facts = Facts {
         flow_table_size: config.flow_table_size,
         addresses: node.addresses,
@@ -142,7 +145,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
     let controller = Controller::new(
         source_name,
-        node_facts(&config, survey.own_addresses()),
+        of_node,
         BpfMaps::open(datapath.maps())?,
         Arc::clone(&run_dir),
         allocations,
@@ -150,7 +153,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let (view_in, view) = watch::channel(None);
     let (views, device_views) = watch::channel(Vec::new());
     let (demand_in, demand) = watch::channel(Demand::default());
-    let (addresses, mut own_addresses) = watch::channel(survey.own_addresses());
+    let (addresses, mut own_addresses) = watch::channel(own);
     let channels = Channels {
         views,
         addresses,
@@ -184,14 +187,26 @@ struct Told {
     demand: watch::Sender<Demand>,
 }
 
-fn node_facts(config: &Config, addresses: BTreeSet<IpAddr>) -> NodeFacts {
-    NodeFacts {
+/// What the flags say of this node, and what was found out.
+fn node_facts(config: &Config, node: &Node, own: BTreeSet<IpAddr>) -> NodeFacts {
+    let NodeAddresses { v4, v6 } = node.addresses;
+    let (v4, v6) = (v4.map(IpAddr::V4), v6.map(IpAddr::V6));
+    let mut facts = NodeFacts {
         name: config.node_name.clone(),
         service_cidrs: config.service_cidrs.clone(),
         pod_cidrs: config.pod_cidrs.clone(),
-        addresses,
+        addresses: with_loopback(own),
+        primary: v4.into_iter().chain(v6).collect(),
         ..NodeFacts::default()
-    }
+    };
+    config.services.tell(&mut facts);
+    facts
+}
+
+/// The node's own addresses and that of its loopback, where its processes reach node ports too.
+fn with_loopback(mut own: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    own.insert(Ipv4Addr::LOCALHOST.into());
+    own
 }
 
 /// The source's name, and the future that drives it.
@@ -281,7 +296,7 @@ async fn keep_true(
         let news = async {
             tokio::select! {
                 look = next(looks) => controller.absorb(look),
-                own = next_addresses(addresses) => controller.relocate(own),
+                own = next_addresses(addresses) => controller.relocate(with_loopback(own)),
             }
         };
         if is_incomplete {

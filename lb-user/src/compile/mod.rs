@@ -17,17 +17,14 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    alloc::{self, Addresses, Allocations},
-    desired::{Desired, Place, Protocol},
-    model::{
-        finding::{Finding, Severity},
-        object::{Kind, Located, ObjectName, ObjectRef},
-        service::{Service, ServiceType, TrafficPolicy},
-    },
+    alloc::{self, Addresses, Allocations, Pools, PortRange},
+    desired::{Desired, Place},
+    model::{finding::Finding, object::ObjectName},
     store::Snapshot,
 };
 
 mod endpoint;
+pub mod explain;
 mod external;
 mod frontend;
 mod generated;
@@ -36,7 +33,7 @@ mod select;
 mod slices;
 pub mod view;
 
-use self::{external::Taken, slices::Sources};
+use self::{endpoint::Here, external::Taken, slices::Sources};
 
 /// What is known about the node without any manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +52,10 @@ pub struct NodeFacts {
     pub zone: Option<String>,
     /// Which of the node's addresses answer on node ports.
     pub node_port_addresses: NodePortAddresses,
+    /// Numbers that node ports are allocated from.
+    pub node_port_range: PortRange,
+    /// Whether explicit values outside of the ranges are errors instead of warnings.
+    pub is_strict: bool,
 }
 
 /// Which of a node's addresses answer on node ports.
@@ -84,9 +85,15 @@ pub struct Compiled {
 
 /// Compiles a snapshot for a node.
 pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -> Compiled {
-    let allocated = alloc::allocate(&snapshot.services, &facts.service_cidrs, previous);
+    let pools = Pools {
+        cidrs: &facts.service_cidrs,
+        node_ports: facts.node_port_range,
+        is_strict: facts.is_strict,
+    };
+    let allocated = alloc::allocate(&snapshot.services, pools, previous);
     let mut findings = allocated.findings;
     let mut sources = Sources::new(snapshot, &mut findings);
+    let here = Here::new(snapshot, facts);
     let mut taken = Taken::new(snapshot, &allocated.addresses);
     let mut compiled = Compiled {
         allocations: allocated.allocations,
@@ -98,21 +105,20 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
             continue;
         };
         let slices = sources.slices(service, &addresses.families, &mut findings);
-        limits(name, service, &mut findings);
-        if frontend::is_served(&service.object) {
-            for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
-                let endpoints = endpoint::merge(&slices, port, id.family);
-                entry.backends = endpoint::serving(&endpoints, &service.object, &facts.name);
-                let place = (name, &**service);
-                entry.frontends.extend(taken.external(
-                    place,
-                    port,
-                    id.family,
-                    facts,
-                    &mut findings,
-                ));
-                compiled.desired.ports.insert(id, entry);
-            }
+        if !frontend::is_served(&service.object) {
+            continue;
+        }
+        let mut outside = taken.outside((name, service), addresses, facts);
+        for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
+            let endpoints = endpoint::merge(&slices, port, id.family);
+            entry.backends = endpoint::serving(&endpoints, &service.object, here);
+            entry.external_local = endpoint::external_local(&service.object);
+            entry.internal_local = endpoint::internal_local(&service.object);
+            entry
+                .frontends
+                .extend(outside.frontends(port, id.family, &mut findings));
+            entry.source_ranges = external::source_ranges(&service.object, id.family, facts);
+            compiled.desired.ports.insert(id, entry);
         }
     }
     compiled.addresses = allocated.addresses;
@@ -122,64 +128,8 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
     compiled
 }
 
-/// What a manifest asks for and the datapath does not do yet.
-fn limits(name: &ObjectName, service: &Located<Service>, findings: &mut Vec<Finding>) {
-    let reference = ObjectRef {
-        kind: Kind::Service,
-        name: name.clone(),
-    };
-    let mut push = |severity, field: &str, message: String| {
-        findings.push(Finding::about(
-            severity,
-            (&reference, service),
-            field,
-            message,
-        ));
-    };
-    if !frontend::is_served(&service.object) {
-        return;
-    }
-    let spec = &service.object.spec;
-    for (index, port) in spec.ports.iter().enumerate() {
-        if port.protocol == Protocol::Sctp {
-            let field = format!("spec.ports[{index}].protocol");
-            let message = format!(
-                "port {} is not served: SCTP is not supported yet",
-                port.port
-            );
-            push(Severity::Error, &field, message);
-        }
-    }
-    let has_node_ports = spec.service_type == ServiceType::NodePort
-        || spec.service_type == ServiceType::LoadBalancer && spec.allocate_node_ports == Some(true);
-    if has_node_ports && spec.ports.iter().any(|port| port.node_port.is_none()) {
-        let message = "node ports are not allocated yet; a port without `nodePort` has none";
-        push(Severity::Notice, "spec.ports", message.into());
-    }
-    let is_external = spec.service_type != ServiceType::ClusterIp || !spec.external_ips.is_empty();
-    let obstacles = [
-        external::obstacle(&service.object).filter(|_| is_external),
-        external::balancer_obstacle(&service.object),
-    ];
-    for (field, message) in obstacles.into_iter().flatten() {
-        push(Severity::Warning, field, message.into());
-    }
-    if spec.affinity_timeout_s.is_some() {
-        let message =
-            "session affinity is not applied yet; each connection has a backend of its own";
-        push(Severity::Warning, "spec.sessionAffinity", message.into());
-    }
-    if spec.internal_traffic_policy == TrafficPolicy::Local {
-        let message = "the policy Local is not applied yet; all endpoints are used";
-        push(
-            Severity::Warning,
-            "spec.internalTrafficPolicy",
-            message.into(),
-        );
-    }
-}
-
-/// What lies where. An address of the node is the node's, also where it is a prefix of pods to the bit.
+/// What lies where. An address of the node is the node's, also where it is a prefix of pods to the bit. Its loopback
+/// address is not: that is everybody's.
 fn places(snapshot: &Snapshot, facts: &NodeFacts) -> BTreeMap<IpNet, Place> {
     let nodes = snapshot
         .nodes
@@ -187,9 +137,11 @@ fn places(snapshot: &Snapshot, facts: &NodeFacts) -> BTreeMap<IpNet, Place> {
         .flat_map(|node| &node.object.pod_cidrs);
     let pods = facts.pod_cidrs.iter().chain(nodes);
     let pods = pods.map(|net| (net.trunc(), Place::Pods));
-    let own = facts.addresses.iter();
+    let services = facts.service_cidrs.iter();
+    let services = services.map(|net| (net.trunc(), Place::Services));
+    let own = facts.addresses.iter().filter(|addr| !addr.is_loopback());
     let own = own.map(|addr| (IpNet::from(*addr), Place::Node));
-    pods.chain(own).collect()
+    services.chain(pods).chain(own).collect()
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ fn spec(service: &Service, addresses: Option<&Addresses>) -> Value {
     let policy = |policy: Option<TrafficPolicy>| policy.map_or(Value::Null, policy_name);
     let mut shown = fields([
         ("type", json!(spec.service_type.to_string())),
-        ("ports", ports(&spec.ports)),
+        ("ports", ports(&spec.ports, addresses)),
         ("sessionAffinity", json!(service.shown_session_affinity())),
         (
             "sessionAffinityConfig",
@@ -55,17 +55,29 @@ fn spec(service: &Service, addresses: Option<&Addresses>) -> Value {
     ]);
     if let Some(shown) = shown.as_object_mut() {
         shown.extend(cluster_ips(service, addresses));
+        if let Some(addresses) = addresses {
+            let number = json!(addresses.health_check_node_port);
+            shown.insert("healthCheckNodePort".to_owned(), number);
+        }
     }
     shown
 }
 
-fn ports(ports: &[ServicePort]) -> Value {
+fn ports(ports: &[ServicePort], addresses: Option<&Addresses>) -> Value {
     let port = |port: &ServicePort| {
         let target = match &port.target_port {
             TargetPort::Number(number) => json!(number),
             TargetPort::Name(name) => json!(name),
         };
-        json!({"port": port.port, "protocol": port.protocol, "targetPort": target})
+        fields([
+            ("port", json!(port.port)),
+            ("protocol", json!(port.protocol)),
+            ("targetPort", target),
+            (
+                "nodePort",
+                json!(addresses.and_then(|it| it.node_ports.get(&port.name))),
+            ),
+        ])
     };
     match ports {
         [] => Value::Null,
