@@ -211,5 +211,15 @@ fn endpoints_of(slice: &Value) -> Vec<Value> {
 fn addresses_of(endpoint: &Value) -> Vec<IpAddr> {
     let addresses = endpoint.get("addresses").and_then(Value::as_sequence);
     let texts = addresses.into_iter().flatten().filter_map(Value::as_str);
-    texts.filter_map(|text| text.parse().ok()).collect()
+    texts.filter_map(address).collect()
+}
+
+/// An address, with leading zeros or without: they are decimal.
+fn address(text: &str) -> Option<IpAddr> {
+    if text.contains(':') {
+        return text.parse().ok();
+    }
+    let numbers = text.split('.').map(str::parse);
+    let bytes: Vec<u8> = numbers.collect::<Result<_, _>>().ok()?;
+    Some(<[u8; 4]>::try_from(bytes).ok()?.into())
 }

@@ -82,7 +82,7 @@ fn answer<A: Addr>(case: &Case, maps: &FakeMaps, flow: &Flow, mode: Masquerade) 
 }
 
 /// What became of one packet.
-enum Outcome {
+pub(crate) enum Outcome {
     Forwarded {
         backend: SocketAddr,
         is_masqueraded: bool,
@@ -90,7 +90,8 @@ enum Outcome {
     Other(&'static str),
 }
 
-fn send<A: Addr>(case: &Case, node: &FakeNode<A>, flow: &Flow) -> Result<Outcome> {
+/// Sends one packet, by the way that the node's devices would take it.
+pub(crate) fn send<A: Addr>(case: &Case, node: &FakeNode<A>, flow: &Flow) -> Result<Outcome> {
     let (role, device) = way_in(case, flow);
     let mut packet = packets::first::<A>(flow)?;
     let before = packet.clone();

@@ -8,6 +8,7 @@
     reason = "the helpers of tests fail as tests do: with a line number"
 )]
 
+mod affinity;
 mod batch;
 mod datapath;
 mod memory;

@@ -4,7 +4,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use lb_common::{
-    abi::{Backend, NextHop, NodeConfig, ServiceKey},
+    abi::{Backend, NextHop, NodeConfig, ServiceKey, node::masquerade},
     datapath::Route,
     fake::FakeNode,
     net::addr::{Addr, Addr4, Addr6},
@@ -29,8 +29,10 @@ const HOST_DEVICE: u32 = 20;
 pub(crate) const HOST_PEER: u32 = 21;
 /// The loopback device.
 pub(crate) const LOOPBACK: u32 = 1;
-/// Flow positions; a flow takes two.
+/// Flow positions, enough for one packet; a flow takes two.
 const FLOWS: u32 = 64;
+/// The moment at which a node begins.
+pub(crate) const NOW: u32 = 1_000;
 
 /// The tables of a case, by the way of the agent: manifests, snapshot, compiled, planned and applied.
 pub(crate) fn tables(case: &Case) -> Result<FakeMaps> {
@@ -75,13 +77,24 @@ fn facts(case: &Case) -> Result<NodeFacts> {
                 NodePortAddresses::Inside(nets.collect::<Result<_, _>>()?)
             }
         },
+        ..NodeFacts::default()
     })
 }
 
 /// A node of one family whose tables say what `maps` says, and which has a way to every endpoint of the case.
 pub(crate) fn node<A: Addr>(case: &Case, maps: &FakeMaps, mode: Masquerade) -> Result<FakeNode<A>> {
-    let node = FakeNode::new(FLOWS, config(case, mode)?);
-    node.set_now(1_000);
+    node_of(FLOWS, case, maps, mode)
+}
+
+/// The same with room for many flows.
+pub(crate) fn node_of<A: Addr>(
+    flows: u32,
+    case: &Case,
+    maps: &FakeMaps,
+    mode: Masquerade,
+) -> Result<FakeNode<A>> {
+    let node = FakeNode::new(flows, config(case, mode)?);
+    node.set_now(NOW);
     // Not the primary address, so that a source that was replaced shows also where the node itself dials.
     let mut own = case.node.local_ips.iter().rev();
     let other = own.find(|ip| !ip.is_loopback() && A::from_ip(**ip).is_some());
@@ -142,7 +155,7 @@ fn put_backends<A: Addr>(node: &FakeNode<A>, maps: &FakeMaps) -> Result<()> {
     Ok(())
 }
 
-fn config(case: &Case, _mode: Masquerade) -> Result<NodeConfig> {
+fn config(case: &Case, mode: Masquerade) -> Result<NodeConfig> {
     let primary = |v6: bool| {
         let mut ips = case.node.primary_ips.iter();
         ips.find(|ip| ip.is_ipv6() == v6).copied()
@@ -156,6 +169,11 @@ fn config(case: &Case, _mode: Masquerade) -> Result<NodeConfig> {
         snat_port_count: 1_000,
         hairpin4: Addr4::from_ip([169, 254, 90, 1].into()).unwrap_or_default(),
         hairpin6: Addr6::from_ip(hairpin6).unwrap_or_default(),
+        masquerade: match mode {
+            Masquerade::AsNeeded => masquerade::AS_NEEDED,
+            Masquerade::KubeProxy => masquerade::KUBE_PROXY,
+            Masquerade::All => masquerade::ALL,
+        },
         ..NodeConfig::default()
     })
 }
