@@ -82,6 +82,17 @@ pub fn hit(exchange: Exchange, address: SocketAddr) -> Result<String> {
 
 /// One HTTP request on a connection of its own; returns the name of the server that answered.
 pub fn tcp_hit(address: SocketAddr) -> Result<String> {
+    let response = http(address)?;
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
+    ensure!(
+        head.starts_with("HTTP/1.1 200 "),
+        "the response is {response:?}"
+    );
+    server_name(body)
+}
+
+/// One HTTP request on a connection of its own; returns the whole response.
+pub fn http(address: SocketAddr) -> Result<String> {
     let mut stream = connect(address)?;
     let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream
@@ -91,12 +102,7 @@ pub fn tcp_hit(address: SocketAddr) -> Result<String> {
     stream
         .read_to_string(&mut response)
         .context("receive the response")?;
-    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
-    ensure!(
-        head.starts_with("HTTP/1.1 200 "),
-        "the response is {response:?}"
-    );
-    server_name(body)
+    Ok(response)
 }
 
 /// Sends all of it to an echo server on a connection of its own, and returns what comes back until the server ends.

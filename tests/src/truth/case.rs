@@ -111,6 +111,32 @@ impl Case {
         self.locals.contains(&ip)
     }
 
+    /// How many endpoints of this node a load balancer is told of that asks at this health-check port; nothing where no
+    /// service has it. They are the ready ones, by address.
+    pub fn health(&self, port: u16) -> Option<usize> {
+        let asked = Value::from(port);
+        let service = self.services.iter().find(|service| {
+            let spec = &service["spec"];
+            spec["healthCheckNodePort"] == asked && spec["externalTrafficPolicy"] == "Local"
+        })?;
+        let [namespace, name] = ["namespace", "name"].map(|key| &service["metadata"][key]);
+        let slices = self.slices.iter().filter(|slice| {
+            let metadata = &slice["metadata"];
+            metadata["namespace"] == *namespace
+                && metadata["labels"]["kubernetes.io/service-name"] == *name
+        });
+        let endpoints = slices.flat_map(endpoints_of).filter(|endpoint| {
+            let is_ready = endpoint
+                .get("conditions")
+                .and_then(|conditions| conditions.get("ready"))
+                .and_then(Value::as_bool)
+                .unwrap_or(true);
+            is_ready && endpoint.get("nodeName").and_then(Value::as_str) == Some(&self.node.name)
+        });
+        let addresses = endpoints.flat_map(|endpoint| addresses_of(&endpoint));
+        Some(addresses.collect::<BTreeSet<_>>().len())
+    }
+
     /// Addresses of all endpoints, wherever they run and in whatever state.
     pub fn endpoints(&self) -> BTreeSet<IpAddr> {
         self.slices

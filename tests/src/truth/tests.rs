@@ -94,3 +94,18 @@ fn as_needed_never_leaves_out_what_is_needed() {
     };
     assert_eq!(needs(&loopback, remote), Some(true));
 }
+
+#[test]
+fn health_is_that_of_ready_endpoints_here() {
+    let cases = load("truthtable.yaml").unwrap();
+    let health = |id: &str| {
+        let case = cases.iter().find(|case| case.id == id).unwrap();
+        [30_000, 30_001].map(|port| case.health(port))
+    };
+    assert_eq!(health("TerminatingEndpoints/Local/ready"), [Some(2), None]);
+    assert_eq!(
+        health("TerminatingEndpoints/Local/only-terminating"),
+        [Some(0), None]
+    );
+    assert_eq!(health("TerminatingEndpoints/Cluster/ready"), [None; 2]);
+}

@@ -25,7 +25,9 @@ use crate::{
 };
 
 /// Tries per candidate: fewer than one honest candidate in a hundred million is missed.
-const TRIES: u64 = 20;
+const TRIES: u16 = 20;
+/// Where chance begins.
+const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What becomes of each flow of a case.
 pub(crate) fn answers(case: &Case, mode: Masquerade) -> Result<Answers> {
@@ -45,16 +47,27 @@ pub(crate) fn answers(case: &Case, mode: Masquerade) -> Result<Answers> {
 /// What becomes of one flow, over all tries.
 fn answer<A: Addr>(case: &Case, maps: &FakeMaps, flow: &Flow, mode: Masquerade) -> Result<Answer> {
     let n_candidates = match &flow.expect {
-        Expect::Forward(candidates) => candidates.len() as u64,
+        Expect::Forward(candidates) => u16::try_from(candidates.len())?,
         _ => 1,
     };
     let mut outcomes = BTreeSet::new();
     let mut sources = BTreeMap::new();
-    for seed in 1..=TRIES * n_candidates {
-        // A node of its own each time: no flow and no affinity is there before.
-        let node = memory::node::<A>(case, maps, mode)?;
-        node.seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        match send(case, &node, flow)? {
+    let mut node = memory::node::<A>(case, maps, mode)?;
+    node.seed(SEED);
+    for number in 0..TRIES * n_candidates {
+        // What clients were given would be given them again.
+        if !node.affinity().is_empty() {
+            node = memory::node::<A>(case, maps, mode)?;
+            // Neighbouring seeds begin alike.
+            node.seed(SEED.wrapping_mul(u64::from(number) + 1));
+        }
+        // Each is a connection of its own.
+        let from = SocketAddr::new(flow.from.ip(), flow.from.port() + number);
+        let flow = Flow {
+            from,
+            ..flow.clone()
+        };
+        match send(case, &node, &flow)? {
             Outcome::Forwarded {
                 backend,
                 is_masqueraded,
@@ -90,46 +103,92 @@ pub(crate) enum Outcome {
     Other(&'static str),
 }
 
-/// Sends one packet, by the way that the node's devices would take it.
+/// Sends one packet, by the way that the node's devices would take it, and its answer back.
 pub(crate) fn send<A: Addr>(case: &Case, node: &FakeNode<A>, flow: &Flow) -> Result<Outcome> {
+    memory::route_to(case, node, flow.from.ip(), flow.class);
     let (role, device) = way_in(case, flow);
-    let mut packet = packets::first::<A>(flow)?;
+    let mut packet = packets::first::<A>(flow.protocol, flow.from, flow.to)?;
     let before = packet.clone();
     let verdict = node.tc(role, device).run(&mut packet).verdict;
-    let counts = node.take_counts();
-    let mut reasons = counts.keys().filter(|reason| reason.kind() != Kind::Note);
-    let (Some(reason), None) = (reasons.next(), reasons.next()) else {
-        bail!("counted as {counts:?}: one outcome each");
-    };
-    let kind = kind_of(*reason);
+    let reason = reason(node)?;
+    let kind = kind_of(reason);
     match (kind, verdict) {
         ("forward", Verdict::Send(_)) => {
             let (source, backend) = packets::ends(&packet).context("a packet with two ends")?;
+            let is_masqueraded = source.ip() != flow.from.ip();
+            let hairpin = memory::hairpin(flow.to.is_ipv6());
             ensure!(
-                !case.is_local(source.ip()) || source.port() != 0,
+                !is_masqueraded || case.is_local(source.ip()) || source.ip() == hairpin,
                 "the new source is {source}"
             );
+            come_back(case, node, flow, (source, backend))
+                .with_context(|| format!("the answer of {backend} to {source}"))?;
             Ok(Outcome::Forwarded {
                 backend,
-                is_masqueraded: source.ip() != flow.from.ip(),
+                is_masqueraded,
             })
         }
         ("pass", Verdict::Pass) | ("drop", Verdict::Drop) => {
             ensure!(packet == before, "touched: {}", reason.name());
             Ok(Outcome::Other(kind))
         }
-        // What the node's processes send to the services' own device and is none: routed there, it would come back.
         ("reject", Verdict::Back | Verdict::Send(_)) => {
             ensure!(packet != before, "the answer is the packet itself");
-            let (source, to) = packets::ends(&packet).context("an answer with two ends")?;
+            let (source, to) = packets::addresses(&packet).context("an answer with two ends")?;
             ensure!(
-                source.ip() == flow.to.ip() && to.ip() == flow.from.ip(),
+                source == flow.to.ip() && to == flow.from.ip(),
                 "the answer goes from {source} to {to}"
             );
             Ok(Outcome::Other(kind))
         }
         _ => bail!("{} with the verdict {verdict:?}", reason.name()),
     }
+}
+
+/// The one reason that the last packet was counted under, notes aside.
+fn reason<A: Addr>(node: &FakeNode<A>) -> Result<Reason> {
+    let counts = node.take_counts();
+    let mut reasons = counts.keys().filter(|reason| reason.kind() != Kind::Note);
+    match (reasons.next(), reasons.next()) {
+        (Some(reason), None) => Ok(*reason),
+        _ => bail!("counted as {counts:?}: one outcome each"),
+    }
+}
+
+/// Fails unless the backend's answer, by the device that it comes by, arrives as one of what was dialled.
+fn come_back<A: Addr>(
+    case: &Case,
+    node: &FakeNode<A>,
+    flow: &Flow,
+    (source, backend): (SocketAddr, SocketAddr),
+) -> Result<()> {
+    let (role, device) = if case.is_local(backend.ip()) {
+        // What the node itself answers leaves by the client's device, or never leaves.
+        match flow.class.way_in() {
+            _ if case.is_local(source.ip()) => (Role::Loopback, LOOPBACK),
+            "pod" => (Role::Egress, POD_DEVICE),
+            "uplink" => (Role::Egress, UPLINK),
+            _ => return Ok(()),
+        }
+    } else if case.is_local_endpoint(backend.ip()) {
+        (Role::Pod, POD_DEVICE)
+    } else {
+        (Role::Uplink, UPLINK)
+    };
+    let mut answer = packets::answer::<A>(flow.protocol, backend, source)?;
+    let verdict = node.tc(role, device).run(&mut answer).verdict;
+    let reason = reason(node)?;
+    ensure!(
+        matches!(verdict, Verdict::Send(_)),
+        "{} with the verdict {verdict:?}",
+        reason.name()
+    );
+    let (from, to) = packets::ends(&answer).context("an answer with two ends")?;
+    ensure!(
+        from == flow.to && to == flow.from,
+        "it arrives at {to} from {from}"
+    );
+    Ok(())
 }
 
 /// What a reason means, by its name's first word.

@@ -1,6 +1,6 @@
 //! A case's tables in memory, filled as the agent fills the kernel's, and a node whose datapath reads them.
 
-use std::fs;
+use std::{fs, net::IpAddr};
 
 use anyhow::{Context, Result, ensure};
 use lb_common::{
@@ -9,7 +9,7 @@ use lb_common::{
     fake::FakeNode,
     net::addr::{Addr, Addr4, Addr6},
 };
-use lb_tests::truth::{Case, Masquerade};
+use lb_tests::truth::{Case, Masquerade, SourceClass};
 use lb_user::{
     alloc::Allocations,
     apply::{FakeMaps, LbMaps, Scenario},
@@ -29,8 +29,10 @@ const HOST_DEVICE: u32 = 20;
 pub(crate) const HOST_PEER: u32 = 21;
 /// The loopback device.
 pub(crate) const LOOPBACK: u32 = 1;
-/// Flow positions, enough for one packet; a flow takes two.
-const FLOWS: u32 = 64;
+/// Flow positions, enough for the tries of one flow; a connection takes two.
+const FLOWS: u32 = 1_024;
+/// What a pod sees that reaches itself: the agent's defaults.
+const HAIRPIN: [&str; 2] = ["169.254.90.1", "fd66:756c:6372:756d::1"];
 /// The moment at which a node begins.
 pub(crate) const NOW: u32 = 1_000;
 
@@ -93,7 +95,7 @@ pub(crate) fn node_of<A: Addr>(
     maps: &FakeMaps,
     mode: Masquerade,
 ) -> Result<FakeNode<A>> {
-    let node = FakeNode::new(flows, config(case, mode)?);
+    let node = FakeNode::new(flows, config(case, mode));
     node.set_now(NOW);
     // Not the primary address, so that a source that was replaced shows also where the node itself dials.
     let mut own = case.node.local_ips.iter().rev();
@@ -155,27 +157,43 @@ fn put_backends<A: Addr>(node: &FakeNode<A>, maps: &FakeMaps) -> Result<()> {
     Ok(())
 }
 
-fn config(case: &Case, mode: Masquerade) -> Result<NodeConfig> {
+fn config(case: &Case, mode: Masquerade) -> NodeConfig {
     let primary = |v6: bool| {
         let mut ips = case.node.primary_ips.iter();
         ips.find(|ip| ip.is_ipv6() == v6).copied()
     };
-    let hairpin6: std::net::IpAddr = "fd66:756c:6372:756d::1".parse()?;
-    Ok(NodeConfig {
+    NodeConfig {
         addr4: primary(false).and_then(Addr4::from_ip).unwrap_or_default(),
         addr6: primary(true).and_then(Addr6::from_ip).unwrap_or_default(),
         host_ifindex: HOST_DEVICE,
         snat_port_base: 61_000,
         snat_port_count: 1_000,
-        hairpin4: Addr4::from_ip([169, 254, 90, 1].into()).unwrap_or_default(),
-        hairpin6: Addr6::from_ip(hairpin6).unwrap_or_default(),
+        hairpin4: Addr4::from_ip(hairpin(false)).unwrap_or_default(),
+        hairpin6: Addr6::from_ip(hairpin(true)).unwrap_or_default(),
         masquerade: match mode {
             Masquerade::AsNeeded => masquerade::AS_NEEDED,
             Masquerade::KubeProxy => masquerade::KUBE_PROXY,
             Masquerade::All => masquerade::ALL,
         },
         ..NodeConfig::default()
-    })
+    }
+}
+
+/// Gives the node a way to a client that is none of its processes.
+pub(crate) fn route_to<A: Addr>(case: &Case, node: &FakeNode<A>, ip: IpAddr, class: SourceClass) {
+    let device = if class == SourceClass::Pod {
+        POD_DEVICE
+    } else {
+        UPLINK
+    };
+    if let Some(to) = A::from_ip(ip).filter(|_| !case.is_local(ip)) {
+        node.set_route(to, Route::Neighbour, by(device));
+    }
+}
+
+/// What a pod of a family sees that reaches itself.
+pub(crate) fn hairpin(v6: bool) -> IpAddr {
+    HAIRPIN[usize::from(v6)].parse().unwrap()
 }
 
 /// A neighbour behind a device.

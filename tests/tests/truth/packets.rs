@@ -7,51 +7,75 @@ use lb_common::{
     fake::{FakePacket, PacketSpec, Transport},
     net::{addr::Addr, csum},
 };
-use lb_tests::truth::{Flow, Protocol};
+use lb_tests::truth::Protocol;
 
-/// Control bits of a segment that opens a connection.
+/// Control bits of a segment that opens a connection, and of the answer.
 const SYN: u8 = 0x02;
+const SYN_ACK: u8 = 0x12;
 /// IANA's number of SCTP.
 const SCTP: u8 = 132;
 /// Length of an IPv4 header without options, and of every IPv6 header.
 const HEADER: [usize; 2] = [20, 40];
 
-/// The first packet of a flow.
-pub(crate) fn first<A: Addr>(flow: &Flow) -> Result<FakePacket> {
+/// The first packet of a connection.
+pub(crate) fn first<A: Addr>(
+    protocol: Protocol,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> Result<FakePacket> {
+    packet::<A>(protocol, SYN, from, to)
+}
+
+/// What is answered to it.
+pub(crate) fn answer<A: Addr>(
+    protocol: Protocol,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> Result<FakePacket> {
+    packet::<A>(protocol, SYN_ACK, from, to)
+}
+
+fn packet<A: Addr>(
+    protocol: Protocol,
+    control: u8,
+    from: SocketAddr,
+    to: SocketAddr,
+) -> Result<FakePacket> {
     let end = |address: SocketAddr| {
         let addr = A::from_ip(address.ip()).context("an address of another family")?;
         Ok::<_, anyhow::Error>((addr, address.port()))
     };
-    let transport = match flow.protocol {
-        Protocol::Tcp => Transport::Tcp(SYN),
+    let transport = match protocol {
+        Protocol::Tcp => Transport::Tcp(control),
         Protocol::Udp | Protocol::Sctp => Transport::Udp,
     };
-    let packet = PacketSpec::new(end(flow.from)?, end(flow.to)?, transport).packet();
-    Ok(match flow.protocol {
+    let packet = PacketSpec::new(end(from)?, end(to)?, transport).packet();
+    Ok(match protocol {
         Protocol::Sctp => as_init(&packet),
         Protocol::Tcp | Protocol::Udp => packet,
     })
 }
 
 /// Source and destination of a packet that may have been rewritten.
-pub(crate) fn ends(packet: &FakePacket) -> Option<(SocketAddr, SocketAddr)> {
+pub(crate) fn addresses(packet: &FakePacket) -> Option<(IpAddr, IpAddr)> {
     let bytes = packet.bytes();
-    let port = |at: usize| Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
-    let (addresses, header) = if is_ipv6(bytes)? {
-        (
-            [8, 24].map(|at| Some(IpAddr::from(*bytes.get(at..)?.first_chunk::<16>()?))),
-            HEADER[1],
-        )
+    let [source, destination] = if is_ipv6(bytes)? {
+        [8, 24].map(|at| Some(IpAddr::from(*bytes.get(at..)?.first_chunk::<16>()?)))
     } else {
-        (
-            [12, 16].map(|at| Some(IpAddr::from(*bytes.get(at..)?.first_chunk::<4>()?))),
-            HEADER[0],
-        )
+        [12, 16].map(|at| Some(IpAddr::from(*bytes.get(at..)?.first_chunk::<4>()?)))
     };
-    let [source, destination] = addresses;
+    Some((source?, destination?))
+}
+
+/// The same with the ports of its transport header.
+pub(crate) fn ends(packet: &FakePacket) -> Option<(SocketAddr, SocketAddr)> {
+    let (source, destination) = addresses(packet)?;
+    let bytes = packet.bytes();
+    let header = HEADER[usize::from(is_ipv6(bytes)?)];
+    let port = |at: usize| Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?));
     Some((
-        SocketAddr::new(source?, port(header)?),
-        SocketAddr::new(destination?, port(header + 2)?),
+        SocketAddr::new(source, port(header)?),
+        SocketAddr::new(destination, port(header + 2)?),
     ))
 }
 

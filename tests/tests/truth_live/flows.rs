@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use lb_tests::{
+    client,
     dial::{self, Dial, Ended, dial},
     sniffer::{Direction, Sniffer},
     truth::{Case, Expect, Flow, Masquerade, Protocol, SourceClass},
@@ -158,16 +159,8 @@ fn silent(site: &Site, flow: &Flow) -> Result<()> {
 
 /// It ends where it would without any service, from the client's own address; health checks are answered as they are.
 fn untouched(site: &Site, case: &Case, flow: &Flow, stranger: &str) -> Result<()> {
-    if is_health_check(case, flow) {
-        let dial = dialled(site, flow, LIMIT);
-        let said = dial
-            .map(|dial| dial.ended)
-            .map_err(|error| format!("{error:#}"));
-        // The agent's answer is none of a witness; that there is one shows that it listens.
-        return match said {
-            Err(said) if said.contains("the answer is") => Ok(()),
-            other => bail!("{other:?} instead of a health check's answer"),
-        };
+    if let Some(n_ready) = case.health(flow.to.port()) {
+        return healthy(site, flow, n_ready);
     }
     let (server, client) = answered(site, flow)?;
     ensure!(server == stranger, "{server} answered");
@@ -175,11 +168,21 @@ fn untouched(site: &Site, case: &Case, flow: &Flow, stranger: &str) -> Result<()
     Ok(())
 }
 
-/// The health-check port of a service that has one.
-fn is_health_check(case: &Case, flow: &Flow) -> bool {
-    let port = format!("healthCheckNodePort: {}\n", flow.to.port());
-    case.manifest()
-        .is_ok_and(|manifest| manifest.contains(&port))
+/// The health-check port says whether there are ready endpoints here, and how many.
+fn healthy(site: &Site, flow: &Flow, n_ready: usize) -> Result<()> {
+    let (namespace, _) = site.client(flow)?;
+    let response = namespace.run(|| client::http(flow.to))?;
+    let status = if n_ready > 0 { "200" } else { "503" };
+    ensure!(
+        response.starts_with(&format!("HTTP/1.1 {status} ")),
+        "{status} is not in {response:?}"
+    );
+    let weight = format!("x-load-balancing-endpoint-weight: {n_ready}\r\n");
+    ensure!(
+        response.to_lowercase().contains(&weight),
+        "{weight:?} is not in {response:?}"
+    );
+    Ok(())
 }
 
 fn answered(site: &Site, flow: &Flow) -> Result<(String, IpAddr)> {

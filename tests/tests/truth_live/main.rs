@@ -49,6 +49,7 @@ cases! {
     node_ports_of_all_addresses: "truthtable.yaml", "NodePorts/all-addresses", AsNeeded;
     node_ports_of_some_addresses: "truthtable.yaml", "NodePorts/narrow", AsNeeded;
     terminating_endpoints: "truthtable.yaml", "TerminatingEndpoints/Local/only-terminating", AsNeeded;
+    ready_endpoints: "truthtable.yaml", "TerminatingEndpoints/Local/ready", AsNeeded;
     policies_without_local_endpoints: "truthtable.yaml", "TrafficPolicy/Local-Local/far", AsNeeded;
     policies_without_endpoints: "truthtable.yaml", "TrafficPolicy/Local-Local/none", AsNeeded;
     guards_of_cluster_ips: "truthtable.yaml", "ClusterIP/guards", AsNeeded;
