@@ -18,8 +18,9 @@ use lb_tests::{
     dial::{Dial, Ended, Protocol, dial},
     manifest::{Exposed, Governed, Manifest, Pod, Port, Service},
     netns::{Namespace, require_root},
+    poll,
     server::Server,
-    topology::{Cluster, Config, Node},
+    topology::{Cluster, Config, Node, UPLINK},
 };
 
 const PORT: u16 = 80;
@@ -32,6 +33,8 @@ const BALANCER_IPS: [&str; 2] = ["198.19.100.10", "fd00:198:19:100::a"];
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 /// How long what should be answered may take.
 const LIMIT: Duration = Duration::from_secs(5);
+/// How long an agent may take to follow a change of the node.
+const FOLLOW_LIMIT: Duration = Duration::from_secs(20);
 /// Nothing came in this time: nothing comes.
 const SILENCE: Duration = Duration::from_millis(300);
 /// What a refusal may take here; on an idle machine it comes in far less than 10 ms.
@@ -253,6 +256,47 @@ fn the_internal_local_policy_holds_at_the_cluster_ip_alone() {
         assert_eq!(ask(service(family)), BTreeSet::from(["pod-1-1".to_owned()]));
         assert_eq!(ask(on(here, family)), both());
         assert_eq!(ask(balancer(family)), both());
+    }
+}
+
+#[test]
+fn node_ports_follow_the_nodes_addresses() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new(&[1, 1], &[], &["pod-1-1", "pod-2-1"]);
+    let cluster = &scene.deployment.cluster;
+    let (here, client) = (&cluster.nodes[0], &cluster.client);
+    let changes = [
+        ("198.18.0.50/24", "198.18.0.50"),
+        ("fd00:198:18::50/64 nodad", "fd00:198:18::50"),
+    ];
+    for (family, (with_len, ip)) in changes.into_iter().enumerate() {
+        let to = SocketAddr::new(ip.parse().unwrap(), NODE_PORT);
+        let from = SocketAddr::new(client.addresses.both()[family], 0);
+        // Without a service, the address itself refuses; without the address, nobody is there.
+        let is_served = || {
+            let dial = client
+                .namespace
+                .run(|| dial(Protocol::Tcp, from, to, SILENCE));
+            dial.is_ok_and(|dial| matches!(dial.ended, Ended::Answered { .. }))
+        };
+        let change = |verb: &str| {
+            here.namespace
+                .ip(&[format!("addr {verb} {with_len} dev {UPLINK}")])
+                .unwrap();
+        };
+        assert!(!is_served(), "{ip} is nobody's yet");
+        change("add");
+        poll::until(FOLLOW_LIMIT, "the new address to be served", || {
+            Ok(is_served().then_some(()))
+        })
+        .unwrap();
+        change("del");
+        poll::until(FOLLOW_LIMIT, "nobody to answer", || {
+            Ok((!is_served()).then_some(()))
+        })
+        .unwrap();
     }
 }
 

@@ -1,3 +1,5 @@
+//! The tables as they stand, and what a runner's answer is worth.
+
 use super::*;
 
 fn flow(expect: Expect) -> Flow {
