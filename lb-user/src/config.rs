@@ -19,8 +19,10 @@ use crate::loader::{
     uplink::NodeAddresses,
 };
 
+mod masquerade;
 mod services;
 
+pub use masquerade::Masquerade;
 pub use services::{NodePortAddressesError, NodePortAddressesFlag, PoolFlags, ServiceFlags};
 
 /// Where the kernel says what the node is called.

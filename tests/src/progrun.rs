@@ -17,7 +17,7 @@ use aya::{
 use lb_common::{
     abi::{
         Backend, FlowSlot, NodeConfig, Plain, Reason, Service, ServiceKey, SlotRange,
-        backend_flags, map,
+        backend_flags, map, service_flags,
     },
     net::addr::{Addr, Family},
 };
@@ -147,6 +147,7 @@ impl ServicePort {
                 base: self.base,
                 count,
             },
+            flags: service_flags::CLUSTER_IP,
             ..Service::default()
         }
     }

@@ -10,6 +10,8 @@ use std::{
     time::SystemTime,
 };
 
+use lb_common::flow::clock::{Tick, age, seconds};
+
 use super::{node::Demand, run_dir::RunDir, view::View};
 use crate::{
     alloc::Allocations,
@@ -43,6 +45,8 @@ pub struct Controller<M> {
     seen: Arc<BTreeMap<ObjectRef, SystemTime>>,
     /// What appeared since the last reconciliation, or went.
     news: BTreeMap<ObjectRef, News>,
+    /// A service had affinity when clients were last swept.
+    had_affinity: bool,
 }
 
 /// What became of an object.
@@ -83,6 +87,7 @@ impl<M: LbMaps> Controller<M> {
             told: BTreeSet::new(),
             seen: Arc::default(),
             news: BTreeMap::new(),
+            had_affinity: false,
         }
     }
 
@@ -141,6 +146,31 @@ impl<M: LbMaps> Controller<M> {
             view,
             demand,
             is_incomplete,
+        }
+    }
+
+    /// Forgets the backends of clients whose time is up, of services that have no affinity any more, and of those
+    /// that are gone.
+    pub fn sweep(&mut self, now: Tick) {
+        let timeouts: BTreeMap<u32, Tick> = self
+            .ledger
+            .services()
+            .values()
+            .map(|service| (service.id, seconds(service.affinity_timeout_s)))
+            .collect();
+        if timeouts.values().all(|timeout| *timeout == 0) && !self.had_affinity {
+            return;
+        }
+        self.had_affinity = timeouts.values().any(|timeout| *timeout != 0);
+        let is_live = |service: u32, last_opened| {
+            let timeout = timeouts.get(&service).copied().unwrap_or(0);
+            timeout != 0 && age(now, last_opened) <= timeout
+        };
+        if let Err(error) = self.maps.sweep_affinity(&is_live) {
+            tracing::warn!(
+                error = with_causes(&error),
+                "clients are remembered for too long"
+            );
         }
     }
 

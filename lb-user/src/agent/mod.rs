@@ -141,6 +141,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         flow_table_size: config.flow_table_size,
         addresses: node.addresses,
         host: pair.facts(),
+        masquerade: config.services.masquerade,
     };
     let datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
     let controller = Controller::new(

@@ -14,12 +14,15 @@ use std::{
     net::IpAddr,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{
     alloc::{self, Addresses, Allocations, Pools, PortRange},
     desired::{Desired, Place},
-    model::{finding::Finding, object::ObjectName},
+    model::{
+        finding::Finding,
+        object::{ObjectName, family_of},
+    },
     store::Snapshot,
 };
 
@@ -48,6 +51,8 @@ pub struct NodeFacts {
     pub addresses: BTreeSet<IpAddr>,
     /// The address by which the cluster knows the node, one per family.
     pub primary: BTreeSet<IpAddr>,
+    /// Whether nothing but prefixes tells pods from other clients, as kube-proxy has it.
+    pub prefixes_tell_pods: bool,
     /// The node's zone, where a flag gives it; else its Node object may.
     pub zone: Option<String>,
     /// Which of the node's addresses answer on node ports.
@@ -141,7 +146,19 @@ fn places(snapshot: &Snapshot, facts: &NodeFacts) -> BTreeMap<IpNet, Place> {
     let services = services.map(|net| (net.trunc(), Place::Services));
     let own = facts.addresses.iter().filter(|addr| !addr.is_loopback());
     let own = own.map(|addr| (IpNet::from(*addr), Place::Node));
-    services.chain(pods).chain(own).collect()
+    let mut places: BTreeMap<_, _> = services.chain(pods).chain(own).collect();
+    if facts.prefixes_tell_pods {
+        for everything in [Ipv4Net::default().into(), Ipv6Net::default().into()] {
+            let is_pods_of_family = |(net, place): (&IpNet, &Place)| {
+                *place == Place::Pods
+                    && family_of(net.addr()) == family_of(IpNet::addr(&everything))
+            };
+            if !places.iter().any(is_pods_of_family) {
+                places.insert(everything, Place::Unknown);
+            }
+        }
+    }
+    places
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use clap::Args;
 use ipnet::IpNet;
 
+use super::Masquerade;
 use crate::{
     alloc::PortRange,
     compile::{NodeFacts, NodePortAddresses},
@@ -30,6 +31,10 @@ pub struct ServiceFlags {
     /// A family without any prefix is not limited. 127.0.0.1 answers by default too, ::1 never does.
     #[arg(long, value_name = "CIDR,...|primary")]
     pub nodeport_addresses: Option<NodePortAddressesFlag>,
+
+    /// When a client's source address gives way to one of this node's
+    #[arg(long, value_enum, default_value_t)]
+    pub masquerade: Masquerade,
 
     /// This node's zone, for which endpoints may be meant [default: the label topology.kubernetes.io/zone of this
     /// node's Node object]
@@ -62,6 +67,7 @@ impl ServiceFlags {
     pub fn tell(&self, facts: &mut NodeFacts) {
         self.pools.tell(facts);
         facts.zone.clone_from(&self.zone);
+        facts.prefixes_tell_pods = self.masquerade != Masquerade::AsNeeded;
         if let Some(NodePortAddressesFlag(addresses)) = &self.nodeport_addresses {
             facts.node_port_addresses.clone_from(addresses);
         }

@@ -203,10 +203,7 @@ fn what_no_one_will_answer_is_dropped_before_the_stack() {
 
 fn dropped<A: Addr>(fixture: &Fixture) {
     let client = (address::<A>(addressing::client()), 40_000);
-    for (vip, transport, reason) in [
-        (Vip::Empty, opening(proto::TCP), Reason::DropNoBackend),
-        (Vip::Remote, ACK, Reason::DropNotSyn),
-    ] {
+    for (vip, transport, reason) in [(Vip::Remote, ACK, Reason::DropNotSyn)] {
         let frame = Frame::of(
             FROM_CLIENT,
             &PacketSpec::<A>::new(client, vip.frontend(), transport),
