@@ -23,7 +23,9 @@ mod masquerade;
 mod services;
 
 pub use masquerade::Masquerade;
-pub use services::{NodePortAddressesError, NodePortAddressesFlag, PoolFlags, ServiceFlags};
+pub use services::{
+    NodePortAddress, NodePortAddressError, PoolFlags, ServiceFlags, ServiceSettings,
+};
 
 /// Where the kernel says what the node is called.
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
@@ -130,7 +132,7 @@ pub struct Config {
     /// Prefixes of pods, without host bits, apart from the services'.
     pub pod_cidrs: Vec<IpNet>,
     /// What services are given, and where they answer.
-    pub services: ServiceFlags,
+    pub services: ServiceSettings,
     /// Flow positions per family, a power of two.
     pub flow_table_size: u32,
     /// Where uplinks are met.
@@ -206,6 +208,12 @@ pub enum ConfigError {
         /// The other prefix.
         other: IpNet,
     },
+    /// Node ports on one address and on prefixes.
+    #[error("--nodeport-addresses: {prefix} stands beside `primary`; give either")]
+    NodePortAddresses {
+        /// A prefix that is given.
+        prefix: IpNet,
+    },
     /// The flow table cannot have this size.
     #[error(
         "--flow-table-size {size}: must be a power of two from {} to {}",
@@ -253,7 +261,7 @@ impl Flags {
             hairpin,
             service_cidrs,
             pod_cidrs,
-            services: self.services,
+            services: self.services.check()?,
             flow_table_size: size,
             mode: self.mode,
         })
@@ -442,7 +450,7 @@ mod tests {
                 "fd00:10:96::/112".parse().expect("literal"),
             ],
             pod_cidrs: Vec::new(),
-            services: ServiceFlags::default(),
+            services: ServiceSettings::default(),
             flow_table_size: capacity::FLOWS,
             mode: Mode::Tc,
         };

@@ -366,6 +366,37 @@ endpoints: [{addresses: [10.244.1.2]}]
     }
 
     #[test]
+    fn node_ports_are_on_every_address_of_the_node_and_ask_for_no_route() {
+        let (mut controller, _dir) = controller(FakeMaps::default());
+        let node_port = WEB.replace(
+            "ports: [{port: 80}]",
+            "type: NodePort, ports: [{port: 80, nodePort: 30080}]",
+        );
+        controller.absorb(look(&node_port));
+        for own in ["192.0.2.1", "192.0.2.2"] {
+            let own = ["127.0.0.1", own].map(|addr| addr.parse().expect("literal"));
+            controller.relocate(own.into());
+            let demand = controller.reconcile(SystemTime::now()).demand;
+            assert_eq!(
+                demand.services,
+                ["10.96.0.10".parse().expect("literal")].into()
+            );
+            let tables = tables(&controller);
+            let answering = tables
+                .lines()
+                .filter(|line| line.contains(":30080/TCP"))
+                .count();
+            assert_eq!(answering, 2, "{tables}");
+            assert!(
+                own.iter()
+                    .all(|addr| tables.contains(&format!("{addr}:30080"))),
+                "{tables}"
+            );
+            assert!(!tables.contains("PLACE 127.0.0.1"), "{tables}");
+        }
+    }
+
+    #[test]
     fn the_nodes_addresses_are_followed() {
         let (mut controller, _dir) = controller(FakeMaps::default());
         controller.absorb(look(WEB));

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use clap::Args;
 use ipnet::IpNet;
 
-use super::Masquerade;
+use super::{ConfigError, Masquerade};
 use crate::{
     alloc::PortRange,
     compile::{NodeFacts, NodePortAddresses},
@@ -19,18 +19,18 @@ const PRIMARY: &str = "primary";
     clippy::doc_markdown,
     reason = "the fields' documentation is help text for a terminal"
 )]
-#[derive(Args, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct ServiceFlags {
     #[command(flatten)]
     /// What services are given.
     pub pools: PoolFlags,
 
-    /// Which of this node's addresses answer on node ports: those inside prefixes, or primary for the one per family
-    /// by which the cluster knows the node [default: all]
+    /// Which of this node's addresses answer on node ports: those inside prefixes, may be repeated, or primary for
+    /// the one per family by which the cluster knows the node [default: all]
     ///
     /// A family without any prefix is not limited. 127.0.0.1 answers by default too, ::1 never does.
-    #[arg(long, value_name = "CIDR,...|primary")]
-    pub nodeport_addresses: Option<NodePortAddressesFlag>,
+    #[arg(long, value_name = "CIDR|primary", value_delimiter = ',')]
+    pub nodeport_addresses: Vec<NodePortAddress>,
 
     /// When a client's source address gives way to one of this node's
     #[arg(long, value_enum, default_value_t)]
@@ -40,6 +40,19 @@ pub struct ServiceFlags {
     /// node's Node object]
     #[arg(long, value_name = "ZONE", value_parser = zone)]
     pub zone: Option<String>,
+}
+
+/// The same, checked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceSettings {
+    /// What services are given.
+    pub pools: PoolFlags,
+    /// Which of the node's addresses answer on node ports.
+    pub node_port_addresses: NodePortAddresses,
+    /// The node's zone, where it is given.
+    pub zone: Option<String>,
+    /// When a client's source address gives way.
+    pub masquerade: Masquerade,
 }
 
 /// What services are given.
@@ -63,60 +76,66 @@ impl PoolFlags {
 }
 
 impl ServiceFlags {
-    /// Writes down what the flags say.
+    /// The settings, or what is wrong with the flags.
+    pub fn check(self) -> Result<ServiceSettings, ConfigError> {
+        let mut prefixes = Vec::new();
+        for address in &self.nodeport_addresses {
+            match address {
+                NodePortAddress::Inside(prefix) => prefixes.push(*prefix),
+                NodePortAddress::Primary => {}
+            }
+        }
+        let has_primary = self.nodeport_addresses.contains(&NodePortAddress::Primary);
+        let node_port_addresses = match (has_primary, prefixes.first()) {
+            (true, Some(prefix)) => return Err(ConfigError::NodePortAddresses { prefix: *prefix }),
+            (true, None) => NodePortAddresses::Primary,
+            (false, Some(_)) => NodePortAddresses::Inside(prefixes),
+            (false, None) => NodePortAddresses::All,
+        };
+        Ok(ServiceSettings {
+            pools: self.pools,
+            node_port_addresses,
+            masquerade: self.masquerade,
+            zone: self.zone,
+        })
+    }
+}
+
+impl ServiceSettings {
+    /// Writes down what is set.
     pub fn tell(&self, facts: &mut NodeFacts) {
         self.pools.tell(facts);
         facts.zone.clone_from(&self.zone);
         facts.prefixes_tell_pods = self.masquerade != Masquerade::AsNeeded;
-        if let Some(NodePortAddressesFlag(addresses)) = &self.nodeport_addresses {
-            facts.node_port_addresses.clone_from(addresses);
-        }
+        let addresses = &self.node_port_addresses;
+        facts.node_port_addresses.clone_from(addresses);
     }
 }
 
-/// The value of `--nodeport-addresses`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodePortAddressesFlag(pub NodePortAddresses);
+/// One value of `--nodeport-addresses`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodePortAddress {
+    /// The addresses inside of a prefix.
+    Inside(IpNet),
+    /// The one of each family by which the cluster knows the node.
+    Primary,
+}
 
 /// Why a text does not say which addresses answer on node ports.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NodePortAddressesError {
-    /// A part is no prefix.
-    #[error("{0:?} is no prefix; give prefixes as in 192.0.2.0/24, or `{PRIMARY}`")]
-    Prefix(String),
-    /// A prefix has host bits.
-    #[error("{value} has host bits; did you mean {}?", value.trunc())]
-    HostBits {
-        /// The prefix.
-        value: IpNet,
-    },
-    /// Both are given.
-    #[error("`{PRIMARY}` stands alone; give either it or prefixes")]
-    Both,
-}
+#[error("not a prefix as in 192.0.2.0/24, nor `{PRIMARY}`")]
+pub struct NodePortAddressError;
 
-impl FromStr for NodePortAddressesFlag {
-    type Err = NodePortAddressesError;
+impl FromStr for NodePortAddress {
+    type Err = NodePortAddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parts: Vec<&str> = text.split(',').map(str::trim).collect();
-        if parts == [PRIMARY] {
-            return Ok(Self(NodePortAddresses::Primary));
+        if text == PRIMARY {
+            return Ok(Self::Primary);
         }
-        if parts.contains(&PRIMARY) {
-            return Err(NodePortAddressesError::Both);
-        }
-        let prefix = |part: &&str| {
-            let prefix = part.parse::<IpNet>();
-            let prefix = prefix.map_err(|_| NodePortAddressesError::Prefix((*part).to_owned()))?;
-            if prefix == prefix.trunc() {
-                Ok(prefix)
-            } else {
-                Err(NodePortAddressesError::HostBits { value: prefix })
-            }
-        };
-        let prefixes: Result<_, _> = parts.iter().map(prefix).collect();
-        Ok(Self(NodePortAddresses::Inside(prefixes?)))
+        let prefix = text.parse::<IpNet>().map_err(|_| NodePortAddressError)?;
+        // As people copy it from a device: the address and its prefix.
+        Ok(Self::Inside(prefix.trunc()))
     }
 }
 
@@ -154,7 +173,8 @@ mod tests {
         let words = std::iter::once("run").chain(line.split_whitespace());
         let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
         let mut facts = NodeFacts::default();
-        line.flags.tell(&mut facts);
+        let settings = line.flags.check().map_err(|error| error.to_string())?;
+        settings.tell(&mut facts);
         Ok(facts)
     }
 
@@ -167,7 +187,7 @@ mod tests {
     fn what_is_given_becomes_facts() {
         let given = facts(
             "--service-node-port-range 20000-20100 --strict --zone eu-1a \
-             --nodeport-addresses 192.0.2.0/24,2001:db8::/32",
+             --nodeport-addresses 192.0.2.0/24,198.51.100.7/24 --nodeport-addresses 2001:db8::/32",
         );
         let parse = |text: &str| text.parse::<IpNet>().expect("literal");
         let expected = NodeFacts {
@@ -176,6 +196,7 @@ mod tests {
             zone: Some("eu-1a".to_owned()),
             node_port_addresses: NodePortAddresses::Inside(vec![
                 parse("192.0.2.0/24"),
+                parse("198.51.100.0/24"),
                 parse("2001:db8::/32"),
             ]),
             ..NodeFacts::default()
@@ -198,15 +219,11 @@ mod tests {
             ),
             (
                 "--nodeport-addresses 192.0.2.1",
-                "\"192.0.2.1\" is no prefix",
-            ),
-            (
-                "--nodeport-addresses 192.0.2.1/24",
-                "192.0.2.1/24 has host bits; did you mean 192.0.2.0/24?",
+                "not a prefix as in 192.0.2.0/24, nor `primary`",
             ),
             (
                 "--nodeport-addresses primary,192.0.2.0/24",
-                "`primary` stands alone",
+                "192.0.2.0/24 stands beside `primary`; give either",
             ),
             ("--zone=a/b", "not the value of a label"),
         ] {

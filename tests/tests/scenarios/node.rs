@@ -154,7 +154,7 @@ impl<M: LbMaps> Node<M> {
         let changing = dump
             .lines()
             .filter(|line| !constant.iter().any(|it| it == line));
-        changing.map(|line| format!("{line}\n")).collect()
+        changing.flat_map(|line| [line, "\n"]).collect()
     }
 
     /// Files by their names in the directory, whose own place differs from run to run.

@@ -443,3 +443,32 @@ fn the_zone_is_that_of_the_flag_else_that_of_the_node_object() {
     let moved = compile(&snapshot(&text), &facts, &Allocations::default());
     assert_eq!(http(&moved), ["10.1.2.3:8080 S", "10.1.2.4:8080 SC"]);
 }
+
+#[test]
+fn a_wish_for_close_endpoints_is_granted_without_an_api_server() {
+    let node = |name: &str, zone: &str| {
+        format!(
+            "---\n{{apiVersion: v1, kind: Node, metadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}}}\n"
+        )
+    };
+    let on = |name: &str, ip: &str, node: &str| {
+        pod(name, ip, "").replace("nodeName: n1", &format!("nodeName: {node}"))
+    };
+    let nodes = [node("n1", "a"), node("n2", "a"), node("n3", "b")].concat();
+    let pods = [on("p2", "10.244.2.1", "n2"), on("p3", "10.244.3.1", "n3")].concat();
+    let here = on("p1", "10.244.1.1", "n1");
+    let chosen = |wish: &str, pods: &str| {
+        let spec = format!("spec:\n  trafficDistribution: {wish}\n");
+        let service = SERVICE.replace("spec:\n", &spec);
+        let all = http(&compiled(&[&service, &nodes, pods].concat()));
+        let is_in = |line: &String| line.ends_with('C') || line.ends_with("CL");
+        all.into_iter().filter(is_in).count()
+    };
+    let all = [here, pods.clone()].concat();
+    assert_eq!(chosen("PreferSameZone", &all), 2);
+    assert_eq!(chosen("PreferClose", &all), 2);
+    assert_eq!(chosen("PreferSameNode", &all), 1);
+    assert_eq!(chosen("PreferSameNode", &pods), 1, "that of the zone");
+    let unplaced = all.replace("nodeName: n3", "nodeName: n4");
+    assert_eq!(chosen("PreferSameZone", &unplaced), 3, "one has no zone");
+}

@@ -15,6 +15,7 @@ mod categorize;
 mod explain;
 mod external;
 mod order;
+mod reference;
 mod slices;
 
 const SERVICE: &str = "

@@ -118,9 +118,23 @@ fn every_type_of_service_has_its_defaults() {
     assert_eq!(balanced["spec"]["externalTrafficPolicy"], "Cluster");
     assert_eq!(balanced["spec"]["allocateLoadBalancerNodePorts"], true);
     assert_eq!(balanced["spec"]["ports"][0]["nodePort"], 30080);
+    assert_eq!(balanced["spec"]["healthCheckNodePort"], Value::Null);
+    let local = service("type: LoadBalancer, externalTrafficPolicy: Local, ports: [{port: 80}]");
+    let number = |pointer: &str| local.pointer(pointer).and_then(Value::as_u64);
+    let (node_port, health) = (
+        number("/spec/ports/0/nodePort"),
+        number("/spec/healthCheckNodePort"),
+    );
+    let range = 30_000..=32_767;
+    assert!(node_port.is_some_and(|it| range.contains(&it)), "{local}");
+    assert!(health.is_some_and(|it| range.contains(&it)), "{local}");
+    assert_ne!(node_port, health);
+    let unused = service("type: LoadBalancer, healthCheckNodePort: 30000, ports: [{port: 80}]");
+    assert_eq!(unused["spec"]["healthCheckNodePort"], Value::Null);
     let without =
         service("type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{port: 80}]");
     assert_eq!(without["spec"]["allocateLoadBalancerNodePorts"], false);
+    assert_eq!(without["spec"]["ports"][0]["nodePort"], Value::Null);
     let alias = service("type: ExternalName, externalName: a.example");
     let spec = alias["spec"].as_object().expect("a spec");
     assert_eq!(

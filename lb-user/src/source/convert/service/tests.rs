@@ -12,6 +12,8 @@ use crate::{
     },
 };
 
+mod old_objects;
+
 fn judge(raw: Value) -> (Option<Service>, Vec<String>) {
     let mut remarks = Remarks::default();
     let raw = serde_json::from_value(raw).expect("a service by type");
@@ -266,32 +268,6 @@ fn node_ports_are_ports_and_told_apart() {
     good(
         &json!({"type": "NodePort", "ports": [{"name": "a", "port": 53, "nodePort": 30_000},
                                                {"name": "b", "port": 53, "nodePort": 30_000, "protocol": "UDP"}]}),
-    );
-}
-
-#[test]
-fn what_old_objects_have_is_used_as_proxies_do() {
-    let (service, said) = of_spec(&with(
-        &json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.1.2.3/8"]}),
-    ));
-    let ranges = service.expect("used").spec.load_balancer_source_ranges;
-    assert_eq!(ranges, ["10.0.0.0/8".parse().expect("literal")]);
-    assert_eq!(
-        said,
-        [
-            "warning spec.loadBalancerSourceRanges[0]: `10.1.2.3/8` has bits after its length and is read as \
-          10.0.0.0/8; write that"
-        ]
-    );
-    let unused = json!({"type": "LoadBalancer", "healthCheckNodePort": 30_000});
-    let (service, said) = of_spec(&with(&unused));
-    assert_eq!(service.expect("used").spec.health_check_node_port, None);
-    assert_eq!(
-        said,
-        [
-            "warning spec.healthCheckNodePort: 30000 needs `type: LoadBalancer` and `externalTrafficPolicy: Local`; \
-          it is not used"
-        ]
     );
 }
 
