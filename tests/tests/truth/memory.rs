@@ -105,9 +105,10 @@ pub(crate) fn node_of<A: Addr>(
     }
     put_frontends(&node, maps)?;
     put_backends(&node, maps)?;
-    for (net, place) in maps.places()? {
-        if let Some(prefix) = A::from_ip(net.addr()) {
-            node.set_place(prefix, net.prefix_len().into(), place.code());
+    for (area, place) in maps.places()? {
+        if let Some(prefix) = A::from_ip(area.net.addr()) {
+            let bits = area.net.prefix_len().into();
+            node.set_prefix(area.space, prefix, bits, place.code());
         }
     }
     let endpoints = case.endpoints().into_iter();
