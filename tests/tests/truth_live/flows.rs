@@ -40,12 +40,13 @@ pub(crate) fn run(site: &Site, case: &Case, mode: Masquerade) -> Vec<String> {
             ));
         }
     }
-    if !failures.is_empty() {
+    if let Some(last) = failures.last_mut() {
         let counters = site.agent.counters().map(|counters| {
             let counted = counters.into_iter().filter(|(_, count)| *count > 0);
             format!("counted over all flows: {:?}", counted.collect::<Vec<_>>())
         });
-        failures.push(counters.unwrap_or_else(|error| format!("{error:#}")));
+        last.push_str("\n  ");
+        last.push_str(&counters.unwrap_or_else(|error| format!("{error:#}")));
     }
     failures
 }
@@ -149,9 +150,9 @@ fn silent(site: &Site, flow: &Flow) -> Result<()> {
     if flow.class.is_host() {
         return Ok(());
     }
-    // An error about it may come from anywhere; it is sent to the client. What is awaited has had its time.
-    let to_client = |packet: &[u8]| destination(packet) == Some(flow.from.ip());
-    match sniffer.next(Direction::In, Duration::ZERO, "an answer", to_client) {
+    // What is awaited has had its time. An error may come from anywhere; neighbours ask for each other all the time.
+    let is_answer = |packet: &[u8]| source(packet) == Some(flow.to.ip()) || is_error(packet);
+    match sniffer.next(Direction::In, Duration::ZERO, "an answer", is_answer) {
         Ok(packet) => bail!("{} bytes came back", packet.len()),
         Err(_) => Ok(()),
     }
@@ -203,11 +204,22 @@ fn dialled(site: &Site, flow: &Flow, limit: Duration) -> Result<Dial> {
     namespace.run(|| dial(protocol, from, flow.to, limit))
 }
 
-/// The destination of a packet.
-fn destination(packet: &[u8]) -> Option<IpAddr> {
-    if packet.first()? >> 4 == 6 {
-        Some(IpAddr::from(*packet.get(24..)?.first_chunk::<16>()?))
+/// Whether a packet is an ICMP error: a destination that cannot be reached above all.
+fn is_error(packet: &[u8]) -> bool {
+    let at = |index: usize| packet.get(index).copied();
+    if at(0).is_some_and(|first| first >> 4 == 6) {
+        // RFC 4443 section 2.1: errors are the types below 128.
+        at(6) == Some(58) && at(40).is_some_and(|kind| kind < 128)
     } else {
-        Some(IpAddr::from(*packet.get(16..)?.first_chunk::<4>()?))
+        at(9) == Some(1) && matches!(at(20), Some(3 | 11 | 12))
+    }
+}
+
+/// The source of a packet.
+fn source(packet: &[u8]) -> Option<IpAddr> {
+    if packet.first()? >> 4 == 6 {
+        Some(IpAddr::from(*packet.get(8..)?.first_chunk::<16>()?))
+    } else {
+        Some(IpAddr::from(*packet.get(12..)?.first_chunk::<4>()?))
     }
 }

@@ -278,22 +278,24 @@ fn backends(
 
 /// Witnesses of the node and of the outside, where packets end that no service takes.
 fn strangers(case: &Case, node: &Namespace, outside: &Namespace) -> Result<Vec<Server>> {
-    let is_local = |flow: &&Flow| flow.expect == Expect::Local;
+    let is_local = |flow: &&Flow| {
+        let is_health_check = case.health(flow.to.port()).is_some();
+        flow.expect == Expect::Local && !is_health_check
+    };
     let local = case
         .flows
         .iter()
         .filter(is_local)
         .map(|flow| flow.to.port());
     let local: BTreeSet<u16> = local.collect();
-    // A port that is taken is the agent's: it answers health checks.
     let node = local
         .into_iter()
-        .filter_map(|port| Server::witness(node, "node", port).ok());
+        .map(|port| Server::witness(node, "node", port));
     let passed: BTreeSet<u16> = passed(case).map(|to| to.port()).collect();
     let outside = passed
         .into_iter()
         .map(|port| Server::witness(outside, "outside", port));
-    node.map(Ok).chain(outside).collect()
+    node.chain(outside).collect()
 }
 
 /// The length of a prefix of one address.
