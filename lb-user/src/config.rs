@@ -99,6 +99,13 @@ pub struct Flags {
     /// Where uplinks are met
     #[arg(long, value_enum, default_value_t = Mode::Tc)]
     pub mode: Mode,
+
+    /// Run the readiness probes of the Pod manifests, which then decide who is ready [default: status.conditions does]
+    ///
+    /// Probes are httpGet, tcpSocket and grpc, of the pods of all nodes. A command (exec) is not run: of its container
+    /// the status decides.
+    #[arg(long)]
+    pub probe: bool,
 }
 
 /// Where the packets of an uplink are met.
@@ -137,6 +144,8 @@ pub struct Config {
     pub flow_table_size: u32,
     /// Where uplinks are met.
     pub mode: Mode,
+    /// Whether readiness probes are run.
+    pub probe: bool,
 }
 
 /// Where the objects come from.
@@ -264,6 +273,7 @@ impl Flags {
             services: self.services.check()?,
             flow_table_size: size,
             mode: self.mode,
+            probe: self.probe,
         })
     }
 }
@@ -453,6 +463,7 @@ mod tests {
             services: ServiceSettings::default(),
             flow_table_size: capacity::FLOWS,
             mode: Mode::Tc,
+            probe: false,
         };
         assert_eq!(config(""), Ok(expected));
     }

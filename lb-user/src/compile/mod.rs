@@ -14,15 +14,12 @@ use std::{
     net::IpAddr,
 };
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use crate::{
     alloc::{self, Addresses, Allocations, Pools, PortRange},
-    desired::{Desired, Place},
-    model::{
-        finding::Finding,
-        object::{ObjectName, family_of},
-    },
+    desired::Desired,
+    model::{finding::Finding, object::ObjectName},
     store::Snapshot,
 };
 
@@ -31,12 +28,14 @@ pub mod explain;
 mod external;
 mod frontend;
 mod generated;
+pub mod health;
 mod mirror;
+mod places;
 mod select;
 mod slices;
 pub mod view;
 
-use self::{endpoint::Here, external::Taken, slices::Sources};
+use self::{endpoint::Here, external::Taken, health::HealthCheck, slices::Sources};
 
 /// What is known about the node without any manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +81,8 @@ pub struct Compiled {
     pub desired: Desired,
     /// What each service has; a service that is refused is missing.
     pub addresses: BTreeMap<ObjectName, Addresses>,
+    /// What load balancers outside are told on the services' health check ports.
+    pub health_checks: BTreeMap<ObjectName, HealthCheck>,
     /// What is not served as written, sorted by place.
     pub findings: Vec<Finding>,
     /// To be kept, and given in the next time.
@@ -104,7 +105,7 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
         allocations: allocated.allocations,
         ..Compiled::default()
     };
-    compiled.desired.places = places(snapshot, facts);
+    compiled.desired.places = places::places(snapshot, facts, &allocated.addresses);
     for (name, service) in &snapshot.services {
         let Some(addresses) = allocated.addresses.get(name) else {
             continue;
@@ -113,6 +114,10 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
         if !frontend::is_served(&service.object) {
             continue;
         }
+        let check = health::check(&service.object, addresses, &slices, &facts.name);
+        compiled
+            .health_checks
+            .extend(check.map(|it| (name.clone(), it)));
         let mut outside = taken.outside((name, service), addresses, facts);
         for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
             let endpoints = endpoint::merge(&slices, port, id.family);
@@ -131,34 +136,6 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
     findings.dedup();
     compiled.findings = findings;
     compiled
-}
-
-/// What lies where. An address of the node is the node's, also where it is a prefix of pods to the bit. Its loopback
-/// address is not: that is everybody's.
-fn places(snapshot: &Snapshot, facts: &NodeFacts) -> BTreeMap<IpNet, Place> {
-    let nodes = snapshot
-        .nodes
-        .values()
-        .flat_map(|node| &node.object.pod_cidrs);
-    let pods = facts.pod_cidrs.iter().chain(nodes);
-    let pods = pods.map(|net| (net.trunc(), Place::Pods));
-    let services = facts.service_cidrs.iter();
-    let services = services.map(|net| (net.trunc(), Place::Services));
-    let own = facts.addresses.iter().filter(|addr| !addr.is_loopback());
-    let own = own.map(|addr| (IpNet::from(*addr), Place::Node));
-    let mut places: BTreeMap<_, _> = services.chain(pods).chain(own).collect();
-    if facts.prefixes_tell_pods {
-        for everything in [Ipv4Net::default().into(), Ipv6Net::default().into()] {
-            let is_pods_of_family = |(net, place): (&IpNet, &Place)| {
-                *place == Place::Pods
-                    && family_of(net.addr()) == family_of(IpNet::addr(&everything))
-            };
-            if !places.iter().any(is_pods_of_family) {
-                places.insert(everything, Place::Unknown);
-            }
-        }
-    }
-    places
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use crate::{
 mod categorize;
 mod explain;
 mod external;
+mod health;
 mod order;
 mod reference;
 mod slices;

@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     alloc::Allocations,
     compile::{NodeFacts, compile},
+    model::pod::Probed,
     source::{Change, manifest},
     store::Store,
 };
@@ -329,4 +330,43 @@ fn who_has_seen_enough_gets_no_more() {
         ControlFlow::Continue(())
     });
     assert_eq!(names, ["b"]);
+}
+
+#[test]
+fn a_probed_pod_shows_what_its_probes_say() {
+    let text = "
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  containers: [{name: a, readinessProbe: {grpc: {port: 1}}}, {name: b}]
+status:
+  podIP: 10.0.0.1
+  conditions: [{type: Ready, status: 'True', reason: x}, {type: Initialized, status: 'True'}]
+  containerStatuses: [{name: b, ready: true, restartCount: 3, image: i, imageID: i}]
+";
+    let mut snapshot = Snapshot::clone(&snapshot(text));
+    for located in snapshot.pods.values_mut() {
+        let pod = &mut Arc::make_mut(located).object;
+        pod.ready = false;
+        pod.containers[0].probed = Some(Probed {
+            ready: false,
+            failure: Some("nobody answers".to_owned()),
+        });
+    }
+    let pod = shown(&snapshot, Kind::Pod).remove(0);
+    assert_eq!(
+        pod["status"]["conditions"],
+        json!([
+            {"type": "Ready", "status": "False", "message": "container a: nobody answers"},
+            {"type": "Initialized", "status": "True"},
+        ])
+    );
+    assert_eq!(
+        pod["status"]["containerStatuses"],
+        json!([
+            {"name": "a", "ready": false, "started": true, "restartCount": 0, "state": {"running": {}}},
+            {"name": "b", "ready": true, "restartCount": 3, "image": "i", "imageID": "i"},
+        ])
+    );
 }
