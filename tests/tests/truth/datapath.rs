@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use lb_common::{
     abi::{Reason, counter::Kind},
-    datapath::{Role, Verdict},
+    datapath::{Role, Verdict, Via},
     fake::FakeNode,
     net::addr::{Addr, Addr4, Addr6},
 };
@@ -121,6 +121,12 @@ pub(crate) fn send<A: Addr>(case: &Case, node: &FakeNode<A>, flow: &Flow) -> Res
                 !is_masqueraded || case.is_local(source.ip()) || source.ip() == hairpin,
                 "the new source is {source}"
             );
+            if case.is_local(backend.ip()) {
+                // The stack takes its own addresses for sources on the agent's device alone.
+                let is_own = case.is_local(source.ip());
+                let via = if is_own { Via::Host } else { Via::Stack };
+                ensure!(verdict == Verdict::Send(via), "{verdict:?} from {source}");
+            }
             come_back(case, node, flow, (source, backend))
                 .with_context(|| format!("the answer of {backend} to {source}"))?;
             Ok(Outcome::Forwarded {
