@@ -17,14 +17,14 @@ use lb_tests::{
     truth::{self, Masquerade},
 };
 
-use self::site::Site;
+use self::site::{Hook, Site};
 
-/// One test per case: the table, the case, and the mode of masquerading.
+/// One test per case: the table, the case, the mode of masquerading, and where uplinks are met.
 macro_rules! cases {
-    ($($name:ident: $table:literal, $id:literal, $mode:ident;)+) => {
+    ($($name:ident: $table:literal, $id:literal, $mode:ident $(, $hook:ident)?;)+) => {
         $(#[test]
         fn $name() {
-            run($table, $id, Masquerade::$mode);
+            run($table, $id, Masquerade::$mode, [$(Hook::$hook,)? Hook::Tc][0]);
         })+
     };
 }
@@ -56,17 +56,31 @@ cases! {
     hairpin: "truthtable.yaml", "ClusterIP/hairpin", AsNeeded;
     rejected_protocols: "truthtable.yaml", "Protocols/rejected", AsNeeded;
     source_ranges: "truthtable.yaml", "SourceRanges/dual-stack", AsNeeded;
+    masquerade_as_needed_with_xdp: "truthtable.yaml", "InternalExternalMasquerade/base", AsNeeded, Xdp;
+    masquerade_as_kube_proxy_with_xdp: "truthtable.yaml", "InternalExternalMasquerade/IPv6", KubeProxy, Xdp;
+    policies_with_xdp: "truthtable.yaml", "TrafficPolicy/Local-Local/far", AsNeeded, Xdp;
+    rejected_protocols_with_xdp: "truthtable.yaml", "Protocols/rejected", AsNeeded, Xdp;
+    guards_of_cluster_ips_with_xdp: "truthtable.yaml", "ClusterIP/guards", AsNeeded, Xdp;
+    source_ranges_with_xdp: "truthtable.yaml", "SourceRanges/dual-stack", AsNeeded, Xdp;
 }
 
 #[track_caller]
-fn run(table: &str, id: &str, mode: Masquerade) {
+fn run(table: &str, id: &str, mode: Masquerade, hook: Hook) {
     if !require_root() {
         return;
     }
     let cases = truth::load(table).unwrap();
     let case = cases.iter().find(|case| case.id == id).unwrap();
-    let site = Site::new(case, mode).unwrap();
+    let site = Site::new(case, mode, hook).unwrap();
     let failures = flows::run(&site, case, mode);
+    if hook == Hook::Xdp {
+        let counters = site.agent.counters().unwrap();
+        let of_xdp = ["xdp_forward", "opened_for_tc", "pass_to_tc"].map(|reason| counters[reason]);
+        assert!(
+            of_xdp.iter().sum::<u64>() > 0,
+            "nothing was met in the driver: {counters:?}"
+        );
+    }
     assert!(
         failures.is_empty(),
         "{id} ({mode}): {} flows differ:\n  {}",

@@ -24,6 +24,7 @@ use lb_tests::{
     server::Server,
     topology::{self, UPLINK},
     truth::{Case, Expect, Flow, Masquerade, SourceClass},
+    xdp_pass::XdpPass,
 };
 use tempfile::TempDir;
 
@@ -36,10 +37,20 @@ const OUTSIDE: [&str; 2] = ["192.168.0.1", "2001:db8::ffff"];
 /// The gateway of every leaf, an address that nobody has.
 const GATEWAY: &str = "169.254.1.1";
 
+/// Where the packets of the uplink are met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hook {
+    /// At TC ingress.
+    Tc,
+    /// In the driver as well.
+    Xdp,
+}
+
 /// See the module. The agent and the servers go before their namespaces.
 pub(crate) struct Site {
     pub(crate) agent: Balancer,
     _servers: Vec<Server>,
+    _peer: Option<XdpPass>,
     _manifests: TempDir,
     pub(crate) node: topology::Node,
     pub(crate) outside: Namespace,
@@ -49,7 +60,7 @@ pub(crate) struct Site {
 
 impl Site {
     /// Makes the place of a case, in which the agent serves.
-    pub(crate) fn new(case: &Case, mode: Masquerade) -> Result<Self> {
+    pub(crate) fn new(case: &Case, mode: Masquerade, hook: Hook) -> Result<Self> {
         let node = node(case)?;
         let outside = namespace("outside")?;
         connect(case, &node.namespace, &outside)?;
@@ -63,9 +74,14 @@ impl Site {
         {
             link::wait_for_carriers(namespace)?;
         }
+        let peer = match hook {
+            Hook::Tc => None,
+            Hook::Xdp => Some(prepare_for_native_xdp(&outside)?),
+        };
         let manifests = tempfile::tempdir().context("make a directory for manifests")?;
         fs::write(manifests.path().join("case.yaml"), case.manifest()?)?;
-        let flags = flags(case, mode);
+        let mut flags = flags(case, mode);
+        flags.extend((hook == Hook::Xdp).then(|| "--mode=xdp".to_owned()));
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         let agent = Balancer::start(&node, manifests.path(), &flags)?;
         let mut servers = backends(case, &pods, &remotes)?;
@@ -73,6 +89,7 @@ impl Site {
         Ok(Self {
             agent,
             _servers: servers,
+            _peer: peer,
             _manifests: manifests,
             node,
             outside,
@@ -106,6 +123,12 @@ fn flags(case: &Case, mode: Masquerade) -> Vec<String> {
     let node_ports = case.flags.node_port_addresses.iter();
     flags.extend(node_ports.map(|of| format!("--nodeport-addresses={of}")));
     flags
+}
+
+/// What native XDP on veth needs: whole checksums, and a peer that takes what XDP sends back.
+fn prepare_for_native_xdp(outside: &Namespace) -> Result<XdpPass> {
+    link::set_tx_offload(outside, UPLINK, false)?;
+    XdpPass::attach(outside, UPLINK)
 }
 
 fn node(case: &Case) -> Result<topology::Node> {
