@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 
 mod case;
 mod raw;
+pub mod traced;
 
 pub use case::{Case, Flags, Node};
 

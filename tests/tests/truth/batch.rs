@@ -1,12 +1,9 @@
 //! What `fulcrum trace` promises to programs: flags, keys, order, errors and exit codes.
 
-use lb_tests::truth::{self, Case, Masquerade};
+use lb_tests::truth::{self, Case, Masquerade, traced::whole};
 use serde_json::{Value, json};
 
-use crate::{
-    UPSTREAM,
-    trace::{Asked, whole},
-};
+use crate::{UPSTREAM, trace::Asked};
 
 fn case(id: &str) -> Case {
     let cases = truth::load(UPSTREAM).unwrap();

@@ -1,4 +1,4 @@
-//! The flows of a case, dialled.
+//! The flows of a case, dialled; and explained by the agent that carried them out.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,7 @@ use lb_tests::{
     client,
     dial::{self, Dial, Ended, dial},
     sniffer::{Direction, Sniffer},
-    truth::{Case, Expect, Flow, Masquerade, Protocol, SourceClass},
+    truth::{Case, Expect, Flow, Masquerade, Protocol, SourceClass, traced},
 };
 
 use crate::site::Site;
@@ -40,6 +40,7 @@ pub(crate) fn run(site: &Site, case: &Case, mode: Masquerade) -> Vec<String> {
             ));
         }
     }
+    failures.extend(explained(site, case, mode).unwrap_or_else(|error| vec![format!("{error:#}")]));
     if let Some(last) = failures.last_mut() {
         let counters = site.agent.counters().map(|counters| {
             let counted = counters.into_iter().filter(|(_, count)| *count > 0);
@@ -49,6 +50,26 @@ pub(crate) fn run(site: &Site, case: &Case, mode: Masquerade) -> Vec<String> {
         last.push_str(&counters.unwrap_or_else(|error| format!("{error:#}")));
     }
     failures
+}
+
+/// What `fulcrum trace` on the running agent's tables says of every flow, where it differs.
+fn explained(site: &Site, case: &Case, mode: Masquerade) -> Result<Vec<String>> {
+    let batch: String = case.flows.iter().map(traced::question).collect();
+    let lines = site.trace(&batch)?;
+    ensure!(
+        lines.len() == case.flows.len(),
+        "{} answers of trace",
+        lines.len()
+    );
+    let flows = case.flows.iter().zip(lines);
+    let differs = flows.filter_map(|(flow, line)| {
+        let answer = traced::read(case, flow, &line);
+        let error = answer
+            .and_then(|answer| case.judge(flow, mode, &answer))
+            .err()?;
+        Some(format!("trace of {:?}: {error:#}: {line}", flow.name))
+    });
+    Ok(differs.collect())
 }
 
 /// Whether a socket can send it, and its packets come this way.

@@ -26,6 +26,7 @@ use lb_tests::{
     truth::{Case, Expect, Flow, Masquerade, SourceClass},
     xdp_pass::XdpPass,
 };
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// The device of everything that is behind another namespace.
@@ -51,7 +52,7 @@ pub(crate) struct Site {
     pub(crate) agent: Balancer,
     _servers: Vec<Server>,
     _peer: Option<XdpPass>,
-    _manifests: TempDir,
+    manifests: TempDir,
     pub(crate) node: topology::Node,
     pub(crate) outside: Namespace,
     pods: BTreeMap<IpAddr, Namespace>,
@@ -90,12 +91,26 @@ impl Site {
             agent,
             _servers: servers,
             _peer: peer,
-            _manifests: manifests,
+            manifests,
             node,
             outside,
             pods,
             _remotes: remotes,
         })
+    }
+
+    /// What `fulcrum trace` answers to a batch on the running agent's tables.
+    pub(crate) fn trace(&self, batch: &str) -> Result<Vec<Value>> {
+        let path = self.manifests.path().join("batch.jsonl");
+        fs::write(&path, batch)?;
+        let path = path.to_str().context("a path of UTF-8")?;
+        let output = self
+            .agent
+            .fulcrum(&["trace", "--batch", path, "--output", "json"])?;
+        let lines = output.lines();
+        lines
+            .map(|line| serde_json::from_str(line).with_context(|| format!("read {line:?}")))
+            .collect()
     }
 
     /// Where a flow is dialled, and by which device its packets leave.
