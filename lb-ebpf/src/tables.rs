@@ -22,7 +22,7 @@ use lb_common::{
 
 use crate::{
     maps::{COUNTERS, FamilyMaps, NEXT_HOPS, NODE, SLOTS},
-    memory::{KernelHop, KernelSlots},
+    memory::{KernelHop, KernelSlots, copy},
     socket,
 };
 
@@ -80,8 +80,7 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     fn service(&self, key: &ServiceKey<A>, into: &mut Service) -> bool {
         // SAFETY: copied at once. The kernel may give the element to another key meanwhile; the datapath
         // checks version and backend before it believes the copy.
-        let service = unsafe { A::services().get(key) };
-        service.inspect(|service| *into = **service).is_some()
+        unsafe { A::services().get(key).map(|service| copy(service, into)) }.is_some()
     }
 
     #[inline(always)]
@@ -114,8 +113,7 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     #[inline(always)]
     fn affinity(&self, key: &AffinityKey<A>, into: &mut Affinity) -> bool {
         // SAFETY: copied at once. Torn by another CPU it names a backend that is checked like any other.
-        let known = unsafe { A::affinities().get(key) };
-        known.inspect(|known| *into = **known).is_some()
+        unsafe { A::affinities().get(key).map(|known| copy(known, into)) }.is_some()
     }
 
     #[inline(always)]

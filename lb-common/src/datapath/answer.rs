@@ -18,32 +18,39 @@ use crate::{
 };
 
 /// What a sender is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answer {
-    /// Something is the matter on the way.
-    Error(IcmpError),
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Answer {
+    /// The packet is larger than its next hop takes.
+    TooBig,
+    /// Its hops end here.
+    TimeExceeded,
     /// Nobody serves there: a reset, an ABORT, or an ICMP error where the protocol has no such thing.
+    #[default]
     Refusal,
 }
 
 /// The answer to a packet dropped for this reason.
 #[inline(always)]
-pub(super) fn due<A: Addr>(reason: Reason, work: &Work<A>) -> Option<Answer> {
+pub(super) fn due(reason: Reason) -> Option<Answer> {
     match reason {
-        Reason::DropTooBig => Some(Answer::Error(IcmpError::TooBig(work.hop.mtu))),
-        Reason::DropTtl => Some(Answer::Error(IcmpError::TimeExceeded)),
+        Reason::DropTooBig => Some(Answer::TooBig),
+        Reason::DropTtl => Some(Answer::TimeExceeded),
         _ => None,
     }
 }
 
-/// Makes the packet the answer to itself. A call of its own in the BPF object, after all others.
+/// Makes the packet the answer to itself, [`Work::answer`].
+///
+/// A call of its own in the BPF object, after all others. Which answer it is comes in memory: as an argument each
+/// would be one more way for the verifier to follow.
 #[inline(never)]
 pub(super) fn answer<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
-    answer: Answer,
 ) -> Verdict {
+    let answer = work.answer;
     // Nobody can be told at such an address, or too many would be.
     if work.key.ends.src.is_group_or_none() {
         return Verdict::Drop;
@@ -58,11 +65,15 @@ pub(super) fn answer<A: Addr, P: Packet, T: Tables<A>>(
         tables.count(Reason::AnswerLimited);
         return Verdict::Drop;
     }
-    let len = match answer {
-        Answer::Refusal if work.key.proto == proto::TCP => reset(packet, work),
-        Answer::Refusal if work.key.proto == proto::SCTP => abort(packet, work),
-        Answer::Refusal => quote(packet, tables, work, IcmpError::PortUnreachable),
-        Answer::Error(error) => quote(packet, tables, work, error),
+    let error = match answer {
+        Answer::TooBig => Some(IcmpError::TooBig(work.hop.mtu)),
+        Answer::TimeExceeded => Some(IcmpError::TimeExceeded),
+        Answer::Refusal => (!resets).then_some(IcmpError::PortUnreachable),
+    };
+    let len = match error {
+        Some(error) => quote(packet, tables, work, error),
+        None if work.key.proto == proto::TCP => reset(packet, work),
+        None => abort(packet, work),
     };
     let Some(len) = len else {
         return Verdict::Drop;

@@ -23,16 +23,17 @@ use crate::{
 /// Source ports that are tried before a masqueraded connection is refused.
 const PORT_TRIES: u32 = 4;
 
-/// Decides about the first packet of a connection whose backend is chosen.
+/// Decides about the first packet of a connection whose backend is chosen: [`Work::decision`].
 ///
-/// A call of its own in the BPF object beside [`call`], not around it: together their stack frames are more than
+/// A call of its own in the BPF object beside [`choose`], not around it: together their stack frames are more than
 /// the kernel allows.
 #[inline(never)]
-pub(super) fn open<A: Addr, T: Tables<A>>(
-    work: &mut Work<A>,
-    tables: &T,
-    existing: Existing,
-) -> Decision {
+pub(super) fn open<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, existing: Existing) {
+    work.decision = opened(work, tables, existing);
+}
+
+#[inline(always)]
+fn opened<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, existing: Existing) -> Decision {
     let way = find_way(work, tables);
     masquerade(work, tables);
     let way = way.map(|via| match work.flow.next_hop {
@@ -73,11 +74,24 @@ pub(super) fn open<A: Addr, T: Tables<A>>(
     }
 }
 
-/// Who dials what, and which backend it gets: about a packet without a flow, or whose flow must be opened anew.
+/// Chooses a backend for a packet without a flow, or whose flow must be opened anew; false: [`Work::decision`] says
+/// what becomes of it.
+#[inline(never)]
+pub(super) fn choose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
+    match call(work, tables) {
+        Ok(()) => true,
+        Err(decision) => {
+            work.decision = decision;
+            false
+        }
+    }
+}
+
+/// Who dials what, and which backend it gets.
 ///
 /// # Errors
 /// What becomes of a packet that opens no flow.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Result<(), Decision> {
     // Nothing begins on the way out: what a process dials comes by the host's own device.
     if tables.role() == Role::Egress {
@@ -89,7 +103,7 @@ pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Res
     }
     begins(work, tables)?;
     work.call.client = policy::client(work, tables);
-    choose(work, tables)
+    settle(work, tables)
 }
 
 /// What is sent to no frontend: somebody else's traffic, or a mistake inside a service CIDR.
@@ -137,23 +151,34 @@ fn begins<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T) -> Result<(), Decis
 /// backend names it and the frontend still has that version afterwards. One retry: two changes within a
 /// packet's time do not happen to one service.
 #[inline(always)]
-fn choose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Result<(), Decision> {
-    for _ in 0..2 {
-        let picked = policy::admit(work, tables)
-            .and_then(|()| pick(work, tables).ok_or(Decision::Drop(Reason::DropServiceChanged)));
-        let service = &mut work.call.service;
-        match tables.stamp(&work.frontend) {
-            Some(now) if now == (service.id, service.version) => {
-                if picked.is_ok() {
-                    remember(work, tables);
-                }
-                return picked;
-            }
-            _ if tables.service(&work.frontend, service) => {}
-            _ => break,
-        }
+fn settle<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Result<(), Decision> {
+    if let Some(settled) = attempt(work, tables) {
+        return settled;
+    }
+    if tables.service(&work.frontend, &mut work.call.service)
+        && let Some(settled) = attempt(work, tables)
+    {
+        return settled;
     }
     Err(Decision::Drop(Reason::DropServiceChanged))
+}
+
+/// One attempt; `None`: the service has changed meanwhile.
+#[inline(always)]
+fn attempt<A: Addr, T: Tables<A>>(
+    work: &mut Work<A>,
+    tables: &T,
+) -> Option<Result<(), Decision>> {
+    let picked = policy::admit(work, tables)
+        .and_then(|()| pick(work, tables).ok_or(Decision::Drop(Reason::DropServiceChanged)));
+    let service = &work.call.service;
+    if tables.stamp(&work.frontend) != Some((service.id, service.version)) {
+        return None;
+    }
+    if picked.is_ok() {
+        remember(work, tables);
+    }
+    Some(picked)
 }
 
 /// One pick, noted in the flow to be: the backend that the client had, else one of its list uniformly at random.

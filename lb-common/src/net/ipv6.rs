@@ -29,6 +29,8 @@ const TIME_EXCEEDED: u8 = 3;
 const HOP_BY_HOP: u8 = 0;
 /// Length of options of the least length, bytes; longer ones are passed.
 const OPTIONS_LEN: u32 = 8;
+/// The beginning of options that are too long.
+const NO_OPTIONS: [u8; 2] = [0, 0xff];
 /// Next-header value of a fragment (RFC 8200 section 4.5).
 const FRAGMENT: u8 = 44;
 /// Where next header and hop limit stand.
@@ -83,7 +85,10 @@ impl IpHeader for Ipv6 {
         }
         let (next_header, l4) = match header.next_header {
             HOP_BY_HOP => {
-                let Some([next_header, 0]) = packet.read::<[u8; 2]>(LEN) else {
+                // Without a value for the other case the compiler would go on with whatever a register holds, and
+                // the verifier not.
+                let options = packet.read::<[u8; 2]>(LEN).unwrap_or(NO_OPTIONS);
+                let [next_header, 0] = options else {
                     return Err(Reason::PassProtocol);
                 };
                 (next_header, LEN + OPTIONS_LEN)
