@@ -52,7 +52,8 @@ pub(super) fn answer<A: Addr, P: Packet, T: Tables<A>>(
 ) -> Verdict {
     let answer = work.answer;
     // Nobody can be told at such an address, or too many would be.
-    if work.key.ends.src.is_group_or_none() {
+    let is_silent = answer == Answer::Refusal && ends_something(packet, work);
+    if is_silent || work.key.ends.src.is_group_or_none() {
         return Verdict::Drop;
     }
     let resets = answer == Answer::Refusal && work.key.proto != proto::UDP;
@@ -89,12 +90,22 @@ pub(super) fn answer<A: Addr, P: Packet, T: Tables<A>>(
     }
 }
 
-/// A reset of the connection that the segment was to open; never in answer to one.
+/// True if the packet itself says that there is no connection, or an association's end: who refuses that is never
+/// told anything back, or two would go on for ever.
+#[inline(always)]
+fn ends_something<A: Addr, P: Packet>(packet: &P, work: &Work<A>) -> bool {
+    match work.key.proto {
+        proto::TCP => work.tcp.rst(),
+        proto::SCTP => packet
+            .read::<Sctp>(work.ip.l4)
+            .is_none_or(|association| association.is_silenced()),
+        _ => false,
+    }
+}
+
+/// A reset of the connection that the segment was to open.
 #[inline(always)]
 fn reset<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Option<u32> {
-    if work.tcp.rst() {
-        return None;
-    }
     let segment = packet.read::<Tcp>(work.ip.l4)?;
     let headers = work.ip.l4 + u32::from(segment.offset >> 4) * 4;
     let payload = work.ip.len.saturating_sub(headers);
@@ -107,13 +118,10 @@ fn reset<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Option<u32> {
     ))
 }
 
-/// The end of the association that the packet was to begin; never in answer to one.
+/// The end of the association that the packet was to begin.
 #[inline(always)]
 fn abort<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Option<u32> {
     let association = packet.read::<Sctp>(work.ip.l4)?;
-    if association.aborts() {
-        return None;
-    }
     let ends = back(work);
     Some(sctp::abort::<A::Header>(
         &mut work.letter,

@@ -105,7 +105,7 @@ fn hit(direction: Direction) -> Reason {
 /// True if this packet begins a new connection in the place of the one that was found.
 ///
 /// TCP: a SYN on a flow that is closing or closed. UDP: the backend no longer serves, so the client
-/// moves on with this packet.
+/// moves on with this packet. SCTP: never, since no other backend knows the association.
 #[inline(always)]
 fn opens_anew<A: Addr, T: Tables<A>>(
     work: &Work<A>,
@@ -115,6 +115,9 @@ fn opens_anew<A: Addr, T: Tables<A>>(
 ) -> bool {
     if work.key.proto == proto::TCP {
         return work.tcp.opens() && state as u32 >= State::Closing as u32;
+    }
+    if work.key.proto == proto::SCTP {
+        return false;
     }
     !tables.backend(chosen.id).is_some_and(|backend| {
         backend.generation == chosen.generation && backend.flags & backend_flags::SERVING != 0

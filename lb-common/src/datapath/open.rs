@@ -102,7 +102,7 @@ pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Res
         return Err(unserved(work, tables));
     }
     begins(work, tables)?;
-    work.call.client = policy::client(work, tables);
+    policy::find_client(work, tables);
     settle(work, tables)
 }
 
@@ -165,10 +165,7 @@ fn settle<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Result<(), D
 
 /// One attempt; `None`: the service has changed meanwhile.
 #[inline(always)]
-fn attempt<A: Addr, T: Tables<A>>(
-    work: &mut Work<A>,
-    tables: &T,
-) -> Option<Result<(), Decision>> {
+fn attempt<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Option<Result<(), Decision>> {
     let picked = policy::admit(work, tables)
         .and_then(|()| pick(work, tables).ok_or(Decision::Drop(Reason::DropServiceChanged)));
     let service = &work.call.service;

@@ -75,24 +75,36 @@ pub struct Call {
     pub is_affine: bool,
     /// Its source gives way to one of this node's.
     pub is_masqueraded: bool,
+    /// Somebody says which addresses are pods'; false also where nobody asks.
+    pub knows_pods: bool,
 }
 
-/// Where the client is, by the device that its packet came by and by its address.
+/// Notes where the client is, by the device that its packet came by and by its address.
 ///
 /// As kube-proxy does it, the address alone tells pods; without any prefix of pods nothing does.
 #[inline(always)]
-pub(super) fn client<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T) -> Client {
-    if tables.role().is_host() {
-        return Client::Host;
-    }
+pub(super) fn find_client<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
     let as_needed = tables.node().masquerade == node::masquerade::AS_NEEDED;
-    if as_needed && tables.role() == Role::Pod {
-        return Client::Pod;
+    let is_host = tables.role().is_host();
+    work.call.client = if is_host { Client::Host } else { Client::Pod };
+    work.call.knows_pods = false;
+    if as_needed && (is_host || tables.role() == Role::Pod) {
+        return;
     }
-    match tables.place(work.key.ends.src) {
-        place::PODS => Client::Pod,
-        place::UNKNOWN if !as_needed => Client::Unknown,
-        _ => Client::External,
+    // The node's own addresses have their own prefixes: what is said of all others stands at no address.
+    let asked = if is_host {
+        A::default()
+    } else {
+        work.key.ends.src
+    };
+    let place = tables.place(asked);
+    work.call.knows_pods = place != place::UNKNOWN;
+    if !is_host {
+        work.call.client = match place {
+            place::PODS => Client::Pod,
+            place::UNKNOWN if !as_needed => Client::Unknown,
+            _ => Client::External,
+        };
     }
 }
 
@@ -138,7 +150,9 @@ fn list(flags: u32, client: Client) -> List {
 pub(super) fn is_masqueraded_by_kube_proxy(mode: u32, call: &Call) -> bool {
     let flags = call.service.flags;
     if flags & service_flags::CLUSTER_IP != 0 {
-        mode == node::masquerade::ALL || matches!(call.client, Client::Host | Client::External)
+        // Where nobody says which addresses are pods', all count as theirs, the node's too.
+        let is_pod = !call.knows_pods || call.client == Client::Pod;
+        mode == node::masquerade::ALL || !is_pod
     } else {
         flags & service_flags::EXTERNAL_LOCAL == 0 || call.client == Client::Host
     }

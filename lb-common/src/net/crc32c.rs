@@ -1,4 +1,4 @@
-//! CRC32c (RFC 9260 appendix A), and what a change of a packet's first word does to it.
+//! `CRC32c` (RFC 9260 appendix A), and what a change of a packet's first word does to it.
 //!
 //! The checksum of SCTP covers the whole packet, but a CRC is linear: the difference that a changed word makes
 //! depends on that word's difference and on how many bytes follow it, not on what they are. So ports are

@@ -16,6 +16,10 @@ pub const CHUNK_AT: u32 = 12;
 const INIT: u8 = 1;
 /// Chunk type: the end of one.
 const ABORT: u8 = 6;
+/// Chunk type: the last step of a beginning.
+const COOKIE_ACK: u8 = 11;
+/// Chunk type: the last step of an orderly end.
+const SHUTDOWN_COMPLETE: u8 = 14;
 /// Flag of an ABORT: its tag is the one that its receiver has used.
 const TAG_REFLECTED: u8 = 1;
 
@@ -29,7 +33,7 @@ pub struct Sctp {
     pub dport: [u8; 2],
     /// Verification tag: what the receiver has chosen; zero in an INIT.
     pub tag: [u8; 4],
-    /// CRC32c over the packet with this field zero, least significant byte first.
+    /// `CRC32c` over the packet with this field zero, least significant byte first.
     pub check: [u8; 4],
     /// Type of the first chunk.
     pub chunk: u8,
@@ -44,10 +48,10 @@ pub struct Sctp {
 const _: () = assert!(size_of::<Sctp>() == 20 && align_of::<Sctp>() == 1);
 
 impl Sctp {
-    /// True if it must not be answered with an ABORT (RFC 9260 section 8.4).
+    /// True if it must not be answered where nobody knows its association (RFC 9260 section 8.4, 2, 6 and 7).
     #[inline(always)]
-    pub fn aborts(&self) -> bool {
-        self.chunk == ABORT
+    pub fn is_silenced(&self) -> bool {
+        matches!(self.chunk, ABORT | COOKIE_ACK | SHUTDOWN_COMPLETE)
     }
 }
 

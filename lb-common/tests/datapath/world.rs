@@ -190,7 +190,7 @@ impl<A: Addr> World<A> {
     }
 
     /// Bits that the addresses of one network have in common.
-    fn net_bits() -> u32 {
+    pub(crate) fn net_bits() -> u32 {
         match A::FAMILY {
             Family::V4 => 16,
             Family::V6 => 32,
