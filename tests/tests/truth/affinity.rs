@@ -38,7 +38,7 @@ impl World {
     fn of(id: &str) -> Self {
         let cases = truth::load(OWN).unwrap();
         let case = cases.into_iter().find(|case| case.id == id).unwrap();
-        let maps = memory::tables(&case).unwrap();
+        let maps = memory::tables(&case, Masquerade::KubeProxy).unwrap();
         let node = memory::node_of(FLOWS, &case, &maps, Masquerade::KubeProxy).unwrap();
         node.seed(7);
         Self { case, node }

@@ -31,7 +31,7 @@ const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What becomes of each flow of a case.
 pub(crate) fn answers(case: &Case, mode: Masquerade) -> Result<Answers> {
-    let maps = memory::tables(case)?;
+    let maps = memory::tables(case, mode)?;
     let flows = case.flows.iter();
     Ok(flows
         .map(|flow| {

@@ -37,7 +37,7 @@ const HAIRPIN: [&str; 2] = ["169.254.90.1", "fd66:756c:6372:756d::1"];
 pub(crate) const NOW: u32 = 1_000;
 
 /// The tables of a case, by the way of the agent: manifests, snapshot, compiled, planned and applied.
-pub(crate) fn tables(case: &Case) -> Result<FakeMaps> {
+pub(crate) fn tables(case: &Case, mode: Masquerade) -> Result<FakeMaps> {
     let dir = tempfile::tempdir().context("make a directory for manifests")?;
     fs::write(dir.path().join("case.yaml"), case.manifest()?)?;
     let mut source = Directory::new(dir.path());
@@ -47,7 +47,7 @@ pub(crate) fn tables(case: &Case) -> Result<FakeMaps> {
     }
     let snapshot = store.snapshot();
     ensure!(snapshot.is_synced, "the first look was not complete");
-    let compiled = compile::compile(&snapshot, &facts(case)?, &Allocations::default());
+    let compiled = compile::compile(&snapshot, &facts(case, mode)?, &Allocations::default());
     let mut tables = Scenario::new(Capacity::default());
     let outcome = tables.reconcile(&compiled.desired);
     ensure!(
@@ -57,7 +57,7 @@ pub(crate) fn tables(case: &Case) -> Result<FakeMaps> {
     Ok(tables.maps().clone())
 }
 
-fn facts(case: &Case) -> Result<NodeFacts> {
+fn facts(case: &Case, mode: Masquerade) -> Result<NodeFacts> {
     let node_ports: Vec<&str> = case
         .flags
         .node_port_addresses
@@ -71,6 +71,7 @@ fn facts(case: &Case) -> Result<NodeFacts> {
         addresses: case.node.local_ips.iter().copied().collect(),
         primary: case.node.primary_ips.iter().copied().collect(),
         zone: case.node.zone.clone(),
+        prefixes_tell_pods: mode != Masquerade::AsNeeded,
         node_port_addresses: match node_ports.as_slice() {
             [] => NodePortAddresses::All,
             ["primary"] => NodePortAddresses::Primary,
