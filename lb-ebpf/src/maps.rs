@@ -12,7 +12,7 @@ use aya_ebpf::{
 use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, FlowSlot, NextHop, NodeConfig, PlaceKey, Reason, Service,
-        ServiceKey, capacity,
+        ServiceKey, TraceRecord, capacity,
     },
     datapath::Work,
     flow::FlowKey,
@@ -67,6 +67,9 @@ static PLACES6: Places<Addr6> = Places::new();
 static AFFINITY4: Affinities<Addr4> = Affinities::new();
 #[btf_map(name = "affinity6")]
 static AFFINITY6: Affinities<Addr6> = Affinities::new();
+
+#[btf_map(name = "trace_record")]
+pub(crate) static TRACE_RECORD: Array<TraceRecord, 1> = Array::new();
 
 #[btf_map(name = "work4")]
 static WORK4: PerCpuArray<Work<Addr4>, 1> = PerCpuArray::new();

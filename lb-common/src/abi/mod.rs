@@ -13,6 +13,7 @@ pub mod next_hop;
 pub mod node;
 pub mod place;
 pub mod service;
+pub mod trace;
 
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, backend_flags};
@@ -22,6 +23,7 @@ pub use next_hop::NextHop;
 pub use node::NodeConfig;
 pub use place::PlaceKey;
 pub use service::{Service, ServiceKey, SlotRange, service_flags};
+pub use trace::TraceRecord;
 
 /// Version of the tables' layout; part of the directory where they are pinned.
 ///
@@ -66,7 +68,10 @@ pub mod map {
     /// `AffinityKey<Addr6>` -> `Affinity`.
     pub const AFFINITY6: &str = "affinity6";
 
-    /// All of them, in the order in which `fulcrum maps` lists them.
+    /// 0 -> `TraceRecord`; not pinned.
+    pub const TRACE_RECORD: &str = "trace_record";
+
+    /// All that are pinned, in the order in which `fulcrum maps` lists them.
     pub const ALL: [&str; 13] = [
         SERVICES4, SERVICES6, SLOTS, BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, NEXT_HOPS, COUNTERS,
         PLACES4, PLACES6, AFFINITY4, AFFINITY6,

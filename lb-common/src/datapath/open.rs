@@ -325,7 +325,7 @@ pub(super) fn masquerade<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) 
     let is_here = matches!(flow.next_hop, NextHopRef::STACK | NextHopRef::HOST);
     let is_loopback = call.client == Client::Host && key.ends.src.is_loopback();
     let is_due = if mode == masquerade::AS_NEEDED {
-        !is_here && (is_hairpin || returns_elsewhere(call, flow.local))
+        !is_here && (is_hairpin || returns_elsewhere(tables.role(), call, flow.local))
     } else {
         !is_here && is_hairpin || policy::is_masqueraded_by_kube_proxy(mode, call)
     };
@@ -352,9 +352,10 @@ pub(super) fn masquerade<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) 
 
 /// True if the backend would answer the client by another way than through this node.
 #[inline(always)]
-fn returns_elsewhere(call: &Call, is_local: bool) -> bool {
+fn returns_elsewhere(role: Role, call: &Call, is_local: bool) -> bool {
     match call.client {
-        Client::Pod => false,
+        // A pod of this node is answered here; one of another node, that dialled this node, on its own.
+        Client::Pod => role != Role::Pod && !is_local,
         Client::Host => true,
         Client::External | Client::Unknown => !is_local,
     }

@@ -13,6 +13,7 @@ use std::{
 use lb_common::flow::clock::{Tick, age, seconds};
 
 use super::{
+    choice::Served,
     health::Health,
     node::Demand,
     probe::{
@@ -170,6 +171,8 @@ impl<M: LbMaps> Controller<M> {
                 checks: compiled.health_checks,
             };
             self.age(now);
+            view.facts = self.facts.clone();
+            view.served = Served::of(compiled.desired);
             view.addresses = compiled.addresses;
             view.findings = compiled.findings;
             view.findings.extend(seen.findings);

@@ -4,6 +4,7 @@
 //! so that there is one way down: from a signal, an error or a panic alike. Tables are filled before
 //! the first program is attached: no packet ever meets a half-filled table.
 
+pub mod choice;
 pub mod controller;
 pub mod devices;
 pub mod health;

@@ -6,10 +6,10 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::SystemTime};
 
 use serde_json::{Value, json};
 
-use super::devices::DeviceView;
+use super::{choice, devices::DeviceView};
 use crate::{
     alloc::Addresses,
-    compile::view,
+    compile::{NodeFacts, view},
     control::{Query, Request, server::Answer},
     model::{
         finding::Finding,
@@ -25,6 +25,10 @@ pub struct View {
     pub generation: u64,
     /// The objects.
     pub snapshot: Arc<Snapshot>,
+    /// The node that it follows for.
+    pub facts: NodeFacts,
+    /// The addresses that are served.
+    pub served: choice::Served,
     /// What each service has.
     pub addresses: BTreeMap<ObjectName, Addresses>,
     /// When each object was first seen, for those whose manifest does not say when it was made.
@@ -73,6 +77,10 @@ pub fn answer(request: &Request, view: &Arc<View>, devices: &[DeviceView]) -> An
         Request::Objects(query) => {
             let (query, view) = (query.clone(), Arc::clone(view));
             Answer::Objects(Box::new(move |emit| view.each(&query, emit)))
+        }
+        Request::Choices(query) => {
+            let (query, view) = (query.clone(), Arc::clone(view));
+            Answer::Objects(Box::new(move |emit| choice::each(&view, &query, emit)))
         }
         Request::Names => Answer::Value(json!(view.names)),
         Request::Status => Answer::Value(json!({

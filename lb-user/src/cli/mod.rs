@@ -87,7 +87,7 @@ enum Verb {
     Counters(counters::CountersArgs),
     /// Find out whether this machine can run fulcrum, and what to do about it
     ///
-    /// Prints one line per fact: ok, warn or fail, what was found, and the remedy. Exit code 1 if anything failed.
+    /// Prints one line per fact: ok, note, warn or fail, what was found, and the remedy. Exit code 1 if anything failed.
     Check(check::CheckArgs),
     /// Say of every object in manifests what would become of it; needs no root and no running agent
     ///

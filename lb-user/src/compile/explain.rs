@@ -92,35 +92,67 @@ pub fn explain(
     name: &ObjectName,
     addresses: &Addresses,
 ) -> Vec<PortChoice> {
-    let served = snapshot.services.get(name);
-    let Some(service) = served.filter(|service| frontend::is_served(&service.object)) else {
-        return Vec::new();
-    };
-    let here = Here::new(snapshot, facts);
-    let mut sources = Sources::new(snapshot, &mut Vec::new());
-    let slices = sources.slices(service, &addresses.families, &mut Vec::new());
-    let service = &service.object;
-    let mut lists = BTreeSet::from([List::Cluster]);
-    lists.extend(endpoint::external_local(service).then_some(List::ExternalLocal));
-    lists.extend(endpoint::internal_local(service).then_some(List::InternalLocal));
-    let ports = frontend::ports(service, addresses);
-    ports
-        .map(|(port, id, _)| {
-            let endpoints = endpoint::merge(&slices, port, id.family);
-            let choice = Choice::new(endpoints.values().copied(), here);
-            PortChoice {
-                name: port.name.clone(),
-                port: port.port,
-                protocol: port.protocol,
-                family: id.family,
-                endpoints: endpoints
-                    .into_iter()
-                    .map(|(address, endpoint)| judged(address, endpoint, choice, here, &lists))
-                    .collect(),
-                lists: lists.clone(),
-            }
-        })
-        .collect()
+    Explainer::new(snapshot, facts).explain(name, addresses)
+}
+
+/// Explains several services, each once: what they have in common is looked up only once.
+pub struct Explainer<'a> {
+    snapshot: &'a Snapshot,
+    here: Here<'a>,
+    sources: Sources<'a>,
+}
+
+impl<'a> Explainer<'a> {
+    /// For the services of a snapshot, as a node sees them.
+    pub fn new(snapshot: &'a Snapshot, facts: &'a NodeFacts) -> Self {
+        Self {
+            snapshot,
+            here: Here::new(snapshot, facts),
+            sources: Sources::new(snapshot, &mut Vec::new()),
+        }
+    }
+
+    /// As [`explain()`] does; a service that was explained has none of its given slices any more.
+    pub fn explain(&mut self, name: &ObjectName, addresses: &Addresses) -> Vec<PortChoice> {
+        let served = self.snapshot.services.get(name);
+        let Some(service) = served.filter(|service| frontend::is_served(&service.object)) else {
+            return Vec::new();
+        };
+        let here = self.here;
+        let slices = self
+            .sources
+            .slices(service, &addresses.families, &mut Vec::new());
+        let service = &service.object;
+        let mut lists = BTreeSet::from([List::Cluster]);
+        lists.extend(endpoint::external_local(service).then_some(List::ExternalLocal));
+        lists.extend(endpoint::internal_local(service).then_some(List::InternalLocal));
+        let ports = frontend::ports(service, addresses);
+        ports
+            .map(|(port, id, _)| {
+                let endpoints = endpoint::merge(&slices, port, id.family);
+                let choice = Choice::new(endpoints.values().copied(), here);
+                PortChoice {
+                    name: port.name.clone(),
+                    port: port.port,
+                    protocol: port.protocol,
+                    family: id.family,
+                    endpoints: endpoints
+                        .into_iter()
+                        .map(|(address, endpoint)| judged(address, endpoint, choice, here, &lists))
+                        .collect(),
+                    lists: lists.clone(),
+                }
+            })
+            .collect()
+    }
+}
+
+impl fmt::Debug for Explainer<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Explainer")
+            .field("generation", &self.snapshot.generation)
+            .finish_non_exhaustive()
+    }
 }
 
 fn judged(

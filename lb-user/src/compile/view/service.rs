@@ -13,19 +13,36 @@ use crate::{
     alloc::Addresses,
     model::{
         object::{Kind, Located},
-        service::{IpFamilyPolicy, Service, ServicePort, TargetPort, TrafficPolicy},
+        service::{
+            IpFamilyPolicy, IpMode, Service, ServicePort, ServiceType, TargetPort, TrafficPolicy,
+        },
     },
 };
 
 /// The service as written, with defaults and its addresses; without addresses where it is refused.
 pub(super) fn object(located: &Located<Service>, addresses: Option<&Addresses>) -> Value {
     let service = &located.object;
+    let written = located.written.value();
     let top = json!({
         "spec": spec(service, addresses),
-        "status": {"loadBalancer": {}},
+        "status": {"loadBalancer": {"ingress": ingress(service, &written)}},
     });
     let identity = meta::identity(Kind::Service, &service.meta.name);
-    merge::over(merge::over(located.written.value(), identity), top)
+    merge::over(merge::over(written, identity), top)
+}
+
+/// What is filled in at a load balancer's addresses.
+fn ingress(service: &Service, written: &Value) -> Value {
+    const INGRESS: &str = "/status/loadBalancer/ingress";
+    if service.spec.service_type != ServiceType::LoadBalancer {
+        let as_written = written.pointer(INGRESS);
+        return as_written.cloned().unwrap_or_default();
+    }
+    merge::items(written, INGRESS, |point| {
+        let lacks_mode = point.get("ip").is_some() && point.get("ipMode").is_none();
+        let mode = lacks_mode.then(|| IpMode::Vip.to_string());
+        fields([("ipMode", json!(mode))])
+    })
 }
 
 fn spec(service: &Service, addresses: Option<&Addresses>) -> Value {

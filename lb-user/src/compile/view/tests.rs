@@ -97,6 +97,28 @@ fn a_service_is_shown_as_written_with_defaults_and_addresses() {
 }
 
 #[test]
+fn addresses_of_load_balancers_have_a_mode_and_names_have_none() {
+    let text = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: LoadBalancer, ports: [{port: 80}]}
+status:
+  loadBalancer:
+    ingress: [{ip: 203.0.113.5}, {ip: 203.0.113.6, ipMode: Proxy}, {hostname: lb.example.org}]
+";
+    let service = shown(&snapshot(text), Kind::Service).remove(0);
+    assert_eq!(
+        service["status"]["loadBalancer"]["ingress"],
+        json!([
+            {"ip": "203.0.113.5", "ipMode": "VIP"},
+            {"ip": "203.0.113.6", "ipMode": "Proxy"},
+            {"hostname": "lb.example.org"},
+        ])
+    );
+}
+
+#[test]
 fn every_type_of_service_has_its_defaults() {
     let service = |spec: &str| {
         let text =
@@ -119,6 +141,8 @@ fn every_type_of_service_has_its_defaults() {
     assert_eq!(balanced["spec"]["externalTrafficPolicy"], "Cluster");
     assert_eq!(balanced["spec"]["allocateLoadBalancerNodePorts"], true);
     assert_eq!(balanced["spec"]["ports"][0]["nodePort"], 30080);
+    let pending = &balanced["status"]["loadBalancer"];
+    assert_eq!(*pending, json!({}));
     assert_eq!(balanced["spec"]["healthCheckNodePort"], Value::Null);
     let local = service("type: LoadBalancer, externalTrafficPolicy: Local, ports: [{port: 80}]");
     let number = |pointer: &str| local.pointer(pointer).and_then(Value::as_u64);
