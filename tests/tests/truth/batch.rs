@@ -1,6 +1,10 @@
-//! What `fulcrum trace` promises to programs: flags, keys, order, errors and exit codes.
+//! What `fulcrum trace` promises to programs: flags, keys, order, errors and exit codes. It asks the real programs in the
+//! kernel, so it needs root.
 
-use lb_tests::truth::{self, Case, Masquerade, traced::whole};
+use lb_tests::{
+    netns::require_root,
+    truth::{self, Case, Masquerade, traced::whole},
+};
 use serde_json::{Value, json};
 
 use crate::{UPSTREAM, trace::Asked};
@@ -22,6 +26,9 @@ fn question(name: &str, way_in: &str, from: &str, to: &str) -> String {
 
 #[test]
 fn every_verdict_has_every_key() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("TracePacket/six-services");
     let expected = [
         (
@@ -57,6 +64,9 @@ fn every_verdict_has_every_key() {
 
 #[test]
 fn an_answer_says_what_was_dialled_and_what_becomes_of_it() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("ExternalTrafficPolicyLocal");
     let batch = [
         question("pod", "pod", "10.0.0.2:5000", "172.30.0.41:80"),
@@ -97,6 +107,9 @@ fn an_answer_says_what_was_dialled_and_what_becomes_of_it() {
 
 #[test]
 fn a_reason_is_the_name_of_a_counter() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("TracePacket/six-services");
     let batch = [
         question("forward", "pod", "10.0.0.2", "172.30.0.41:80"),
@@ -114,6 +127,9 @@ fn a_reason_is_the_name_of_a_counter() {
 
 #[test]
 fn answers_come_in_order_and_bad_lines_have_their_place() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("ExternalTrafficPolicyCluster");
     let good = question("good", "pod", "10.0.0.2", "172.30.0.41:80");
     let batch = [
@@ -154,6 +170,9 @@ fn answers_come_in_order_and_bad_lines_have_their_place() {
 
 #[test]
 fn a_line_that_is_no_json_is_answered_too() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("ExternalTrafficPolicyCluster");
     let batch = format!(
         "not json\n[]\n{}",
@@ -172,6 +191,9 @@ fn a_line_that_is_no_json_is_answered_too() {
 
 #[test]
 fn an_empty_batch_has_no_answers_and_succeeds() {
+    if !require_root() {
+        return;
+    }
     let answers = asked("ExternalTrafficPolicyCluster")
         .batch("", &[])
         .unwrap();
@@ -180,6 +202,9 @@ fn an_empty_batch_has_no_answers_and_succeeds() {
 
 #[test]
 fn a_batch_that_is_not_there_is_an_error_that_names_it() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("ExternalTrafficPolicyCluster");
     let missing = asked.path("missing.jsonl");
     let missing = missing.to_str().unwrap();
@@ -195,6 +220,9 @@ fn a_batch_that_is_not_there_is_an_error_that_names_it() {
 
 #[test]
 fn a_source_without_a_port_has_port_40000() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("ExternalTrafficPolicyCluster");
     let batch = [
         question("none", "pod", "10.0.0.2", "172.30.0.41:80"),
@@ -207,6 +235,9 @@ fn a_source_without_a_port_has_port_40000() {
 
 #[test]
 fn addresses_of_ipv6_stand_in_brackets_where_a_port_follows() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("TracePacketV6/nodeport");
     let batch = [
         question("port", "pod", "[fd00:10::2]:5000", "[fd00:172:30::41]:80"),
@@ -224,6 +255,9 @@ fn addresses_of_ipv6_stand_in_brackets_where_a_port_follows() {
 
 #[test]
 fn a_line_says_itself_where_its_packet_comes_in() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("ExternalTrafficPolicyLocal");
     let own = question("own", "pod", "10.0.0.2", "1.2.3.4:80");
     let without =
@@ -236,6 +270,9 @@ fn a_line_says_itself_where_its_packet_comes_in() {
 
 #[test]
 fn one_packet_is_asked_about_by_flags() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("ExternalTrafficPolicyLocal");
     let packet = [
         "--in",
@@ -256,6 +293,9 @@ fn one_packet_is_asked_about_by_flags() {
 
 #[test]
 fn people_are_told_each_step_in_words() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("ExternalTrafficPolicyLocal");
     let mut packet = vec![
         "--in",
@@ -276,6 +316,9 @@ fn people_are_told_each_step_in_words() {
 
 #[test]
 fn flags_that_take_many_values_take_them_one_after_the_other() {
+    if !require_root() {
+        return;
+    }
     let case = case("LoadBalancer");
     let asked = Asked::new(&case, Masquerade::KubeProxy).unwrap();
     let (first, second) = (asked.path("services.yaml"), asked.path("slices.yaml"));
@@ -323,6 +366,9 @@ fn flags_that_take_many_values_take_them_one_after_the_other() {
 
 #[test]
 fn private_tables_leave_nothing_behind() {
+    if !require_root() {
+        return;
+    }
     let asked = asked("ExternalTrafficPolicyLocal");
     asked
         .batch(&question("one", "pod", "10.0.0.2", "1.2.3.4:80"), &[])

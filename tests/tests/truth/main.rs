@@ -16,7 +16,10 @@ mod packets;
 mod trace;
 
 use anyhow::Result;
-use lb_tests::truth::{self, Answer, Case, Flow, Masquerade};
+use lb_tests::{
+    netns::require_root,
+    truth::{self, Answer, Case, Flow, Masquerade},
+};
 
 /// The flows of kube-proxy's own tests.
 const UPSTREAM: &str = "packetflow.yaml";
@@ -35,11 +38,17 @@ fn the_datapath_carries_out_every_flow_of_our_own_table() {
 
 #[test]
 fn trace_explains_every_flow_of_kube_proxys_tests() {
+    if !require_root() {
+        return;
+    }
     run(UPSTREAM, trace::answers);
 }
 
 #[test]
 fn trace_explains_every_flow_of_our_own_table() {
+    if !require_root() {
+        return;
+    }
     run(OWN, trace::answers);
 }
 
