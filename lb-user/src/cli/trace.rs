@@ -47,7 +47,13 @@ pub(super) struct TraceArgs {
     node: NodeArgs,
 
     /// The form of the result; a batch is always answered in JSON
-    #[arg(long, short, value_enum, default_value_t = output::Format::Table)]
+    #[arg(
+        long,
+        short,
+        value_enum,
+        default_value_t = output::Format::Table,
+        overrides_with = "output"
+    )]
     output: output::Format,
 }
 
