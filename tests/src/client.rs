@@ -84,12 +84,27 @@ pub fn hit(exchange: Exchange, address: SocketAddr) -> Result<String> {
 
 /// One HTTP request on a connection of its own; returns the name of the server that answered.
 pub fn tcp_hit(address: SocketAddr) -> Result<String> {
-    request(connect(address)?, address)
+    server_of(&request(connect(address)?, address)?)
 }
 
 /// As [`tcp_hit`], with one of this namespace's addresses as the client's.
 pub fn tcp_hit_from(source: IpAddr, address: SocketAddr) -> Result<String> {
-    request(connect_from(source, address)?, address)
+    server_of(&request(connect_from(source, address)?, address)?)
+}
+
+/// One HTTP request on a connection of its own; returns the whole response.
+pub fn http(address: SocketAddr) -> Result<String> {
+    request(connect(address)?, address)
+}
+
+/// Who sent a whole response.
+fn server_of(response: &str) -> Result<String> {
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((response, ""));
+    ensure!(
+        head.starts_with("HTTP/1.1 200 "),
+        "the response is {response:?}"
+    );
+    server_name(body)
 }
 
 fn request(mut stream: TcpStream, address: SocketAddr) -> Result<String> {
@@ -101,12 +116,7 @@ fn request(mut stream: TcpStream, address: SocketAddr) -> Result<String> {
     stream
         .read_to_string(&mut response)
         .context("receive the response")?;
-    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
-    ensure!(
-        head.starts_with("HTTP/1.1 200 "),
-        "the response is {response:?}"
-    );
-    server_name(body)
+    Ok(response)
 }
 
 /// Sends all of it to an echo server on a connection of its own, and returns what comes back until the server ends.

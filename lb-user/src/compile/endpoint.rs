@@ -18,7 +18,7 @@ use crate::{
     model::{
         endpoint::{AddressType, Conditions, Endpoint, EndpointSlice, Hints as GivenHints},
         object::ObjectName,
-        service::{LABEL_HEADLESS, Service, ServicePort, TrafficPolicy},
+        service::{LABEL_HEADLESS, LABEL_PROXY_NAME, Service, ServicePort, TrafficPolicy},
     },
     store::Snapshot,
 };
@@ -34,6 +34,7 @@ pub(super) fn merge<'a>(
     let is_of_family = |slice: &&EndpointSlice| {
         slice.address_type == AddressType::Ip(family)
             && !slice.meta.labels.contains_key(LABEL_HEADLESS)
+            && !slice.meta.labels.contains_key(LABEL_PROXY_NAME)
     };
     for slice in slices.iter().filter(is_of_family) {
         let ports = slice.ports.iter().filter_map(|slice_port| {
