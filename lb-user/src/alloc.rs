@@ -44,6 +44,8 @@ pub struct Pools<'a> {
     pub node_ports: PortRange,
     /// Whether a service that asks for what is not in here is refused, instead of warned of.
     pub is_strict: bool,
+    /// Whether nothing is given: services have what they ask for, and lack the rest.
+    pub gives_nothing: bool,
 }
 
 /// What one service has.
@@ -263,7 +265,8 @@ impl<'a> Allocator<'a> {
                 .copied()
                 .find(|ip| family_of(*ip) == *family)
                 .or_else(|| kept.get(&(name.clone(), *family)).copied());
-            if ip.is_none() && !wanted.contains(family) {
+            let may_lack = self.pools.gives_nothing || !wanted.contains(family);
+            if ip.is_none() && may_lack {
                 continue;
             }
             let Some(ip) = ip.or_else(|| self.free(name, *family)) else {
@@ -276,7 +279,11 @@ impl<'a> Allocator<'a> {
             self.taken.insert(ip, (name, service));
             ips.push(ip);
         }
-        let given = self.node_ports.complete((name, service));
+        let given = if self.pools.gives_nothing {
+            node_ports::asked_for(&service.object)
+        } else {
+            self.node_ports.complete((name, service))
+        };
         let range = self.pools.node_ports;
         for field in given.lacking {
             let message =

@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 use lb_common::{abi::place, net::addr::Family};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The whole desired state of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl fmt::Display for PortName {
 }
 
 /// Layer-4 protocols that a service port may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// RFC 9293.

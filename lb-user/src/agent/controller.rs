@@ -28,7 +28,7 @@ use crate::{
     apply::{self, LbMaps, Retry},
     causes::with_causes,
     compile::{self, Compiled, NodeFacts},
-    desired::{Desired, FrontendKind, Place},
+    desired::{Desired, FrontendKind, Place, PortName},
     model::{
         finding::{Finding, Severity},
         object::ObjectRef,
@@ -182,7 +182,7 @@ impl<M: LbMaps> Controller<M> {
         view.findings.extend(self.source_findings.iter().cloned());
         view.findings.sort();
         view.seen = Arc::clone(&self.seen);
-        view.names = self.names();
+        view.ports = self.ports();
         self.tell(&view);
         Outcome { view, ..outcome }
     }
@@ -269,15 +269,12 @@ impl<M: LbMaps> Controller<M> {
         }
     }
 
-    fn names(&self) -> BTreeMap<u32, String> {
-        let ids: BTreeSet<u32> = self
-            .ledger
-            .services()
-            .values()
-            .map(|service| service.id)
-            .collect();
-        ids.into_iter()
-            .filter_map(|id| Some((id, self.ledger.name(id)?.to_string())))
+    fn ports(&self) -> BTreeMap<u32, PortName> {
+        let services = self.ledger.services().values();
+        let ids: BTreeSet<u32> = services.map(|service| service.id).collect();
+        let ports = ids.into_iter();
+        ports
+            .filter_map(|id| Some((id, self.ledger.name(id)?.clone())))
             .collect()
     }
 

@@ -9,6 +9,7 @@ pub mod controller;
 pub mod devices;
 pub mod health;
 pub mod node;
+pub mod packets;
 pub mod probe;
 pub mod run_dir;
 pub mod view;
@@ -38,7 +39,7 @@ use crate::{
     config::{Config, Manifests},
     control::{
         self,
-        server::{ListenError, Server},
+        server::{Answer, ListenError, Server},
     },
     loader::{
         Datapath, LoaderError,
@@ -52,6 +53,7 @@ use crate::{
 use controller::Controller;
 use devices::Devices;
 use node::Node;
+use packets::Packets;
 use probe::overlay::Readiness;
 use run_dir::{RunDir, RunDirError};
 use view::View;
@@ -151,7 +153,10 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         host: pair.facts(),
         masquerade: config.services.masquerade,
     };
-    let datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
+    let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
+    let tracer = datapath.take_tracer();
+    let packets = tracer.map(|tracer| Packets::new(tracer, datapath.maps()));
+    let packets = packets.transpose()?;
     let mut controller = Controller::new(
         source_name,
         of_node,
@@ -183,7 +188,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     };
     tokio::select! {
         ended = up => ended,
-        never = serve(&server, shown) => match never {},
+        never = serve(&server, shown, packets) => match never {},
         never = probe::follow(probing.targets, probing.readiness) => match never {},
         never = health::follow(checking.health, checking.troubles) => match never {},
         ended = source => ended,
@@ -370,14 +375,23 @@ fn replace<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
     });
 }
 
-async fn serve(server: &Server, Shown { view, devices }: Shown) -> Infallible {
+async fn serve(
+    server: &Server,
+    Shown { view, devices }: Shown,
+    packets: Option<Packets>,
+) -> Infallible {
     let changes = view.clone();
     let answer = move |request: &control::Request| {
         let view = view
             .borrow()
             .clone()
             .ok_or("it is still starting; ask again")?;
-        Ok(view::answer(request, &view, &devices.borrow()))
+        match (request, &packets) {
+            (control::Request::Trace(question), Some(packets)) => {
+                packets.trace(question, &view).map(Answer::Value)
+            }
+            _ => Ok(view::answer(request, &view, &devices.borrow())),
+        }
     };
     server.serve(answer, changes).await
 }

@@ -237,6 +237,20 @@ fn shared(service: &Service, port: &ServicePort, given: &Given) -> Option<u16> {
     })
 }
 
+/// What the manifest gives, and nothing else.
+pub(super) fn asked_for(service: &Service) -> Given {
+    let ports = service.spec.ports.iter();
+    let ports = ports.filter(|port| has_node_port(service, port));
+    let health = service.spec.health_check_node_port;
+    Given {
+        node_ports: ports
+            .filter_map(|port| Some((port.name.clone(), port.node_port?)))
+            .collect(),
+        health_check_node_port: health.filter(|_| has_health_check(service)),
+        lacking: Vec::new(),
+    }
+}
+
 /// Numbers of node ports that the manifest asks for, with their fields.
 fn explicit(service: &Service) -> Vec<(String, u16)> {
     let ports = service.spec.ports.iter().enumerate();

@@ -71,6 +71,7 @@ fn pools(cidrs: &[IpNet]) -> Pools<'_> {
         cidrs,
         node_ports: PortRange::default(),
         is_strict: false,
+        gives_nothing: false,
     }
 }
 

@@ -22,7 +22,7 @@ pub(super) fn is_served(service: &Service) -> bool {
         && !labels.contains_key(LABEL_PROXY_NAME)
 }
 
-/// Every port of a service in every family that it has an address of, without endpoints. The first one of each
+/// Every port of a service in every family that it has, without endpoints. The first one of each
 /// family also has what is dialled at its address and belongs to no port.
 pub(super) fn ports<'a>(
     service: &'a Service,
@@ -30,12 +30,14 @@ pub(super) fn ports<'a>(
 ) -> impl Iterator<Item = (&'a ServicePort, PortName, DesiredPort)> {
     let ports = service.spec.ports.iter().enumerate();
     ports.flat_map(move |(index, port)| {
-        addresses.ips.iter().map(move |addr| {
-            let name = port_name(service, port, family_of(*addr));
-            let own = frontend(*addr, port.port, FrontendKind::ClusterIp);
-            let rest = (index == 0).then(|| frontend(*addr, 0, FrontendKind::AnyPort));
+        addresses.families.iter().map(move |family| {
+            let name = port_name(service, port, *family);
+            let addr = addresses.ips.iter().find(|ip| family_of(**ip) == *family);
+            let own = addr.map(|addr| frontend(*addr, port.port, FrontendKind::ClusterIp));
+            let first = addr.filter(|_| index == 0);
+            let rest = first.map(|addr| frontend(*addr, 0, FrontendKind::AnyPort));
             let entry = DesiredPort {
-                frontends: std::iter::once(own).chain(rest).collect(),
+                frontends: own.into_iter().chain(rest).collect(),
                 affinity_timeout_s: service.spec.affinity_timeout_s.unwrap_or(0),
                 ..DesiredPort::default()
             };

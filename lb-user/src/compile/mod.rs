@@ -50,6 +50,8 @@ pub struct NodeFacts {
     pub addresses: BTreeSet<IpAddr>,
     /// The address by which the cluster knows the node, one per family.
     pub primary: BTreeSet<IpAddr>,
+    /// Whether services have only what their manifests give: nothing is allocated.
+    pub gives_nothing: bool,
     /// Whether nothing but prefixes tells pods from other clients, as kube-proxy has it.
     pub prefixes_tell_pods: bool,
     /// The node's zone, where a flag gives it; else its Node object may.
@@ -95,6 +97,7 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
         cidrs: &facts.service_cidrs,
         node_ports: facts.node_port_range,
         is_strict: facts.is_strict,
+        gives_nothing: facts.gives_nothing,
     };
     let allocated = alloc::allocate(&snapshot.services, pools, previous);
     let mut findings = allocated.findings;

@@ -36,6 +36,7 @@ use serde_json::Value;
 
 use self::selector::Selector;
 use crate::model::object::{Kind, Labels, ObjectName};
+use crate::trace::Question;
 
 /// Version of the protocol; raised when an old peer would misunderstand a new one.
 pub const VERSION: u32 = 2;
@@ -51,6 +52,8 @@ pub enum Request {
     Objects(Query),
     /// Of services: which endpoints each of their addresses uses on this node, and why not the others.
     Choices(Query),
+    /// What would become of a packet.
+    Trace(Question),
     /// Service ids of the tables -> names.
     Names,
     /// The agent's own state: devices, findings, what it could not do.

@@ -143,7 +143,11 @@ fn the_view_names_what_the_tables_number() {
         .values()
         .next()
         .map(|row| row.id);
-    let name = view.names.get(&id.expect("one service")).expect("its name");
+    let name = view
+        .ports
+        .get(&id.expect("one service"))
+        .expect("its name")
+        .to_string();
     assert_eq!(name, "default/web TCP IPv4");
     let shown = |kind| view.objects(kind).remove(0);
     assert_eq!(shown(Kind::Service)["spec"]["clusterIP"], "10.96.0.10");

@@ -17,6 +17,7 @@ fn written(text: &str) -> Vec<String> {
         cidrs: &facts.service_cidrs,
         node_ports: facts.node_port_range,
         is_strict: false,
+        gives_nothing: false,
     };
     let allocated = alloc::allocate(&snapshot.services, pools, &Allocations::default());
     let mut findings = Vec::new();
