@@ -18,6 +18,12 @@ fn asked(id: &str) -> Asked {
     Asked::new(&case(id), Masquerade::KubeProxy).unwrap()
 }
 
+/// The answer to one packet, asked about by flags.
+fn json_of(asked: &Asked, packet: &[&str]) -> Value {
+    let arguments = [packet, &["--output", "json"]].concat();
+    serde_json::from_str(&asked.fulcrum(&arguments).unwrap()).unwrap()
+}
+
 /// One question of a batch.
 fn question(name: &str, way_in: &str, from: &str, to: &str) -> String {
     let object = json!({"name": name, "in": way_in, "from": from, "to": to, "protocol": "tcp"});
@@ -209,7 +215,7 @@ fn a_batch_that_is_not_there_is_an_error_that_names_it() {
     let missing = asked.path("missing.jsonl");
     let missing = missing.to_str().unwrap();
     let output = asked
-        .command(&["--batch", missing])
+        .command(&["--batch", missing, "--output", "json"])
         .unwrap()
         .output()
         .unwrap();
@@ -284,7 +290,7 @@ fn one_packet_is_asked_about_by_flags() {
         "--protocol",
         "tcp",
     ];
-    let answer: Value = serde_json::from_str(&asked.fulcrum(&packet).unwrap()).unwrap();
+    let answer = json_of(&asked, &packet);
     whole(&answer).unwrap_or_else(|error| panic!("{error:#}: {answer}"));
     assert_eq!(answer["name"], Value::Null);
     assert_eq!(answer["backend"], "10.180.2.1:80");
@@ -385,8 +391,8 @@ fn private_tables_leave_nothing_behind() {
         "--protocol",
         "tcp",
     ];
-    let first: Value = serde_json::from_str(&asked.fulcrum(&packet).unwrap()).unwrap();
-    let again: Value = serde_json::from_str(&asked.fulcrum(&packet).unwrap()).unwrap();
+    let first = json_of(&asked, &packet);
+    let again = json_of(&asked, &packet);
     assert_eq!(first["existing_flow"], again["existing_flow"]);
     assert_eq!(first["verdict"], again["verdict"]);
 }

@@ -15,6 +15,8 @@ mod memory;
 mod packets;
 mod trace;
 
+use std::{num::NonZero, thread};
+
 use anyhow::Result;
 use lb_tests::{
     netns::require_root,
@@ -57,41 +59,55 @@ type Answers = Vec<Result<Answer>>;
 
 /// Asks a runner about every case in every mode that the case speaks of, and fails with all that differs.
 #[track_caller]
-fn run(table: &str, answers: impl Fn(&Case, Masquerade) -> Result<Answers>) {
+fn run(table: &str, answers: impl Fn(&Case, Masquerade) -> Result<Answers> + Sync) {
     let cases = truth::load(table).unwrap();
-    let mut failures = Vec::new();
-    let mut n_flows = 0;
-    for case in &cases {
-        for mode in case.modes() {
-            n_flows += case.flows.len();
-            let given = match answers(case, mode) {
-                Ok(given) => given,
-                Err(error) => {
-                    failures.push(format!("{} ({mode}): {error:#}", case.id));
-                    continue;
-                }
-            };
-            assert_eq!(
-                given.len(),
-                case.flows.len(),
-                "{}: one answer each",
-                case.id
-            );
-            let differs = case.flows.iter().zip(given).filter_map(|(flow, answer)| {
-                let error = answer
-                    .and_then(|answer| case.judge(flow, mode, &answer))
-                    .err()?;
-                Some(format!("{} ({mode}): {}: {error:#}", case.id, shown(flow)))
-            });
-            failures.extend(differs);
-        }
-    }
+    let n_workers = thread::available_parallelism().map_or(1, NonZero::get);
+    let failures: Vec<String> = thread::scope(|scope| {
+        let workers: Vec<_> = cases
+            .chunks(cases.len().div_ceil(n_workers).max(1))
+            .map(|cases| {
+                scope.spawn(|| {
+                    cases
+                        .iter()
+                        .flat_map(|case| differs(case, &answers))
+                        .collect()
+                })
+            })
+            .collect();
+        let found = workers.into_iter().map(|worker| worker.join().unwrap());
+        found.collect::<Vec<Vec<String>>>().concat()
+    });
     assert!(
         failures.is_empty(),
-        "{} of {n_flows} flows of {table} differ:\n  {}",
+        "{} flows of {table} differ:\n  {}",
         failures.len(),
         failures.join("\n  ")
     );
+}
+
+/// What a runner makes of a case that the table does not say.
+fn differs(case: &Case, answers: &impl Fn(&Case, Masquerade) -> Result<Answers>) -> Vec<String> {
+    let of_mode = |mode| {
+        let given = match answers(case, mode) {
+            Ok(given) => given,
+            Err(error) => return vec![format!("{} ({mode}): {error:#}", case.id)],
+        };
+        assert_eq!(
+            given.len(),
+            case.flows.len(),
+            "{}: one answer each",
+            case.id
+        );
+        let flows = case.flows.iter().zip(given);
+        let differs = flows.filter_map(|(flow, answer)| {
+            let error = answer
+                .and_then(|answer| case.judge(flow, mode, &answer))
+                .err()?;
+            Some(format!("{} ({mode}): {}: {error:#}", case.id, shown(flow)))
+        });
+        differs.collect()
+    };
+    case.modes().into_iter().flat_map(of_mode).collect()
 }
 
 /// A flow as `fulcrum trace` would be asked about it.

@@ -28,7 +28,6 @@ impl Asked {
             format!("--manifests={}", manifests.display()),
             format!("--node={}", case.node.name),
             format!("--masquerade={mode}"),
-            "--output=json".to_owned(),
         ];
         let mut each = |flag: &str, values: &mut dyn Iterator<Item = String>| {
             flags.extend(values.map(|value| format!("--{flag}={value}")));
@@ -49,7 +48,8 @@ impl Asked {
     pub(crate) fn batch(&self, text: &str, flags: &[&str]) -> Result<Vec<Value>> {
         let path = self.dir.path().join("batch.jsonl");
         fs::write(&path, text)?;
-        let mut arguments = vec!["--batch", path.to_str().context("a path of UTF-8")?];
+        let path = path.to_str().context("a path of UTF-8")?;
+        let mut arguments = vec!["--batch", path, "--output", "json"];
         arguments.extend(flags);
         let output = self.fulcrum(&arguments)?;
         let lines = output.lines();
