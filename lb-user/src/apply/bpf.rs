@@ -330,7 +330,7 @@ where
     fn sweep_affinity(&mut self, is_live: IsLive<'_>) -> Result<usize, TableError> {
         let table = self.names.affinity;
         let mut stale = Vec::new();
-        for entry in self.affinity.iter() {
+        for entry in &self.affinity {
             // Entries come and go under the walk.
             let Ok((Raw(key), Raw(given))) = entry else {
                 break;

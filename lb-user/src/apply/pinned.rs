@@ -90,13 +90,13 @@ where
     AffinityKey<A>: Plain,
 {
     type Services<A> = HashMap<MapData, Raw<ServiceKey<A>>, Raw<Service>>;
+    type Nets<A> = LpmTrie<MapData, Raw<PlaceKey<A>>, u32>;
+    type Clients<A> = HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>;
     let entries = Services::<A>::create(CAPACITY.services, 0).expect("services");
     pin(dir, services, entries.map());
     pin_array::<Backend<A>>(dir, backends, CAPACITY.backends);
-    type Nets<A> = LpmTrie<MapData, Raw<PlaceKey<A>>, u32>;
     let nets = Nets::<A>::create(CAPACITY.places, BPF_F_NO_PREALLOC);
     pin(dir, places, nets.expect("prefixes").map());
-    type Clients<A> = HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>;
     let clients = Clients::<A>::create(CAPACITY.services, 0).expect("clients");
     pin(dir, affinity, clients.map());
 }

@@ -121,8 +121,8 @@ fn rows(map: MapData, name: &'static str, names: Names<'_>) -> Result<Table, Map
         map::COUNTERS => counters(&typed(name, Map::PerCpuArray(map))?),
         map::PLACES4 => places::<Addr4>(&typed(name, Map::LpmTrie(map))?),
         map::PLACES6 => places::<Addr6>(&typed(name, Map::LpmTrie(map))?),
-        map::AFFINITY4 => affinity::<Addr4>(&typed(name, Map::HashMap(map))?, names),
-        map::AFFINITY6 => affinity::<Addr6>(&typed(name, Map::HashMap(map))?, names),
+        map::AFFINITY4 => Ok(affinity::<Addr4>(&typed(name, Map::HashMap(map))?, names)),
+        map::AFFINITY6 => Ok(affinity::<Addr6>(&typed(name, Map::HashMap(map))?, names)),
         _ => {
             return Err(MapError::Unknown {
                 name: name.to_owned(),
@@ -324,7 +324,7 @@ fn counters(map: &PerCpuArray<MapData, u64>) -> io::Result<Table> {
 fn affinity<A: Addr>(
     map: &HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>,
     names: Names<'_>,
-) -> io::Result<Table>
+) -> Table
 where
     AffinityKey<A>: Plain,
 {
@@ -341,7 +341,7 @@ where
             json!(given.last_opened),
         ]
     };
-    Ok(Table {
+    Table {
         columns: vec![
             "client",
             "service",
@@ -351,7 +351,7 @@ where
             "last_opened",
         ],
         rows: entries.into_iter().map(row).collect(),
-    })
+    }
 }
 
 fn places<A: Addr>(map: &LpmTrie<MapData, Raw<PlaceKey<A>>, u32>) -> io::Result<Table>

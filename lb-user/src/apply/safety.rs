@@ -94,9 +94,10 @@ fn any_ports(
             port.affinity_timeout_s = affinity;
             // Every other address is a load balancer's.
             let guarded = |frontend: Frontend| Frontend {
-                kind: match frontend.addr.to_string().ends_with('2') {
-                    true => FrontendKind::LoadBalancer,
-                    false => frontend.kind,
+                kind: if frontend.addr.to_string().ends_with('2') {
+                    FrontendKind::LoadBalancer
+                } else {
+                    frontend.kind
                 },
                 ..frontend
             };
