@@ -147,16 +147,9 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
     let own = survey.own_addresses();
     let of_node = node_facts(&config, &node, own.clone());
-    let facts = Facts {
-        flow_table_size: config.flow_table_size,
-        addresses: node.addresses,
-        host: pair.facts(),
-        masquerade: config.services.masquerade,
-    };
+    let facts = facts(&config, &node, &pair);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
-    let tracer = datapath.take_tracer();
-    let packets = tracer.map(|tracer| Packets::new(tracer, datapath.maps()));
-    let packets = packets.transpose()?;
+    let packets = Packets::of(&mut datapath)?;
     let mut controller = Controller::new(
         source_name,
         of_node,
@@ -192,6 +185,16 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         never = probe::follow(probing.targets, probing.readiness) => match never {},
         never = health::follow(checking.health, checking.troubles) => match never {},
         ended = source => ended,
+    }
+}
+
+/// What is fixed when the programs are loaded.
+fn facts(config: &Config, node: &Node, pair: &HostPair) -> Facts {
+    Facts {
+        flow_table_size: config.flow_table_size,
+        addresses: node.addresses,
+        host: pair.facts(),
+        masquerade: config.services.masquerade,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What would become of a packet on this node now: the program `trace` on the agent's own tables.
 
-use std::{path::Path, sync::Mutex};
+use std::sync::Mutex;
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use super::view::View;
 use crate::{
     apply::{BpfMaps, LbMaps, MapError},
     causes::with_causes,
-    loader::tracer::Tracer,
+    loader::{Datapath, tracer::Tracer},
     trace::{Known, Question},
 };
 
@@ -20,12 +20,15 @@ pub struct Packets {
 }
 
 impl Packets {
-    /// Reads the maps that are pinned in a directory.
-    pub fn new(tracer: Tracer, pins: &Path) -> Result<Self, MapError> {
-        Ok(Self {
+    /// On the tables of a datapath, for the first who asks.
+    pub fn of(datapath: &mut Datapath) -> Result<Option<Self>, MapError> {
+        let Some(tracer) = datapath.take_tracer() else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
             tracer: Mutex::new(tracer),
-            maps: BpfMaps::open(pins)?,
-        })
+            maps: BpfMaps::open(datapath.maps())?,
+        }))
     }
 
     /// The answer, or why there is none.
@@ -51,9 +54,9 @@ impl Packets {
         let record = tracer
             .run(question, is_own)
             .map_err(|error| with_causes(&error))?;
-        let traced = known
+        let answer = known
             .explain(question, &record)
             .map_err(|error| with_causes(&error))?;
-        serde_json::to_value(traced).map_err(|error| error.to_string())
+        serde_json::to_value(answer).map_err(|error| error.to_string())
     }
 }

@@ -89,6 +89,8 @@ where
     PlaceKey<A>: Plain,
     AffinityKey<A>: Plain,
 {
+    type Nets<A> = LpmTrie<MapData, Raw<PlaceKey<A>>, u32>;
+    type Clients<A> = HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>;
     type Services<A> = HashMap<MapData, Raw<ServiceKey<A>>, Raw<Service>>;
     type Nets<A> = LpmTrie<MapData, Raw<PlaceKey<A>>, u32>;
     type Clients<A> = HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>;

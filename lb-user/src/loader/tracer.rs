@@ -71,7 +71,7 @@ impl fmt::Debug for Tracer {
 /// Who holds the program.
 enum Holder {
     /// A pin does.
-    Pin(SchedClassifier),
+    Pin(Box<SchedClassifier>),
     /// The object, of which nothing else is used.
     Object(Box<Ebpf>),
 }
@@ -88,7 +88,7 @@ impl Tracer {
         })?;
         let program = SchedClassifier::from_pin(path).map_err(TraceError::Load)?;
         Ok(Self {
-            program: Holder::Pin(program),
+            program: Holder::Pin(Box::new(program)),
             record,
             mark: 0,
             ifindex,
