@@ -92,8 +92,6 @@ where
     type Nets<A> = LpmTrie<MapData, Raw<PlaceKey<A>>, u32>;
     type Clients<A> = HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>;
     type Services<A> = HashMap<MapData, Raw<ServiceKey<A>>, Raw<Service>>;
-    type Nets<A> = LpmTrie<MapData, Raw<PlaceKey<A>>, u32>;
-    type Clients<A> = HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>;
     let entries = Services::<A>::create(CAPACITY.services, 0).expect("services");
     pin(dir, services, entries.map());
     pin_array::<Backend<A>>(dir, backends, CAPACITY.backends);
