@@ -29,7 +29,7 @@ pub struct ServiceFlags {
     /// the one per family by which the cluster knows the node [default: all]
     ///
     /// A family without any prefix is not limited. 127.0.0.1 answers by default too, ::1 never does.
-    #[arg(long, value_name = "CIDR|primary", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR|primary", num_args = 1.., value_delimiter = ',')]
     pub nodeport_addresses: Vec<NodePortAddress>,
 
     /// When a client's source address gives way to one of this node's
