@@ -35,7 +35,11 @@ mod memory;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
+mod socket;
+#[cfg(target_arch = "bpf")]
 mod tables;
+#[cfg(target_arch = "bpf")]
+mod trace;
 
 #[cfg(target_arch = "bpf")]
 mod programs {
@@ -45,7 +49,7 @@ mod programs {
     };
     use lb_common::datapath::Role;
 
-    use crate::action;
+    use crate::{action, trace::trace as explain};
 
     /// Host side of a pod's device, ingress.
     #[classifier]
@@ -93,6 +97,12 @@ mod programs {
     #[xdp]
     fn xdp_uplink(ctx: XdpContext) -> u32 {
         action::xdp(&ctx)
+    }
+
+    /// Attached nowhere: run by hand to say what would become of a packet.
+    #[classifier]
+    fn trace(ctx: TcContext) -> i32 {
+        explain(&ctx)
     }
 
     #[panic_handler]

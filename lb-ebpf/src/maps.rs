@@ -10,7 +10,10 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use lb_common::{
-    abi::{Backend, FlowSlot, NextHop, NodeConfig, Reason, Service, ServiceKey, capacity},
+    abi::{
+        Affinity, AffinityKey, Backend, FlowSlot, NextHop, NodeConfig, PlaceKey, Reason, Service,
+        ServiceKey, TraceRecord, capacity,
+    },
     datapath::Work,
     flow::FlowKey,
     net::addr::{Addr, Addr4, Addr6},
@@ -29,7 +32,14 @@ pub(crate) type Backends<A> = Array<Backend<A>, { capacity::BACKENDS as usize }>
 /// Mappable, which also puts the slots on page boundaries, so that one never straddles two cache lines.
 pub(crate) type Flows<A> =
     Array<FlowSlot<A>, { capacity::FLOWS as usize }, { BPF_F_MMAPABLE as usize }>;
-pub(crate) type Places<A> = LpmTrie<A, u32, { capacity::PLACES as usize }>;
+pub(crate) type Places<A> = LpmTrie<PlaceKey<A>, u32, { capacity::PLACES as usize }>;
+/// Memory only for clients that are there.
+pub(crate) type Affinities<A> = HashMap<
+    AffinityKey<A>,
+    Affinity,
+    { capacity::AFFINITY as usize },
+    { BPF_F_NO_PREALLOC as usize },
+>;
 
 #[btf_map(name = "services4")]
 static SERVICES4: Services<Addr4> = Services::new();
@@ -53,6 +63,13 @@ pub(crate) static COUNTERS: PerCpuArray<u64, { Reason::COUNT as usize }> = PerCp
 static PLACES4: Places<Addr4> = Places::new();
 #[btf_map(name = "places6")]
 static PLACES6: Places<Addr6> = Places::new();
+#[btf_map(name = "affinity4")]
+static AFFINITY4: Affinities<Addr4> = Affinities::new();
+#[btf_map(name = "affinity6")]
+static AFFINITY6: Affinities<Addr6> = Affinities::new();
+
+#[btf_map(name = "trace_record")]
+pub(crate) static TRACE_RECORD: Array<TraceRecord, 1> = Array::new();
 
 #[btf_map(name = "work4")]
 static WORK4: PerCpuArray<Work<Addr4>, 1> = PerCpuArray::new();
@@ -74,6 +91,7 @@ pub(crate) static NODE: Global<NodeConfig> = Global::new(NodeConfig {
     fib_flags: 0,
     hairpin4: Addr4 { be32: 0 },
     hairpin6: Addr6 { be32: [0; 4] },
+    masquerade: 0,
 });
 
 /// One family's maps and facts; everything that uses them is written once.
@@ -84,6 +102,7 @@ pub(crate) trait FamilyMaps: Addr {
     fn backends() -> &'static Backends<Self>;
     fn flows() -> &'static Flows<Self>;
     fn places() -> &'static Places<Self>;
+    fn affinities() -> &'static Affinities<Self>;
     fn work() -> &'static PerCpuArray<Work<Self>, 1>;
     /// [`crate::memory`]'s global function of the family.
     fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64;
@@ -93,7 +112,7 @@ pub(crate) trait FamilyMaps: Addr {
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $places:ident, $work:ident, $reserve:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $places:ident, $affinities:ident, $work:ident, $reserve:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -111,6 +130,10 @@ macro_rules! bind {
             #[inline(always)]
             fn places() -> &'static Places<Self> {
                 &$places
+            }
+            #[inline(always)]
+            fn affinities() -> &'static Affinities<Self> {
+                &$affinities
             }
             #[inline(always)]
             fn work() -> &'static PerCpuArray<Work<Self>, 1> {
@@ -137,8 +160,10 @@ macro_rules! bind {
 }
 
 bind!(
-    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, WORK4, reserve4, flow_mask4, addr4, hairpin4
+    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, AFFINITY4, WORK4, reserve4, flow_mask4, addr4,
+    hairpin4
 );
 bind!(
-    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, WORK6, reserve6, flow_mask6, addr6, hairpin6
+    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, AFFINITY6, WORK6, reserve6, flow_mask6,
+    addr6, hairpin6
 );

@@ -6,7 +6,7 @@ use core::{
 };
 
 use lb_common::{
-    abi::{FlowSlot, NextHop},
+    abi::{FlowSlot, NextHop, Plain},
     datapath::HopMemory,
     flow::{
         FlowKey,
@@ -166,6 +166,19 @@ impl HopMemory for KernelHop {
             (&raw mut (*self.0).mtu).write_volatile(mtu);
             (&raw mut (*self.0).valid_until).write_volatile(valid_until);
         }
+    }
+}
+
+/// Copies a value out of a map, word by word: the compiler would call a function for it that the verifier refuses.
+///
+/// # Safety
+/// `from` points to a live map value.
+#[inline(always)]
+pub(crate) unsafe fn copy<T: Plain>(from: *const T, to: &mut T) {
+    let (from, to) = (from.cast::<u32>(), (&raw mut *to).cast::<u32>());
+    for at in 0..size_of::<T>() / 4 {
+        // SAFETY: the caller's; tables' values are words, any of which is valid.
+        unsafe { to.add(at).write_volatile(from.add(at).read_volatile()) };
     }
 }
 

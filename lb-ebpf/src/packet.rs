@@ -15,7 +15,7 @@ use aya_ebpf::{
 use bytemuck::Pod;
 use lb_common::{
     datapath::Packet,
-    net::{csum::Delta, eth},
+    net::{crc32c, csum::Delta, eth},
 };
 
 /// Offsets from the IP header stay below this; it bounds them for the verifier.
@@ -25,6 +25,13 @@ const HEADERS: u32 = 60 + 20;
 /// Bytes from the IP header that reach beyond the beginning of any transport header: with them goes the
 /// offset that a device would begin a checksum at.
 const STRIP: u32 = 80;
+
+/// [`Packet::replace_in_crc`] as a global function: the verifier checks it once for all its callers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn replace_in_crc(check: u32, old: u32, new: u32, len: u32) -> u32 {
+    crc32c::replace_first(check, old, new, len)
+}
 
 /// A packet at TC, `L2` bytes before its IP header.
 pub(crate) struct TcPacket<const L2: u32> {
@@ -160,6 +167,11 @@ impl<const L2: u32> Packet for TcPacket<L2> {
     }
 
     #[inline(always)]
+    fn replace_in_crc(check: u32, old: u32, new: u32, len: u32) -> u32 {
+        replace_in_crc(check, old, new, len)
+    }
+
+    #[inline(always)]
     fn copy(&self, words: &mut [u32], len: u32) -> Option<()> {
         let room = words.len() * size_of::<u32>();
         let to = words.as_mut_ptr().cast::<c_void>();
@@ -252,6 +264,11 @@ impl Packet for XdpPacket {
         // SAFETY: as in `read`.
         self.pointer::<T>(at)
             .map(|header| unsafe { header.write_unaligned(value) })
+    }
+
+    #[inline(always)]
+    fn replace_in_crc(check: u32, old: u32, new: u32, len: u32) -> u32 {
+        replace_in_crc(check, old, new, len)
     }
 
     /// Nothing is answered before the stack.

@@ -3,20 +3,27 @@
 use core::{arch::asm, ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{
-    bindings::bpf_fib_lookup as FibLookup,
+    bindings::{BPF_ANY, bpf_fib_lookup as FibLookup},
     btf_maps::lpm_trie::Key,
     helpers::generated::{bpf_fib_lookup, bpf_get_prandom_u32, bpf_ktime_get_coarse_ns},
 };
 use lb_common::{
-    abi::{Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
+    abi::{
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, PlaceKey, Reason, Service, ServiceKey,
+        place,
+    },
     datapath::{Hook, Role, Route, Tables},
-    flow::clock::{self, Tick},
+    flow::{
+        FlowKey,
+        clock::{self, Tick},
+    },
     net::ip::Ends,
 };
 
 use crate::{
     maps::{COUNTERS, FamilyMaps, NEXT_HOPS, NODE, SLOTS},
-    memory::{KernelHop, KernelSlots},
+    memory::{KernelHop, KernelSlots, copy},
+    socket,
 };
 
 /// `BPF_FIB_LKUP_RET_SUCCESS` of `include/uapi/linux/bpf.h`.
@@ -70,10 +77,17 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     }
 
     #[inline(always)]
-    fn service(&self, key: &ServiceKey<A>) -> Option<Service> {
+    fn service(&self, key: &ServiceKey<A>, into: &mut Service) -> bool {
         // SAFETY: copied at once. The kernel may give the element to another key meanwhile; the datapath
         // checks version and backend before it believes the copy.
-        unsafe { A::services().get(key).copied() }
+        unsafe { A::services().get(key).map(|service| copy(service, into)) }.is_some()
+    }
+
+    #[inline(always)]
+    fn stamp(&self, key: &ServiceKey<A>) -> Option<(u32, u32)> {
+        // SAFETY: as above.
+        let service = unsafe { A::services().get(key) };
+        service.map(|service| (service.id, service.version))
     }
 
     #[inline(always)]
@@ -88,10 +102,30 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
 
     #[inline(always)]
     fn place(&self, addr: A) -> u32 {
-        A::places()
-            .get(&Key::new(size_of::<A>() as u32 * 8, addr))
-            .copied()
-            .unwrap_or(0)
+        prefix(place::NODE_SPACE, addr)
+    }
+
+    #[inline(always)]
+    fn allows(&self, guard: u32, client: A) -> bool {
+        prefix(guard, client) == place::ALLOWED
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey<A>, into: &mut Affinity) -> bool {
+        // SAFETY: copied at once. Torn by another CPU it names a backend that is checked like any other.
+        unsafe { A::affinities().get(key).map(|known| copy(known, into)) }.is_some()
+    }
+
+    #[inline(always)]
+    fn set_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity) -> bool {
+        A::affinities()
+            .insert(key, affinity, u64::from(BPF_ANY))
+            .is_ok()
+    }
+
+    #[inline(always)]
+    fn has_socket(&self, key: &FlowKey<A>) -> bool {
+        socket::is_connected(self.ctx, key)
     }
 
     #[inline(always)]
@@ -144,6 +178,31 @@ pub(crate) fn node() -> &'static NodeConfig {
     unsafe { asm!("", inout("r1") node, options(nomem, nostack, preserves_flags)) };
     // SAFETY: `Global` is the value and nothing else, and the loader writes it before the program runs.
     unsafe { &*node }
+}
+
+/// What is known of an address in one space.
+#[inline(always)]
+fn prefix<A: FamilyMaps>(space: u32, addr: A) -> u32 {
+    let mut key = MaybeUninit::<Key<PlaceKey<A>>>::uninit();
+    let words = key.as_mut_ptr().cast::<u32>();
+    let bits = size_of::<PlaceKey<A>>() as u32 * 8;
+    // SAFETY: the key is a length, a space and an address, all of them words. One by one, since the compiler
+    // would write two at once where the verifier wants words of eight bytes aligned.
+    unsafe {
+        words.write_volatile(bits);
+        words.add(1).write_volatile(space);
+        for (at, word) in addr
+            .words()
+            .into_iter()
+            .take(size_of::<A>() / 4)
+            .enumerate()
+        {
+            words.add(2 + at).write_volatile(word);
+        }
+    }
+    // SAFETY: written in full.
+    let key = unsafe { key.assume_init_ref() };
+    A::places().get(key).copied().unwrap_or(0)
 }
 
 /// A MAC out of the query, half word by half word: it is not aligned to more, and the verifier refuses

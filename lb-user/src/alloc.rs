@@ -1,11 +1,11 @@
-//! `ClusterIP`s: which addresses each service has.
+//! `ClusterIP`s and node ports: which of them each service has.
 //!
-//! Pure, and stable: the same services, ranges and previous [`Allocations`] give the same addresses,
-//! and a service keeps its addresses for as long as they may be kept. Addresses that a manifest asks
-//! for win over allocated ones. Of two services that ask for the same, the one that was there before keeps
-//! it, and the other is refused; so it is with node ports. What is left goes by a hash of the service's
-//! name, from the upper band of each range first, so that the lower bands stay free for addresses chosen by
-//! hand (KEP-3070).
+//! Pure, and stable: the same services, pools and previous [`Allocations`] give the same addresses and numbers,
+//! and a service keeps them for as long as they may be kept. Of two services that ask for the same, the one that
+//! was there before keeps it, and the other is refused. Addresses that a manifest asks for win over allocated
+//! ones, since there are plenty; a node port stays with who has it. What is left goes by a hash of the service's
+//! name, from the upper band of each range first, so that the lower bands stay free for what is chosen by hand
+//! (KEP-3070, KEP-3682).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,40 +16,36 @@ use std::{
 
 use ipnet::IpNet;
 use lb_common::net::addr::Family;
-use serde::{Deserialize, Serialize};
 
 use crate::model::{
     finding::{Finding, Severity},
     object::{Kind, Located, ObjectName, ObjectRef, family_of},
-    service::{ClusterIps, Service, ServiceType},
+    service::{ClusterIps, Service},
 };
 
+mod allocations;
 mod families;
+mod node_ports;
+mod port_range;
 mod range;
 
-use self::range::Range;
+pub use self::{
+    allocations::Allocations,
+    port_range::{PortRange, PortRangeError},
+};
+use self::{allocations::Held, node_ports::NodePorts, range::Range};
 
-/// Addresses by service (`NAMESPACE/NAME`), kept between runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Allocations(BTreeMap<String, Vec<IpAddr>>);
-
-impl Allocations {
-    fn holds(&self, service: &ObjectName, ip: IpAddr) -> bool {
-        self.0
-            .get(&service.to_string())
-            .is_some_and(|ips| ips.contains(&ip))
-    }
-
-    /// Whether it has anything from before.
-    fn knows(&self, service: &ObjectName) -> bool {
-        self.0.contains_key(&service.to_string())
-    }
-
-    fn of(&self, service: &ObjectName, family: Family) -> Option<IpAddr> {
-        let ips = self.0.get(&service.to_string())?;
-        ips.iter().copied().find(|ip| family_of(*ip) == family)
-    }
+/// What there is to be given.
+#[derive(Clone, Copy, Debug)]
+pub struct Pools<'a> {
+    /// Prefixes of `ClusterIP`s, the cluster's primary family first.
+    pub cidrs: &'a [IpNet],
+    /// Numbers of node ports.
+    pub node_ports: PortRange,
+    /// Whether a service that asks for what is not in here is refused, instead of warned of.
+    pub is_strict: bool,
+    /// Whether nothing is given: services have what they ask for, and lack the rest.
+    pub gives_nothing: bool,
 }
 
 /// What one service has.
@@ -59,6 +55,10 @@ pub struct Addresses {
     pub families: Vec<Family>,
     /// `ClusterIP`s in the order of the families; empty where the service has none.
     pub ips: Vec<IpAddr>,
+    /// Node ports by the name of the service's port; a port may have none.
+    pub node_ports: BTreeMap<String, u16>,
+    /// Where load balancers ask for the node's health.
+    pub health_check_node_port: Option<u16>,
 }
 
 /// The outcome for all services.
@@ -72,13 +72,13 @@ pub struct Allocated {
     pub findings: Vec<Finding>,
 }
 
-/// Gives every service its addresses. `cidrs` has the cluster's primary family first.
+/// Gives every service its addresses and node ports.
 pub fn allocate(
     services: &BTreeMap<ObjectName, Arc<Located<Service>>>,
-    cidrs: &[IpNet],
+    pools: Pools<'_>,
     previous: &Allocations,
 ) -> Allocated {
-    let mut allocator = Allocator::new(cidrs, previous);
+    let mut allocator = Allocator::new(pools, previous);
     let mut wanting = Vec::new();
     for (name, service) in services {
         match families::of_service(&service.object, &allocator.configured) {
@@ -86,13 +86,17 @@ pub fn allocate(
             Err((field, message)) => allocator.report(name, service, &field, message),
         }
     }
+    for (name, service, _) in &wanting {
+        allocator.node_ports.reserve((name, service));
+    }
     let refused = allocator.take_explicit(&wanting);
     wanting.retain(|(name, ..)| !refused.contains(*name));
     // Kept addresses first: no newcomer may take one.
     let kept = allocator.keep(&wanting);
-    for (name, service, families) in wanting {
-        allocator.complete(name, service, families, &kept);
+    for (name, service, families) in &wanting {
+        allocator.complete(name, service, families.clone(), &kept);
     }
+    allocator.remember_idle(&wanting);
     allocator.out.findings.sort();
     allocator.out
 }
@@ -103,19 +107,19 @@ type Wanting<'a> = (&'a ObjectName, &'a Located<Service>, Vec<Family>);
 type Holder<'a> = (&'a ObjectName, &'a Located<Service>);
 
 struct Allocator<'a> {
-    cidrs: &'a [IpNet],
+    pools: Pools<'a>,
     ranges: Vec<Range>,
     previous: &'a Allocations,
     /// Families of the CIDRs, each once.
     configured: Vec<Family>,
     taken: BTreeMap<IpAddr, Holder<'a>>,
-    node_ports: BTreeMap<u16, Holder<'a>>,
+    node_ports: NodePorts<'a>,
     out: Allocated,
 }
 
 impl<'a> Allocator<'a> {
-    fn new(cidrs: &'a [IpNet], previous: &'a Allocations) -> Self {
-        let ranges: Vec<_> = cidrs.iter().copied().map(Range::new).collect();
+    fn new(pools: Pools<'a>, previous: &'a Allocations) -> Self {
+        let ranges: Vec<_> = pools.cidrs.iter().copied().map(Range::new).collect();
         let mut configured = Vec::new();
         for family in ranges.iter().map(Range::family) {
             if !configured.contains(&family) {
@@ -123,12 +127,12 @@ impl<'a> Allocator<'a> {
             }
         }
         Self {
-            cidrs,
+            pools,
             ranges,
             previous,
             configured,
             taken: BTreeMap::new(),
-            node_ports: BTreeMap::new(),
+            node_ports: NodePorts::new(pools.node_ports, previous),
             out: Allocated::default(),
         }
     }
@@ -142,13 +146,16 @@ impl<'a> Allocator<'a> {
             .map(|(name, service, _)| (*name, *service))
             .collect();
         claims.sort_by_cached_key(|(name, service)| {
-            let mut ips = explicit_ips(&service.object).iter();
-            let holds_all = ips.all(|ip| self.previous.holds(name, *ip));
-            (!holds_all, !self.previous.knows(name), *name)
+            let held = self.previous.of(name);
+            let holds = |ip: &IpAddr| held.is_some_and(|held| held.ips.contains(ip));
+            let holds_all = explicit_ips(&service.object).iter().all(holds)
+                && self.node_ports.held_all(name, &service.object);
+            (!holds_all, held.is_none(), *name)
         });
         let mut refused = BTreeSet::new();
         for holder in claims {
             if !self.claim(holder) {
+                self.node_ports.release(holder.0);
                 refused.insert(holder.0.clone());
             }
         }
@@ -165,11 +172,16 @@ impl<'a> Allocator<'a> {
                 clashes.push(("spec.clusterIPs".to_owned(), clash(ip, *other)));
             }
         }
-        let node_ports = node_ports(&service.object);
-        for (field, number) in &node_ports {
-            if let Some(other) = self.node_ports.get(number) {
-                clashes.push((field.clone(), clash(&format!("node port {number}"), *other)));
-            }
+        clashes.extend(self.node_ports.clashes(holder));
+        let outside = self.outside(&service.object);
+        if self.pools.is_strict {
+            let refused = outside.iter();
+            clashes.extend(refused.map(|(field, what)| {
+                (
+                    field.clone(),
+                    format!("{what}, which --strict forbids; choose another"),
+                )
+            }));
         }
         if !clashes.is_empty() {
             for (field, message) in clashes {
@@ -177,19 +189,32 @@ impl<'a> Allocator<'a> {
             }
             return false;
         }
-        let node_ports = node_ports.into_values().map(|number| (number, holder));
-        self.node_ports.extend(node_ports);
         for ip in ips {
             self.taken.insert(*ip, holder);
-            if !self.ranges.is_empty() && !self.gives(*ip) {
-                let message = format!(
-                    "{ip} is in no service CIDR ({}); it is used",
-                    join(self.cidrs)
-                );
-                self.push(Severity::Warning, name, service, "spec.clusterIPs", message);
-            }
+        }
+        self.node_ports.take(holder);
+        for (field, what) in outside {
+            let message = format!("{what}; it is used");
+            self.push(Severity::Warning, name, service, &field, message);
         }
         true
+    }
+
+    /// What a service asks for outside of the pools: fields, and what there is.
+    fn outside(&self, service: &Service) -> Vec<(String, String)> {
+        let ips = explicit_ips(service).iter();
+        let ips = ips.filter(|ip| !self.ranges.is_empty() && !self.gives(**ip));
+        let ips = ips.map(|ip| {
+            let what = format!("{ip} is in no service CIDR ({})", join(self.pools.cidrs));
+            ("spec.clusterIPs".to_owned(), what)
+        });
+        let range = self.pools.node_ports;
+        let numbers = self.node_ports.outside(service).into_iter();
+        let numbers = numbers.map(|(field, number)| {
+            let what = format!("{number} is outside of the range of node ports ({range})");
+            (field, what)
+        });
+        ips.chain(numbers).collect()
     }
 
     fn gives(&self, ip: IpAddr) -> bool {
@@ -201,7 +226,7 @@ impl<'a> Allocator<'a> {
         let mut kept = BTreeMap::new();
         for (name, service, families) in wanting {
             for family in to_allocate(&service.object, families) {
-                let Some(ip) = self.previous.of(name, family) else {
+                let Some(ip) = self.previous.of(name).and_then(|held| held.ip(family)) else {
                     continue;
                 };
                 match self.taken.get(&ip) {
@@ -240,25 +265,61 @@ impl<'a> Allocator<'a> {
                 .copied()
                 .find(|ip| family_of(*ip) == *family)
                 .or_else(|| kept.get(&(name.clone(), *family)).copied());
-            if ip.is_none() && !wanted.contains(family) {
+            let may_lack = self.pools.gives_nothing || !wanted.contains(family);
+            if ip.is_none() && may_lack {
                 continue;
             }
             let Some(ip) = ip.or_else(|| self.free(name, *family)) else {
                 let message = format!(
                     "no {family} address is left in the service CIDRs ({}); add one",
-                    join(self.cidrs)
+                    join(self.pools.cidrs)
                 );
                 return self.report(name, service, "spec.clusterIPs", message);
             };
             self.taken.insert(ip, (name, service));
             ips.push(ip);
         }
-        if !ips.is_empty() {
-            self.out.allocations.0.insert(name.to_string(), ips.clone());
+        let given = if self.pools.gives_nothing {
+            node_ports::asked_for(&service.object)
+        } else {
+            self.node_ports.complete((name, service))
+        };
+        let range = self.pools.node_ports;
+        for field in given.lacking {
+            let message =
+                format!("no node port is left in {range}; widen the range, or give one here");
+            self.report(name, service, &field, message);
         }
-        self.out
-            .addresses
-            .insert(name.clone(), Addresses { families, ips });
+        let addresses = Addresses {
+            families,
+            ips,
+            node_ports: given.node_ports,
+            health_check_node_port: given.health_check_node_port,
+        };
+        self.remember(name, &addresses);
+        self.out.addresses.insert(name.clone(), addresses);
+    }
+
+    fn remember(&mut self, name: &ObjectName, addresses: &Addresses) {
+        let held = Held {
+            ips: addresses.ips.clone(),
+            node_ports: addresses.node_ports.clone(),
+            health_check_node_port: addresses.health_check_node_port,
+        };
+        if !held.is_empty() {
+            self.out.allocations.0.insert(name.to_string(), held);
+        }
+    }
+
+    /// Keeps what services have no use for now and nobody else has got.
+    fn remember_idle(&mut self, wanting: &[Wanting<'a>]) {
+        for (name, service, _) in wanting {
+            let idle = self.node_ports.idle(name, &service.object);
+            let held = self.out.allocations.0.get_mut(&name.to_string());
+            if let (Some(idle), Some(held)) = (idle, held) {
+                held.health_check_node_port = Some(idle);
+            }
+        }
     }
 
     /// A free address of a family: the upper band of each range, then the lower band of each.
@@ -307,24 +368,6 @@ fn explicit_ips(service: &Service) -> &[IpAddr] {
         ClusterIps::Explicit(ips) => ips,
         ClusterIps::Allocate | ClusterIps::Headless => &[],
     }
-}
-
-/// Numbers of node ports that the manifest asks for, each once, with their fields. A cluster gives each
-/// number to one service, whatever the protocol.
-fn node_ports(service: &Service) -> BTreeMap<String, u16> {
-    if !matches!(
-        service.spec.service_type,
-        ServiceType::NodePort | ServiceType::LoadBalancer
-    ) {
-        return BTreeMap::new();
-    }
-    let ports = service.spec.ports.iter().enumerate();
-    let ports = ports.filter_map(|(index, port)| {
-        Some((format!("spec.ports[{index}].nodePort"), port.node_port?))
-    });
-    let health = service.spec.health_check_node_port;
-    let health = health.map(|number| ("spec.healthCheckNodePort".to_owned(), number));
-    ports.chain(health).collect()
 }
 
 fn clash(what: &impl fmt::Display, (name, located): Holder<'_>) -> String {

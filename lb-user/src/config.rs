@@ -19,6 +19,14 @@ use crate::loader::{
     uplink::NodeAddresses,
 };
 
+mod masquerade;
+mod services;
+
+pub use masquerade::Masquerade;
+pub use services::{
+    NodePortAddress, NodePortAddressError, PoolFlags, ServiceFlags, ServiceSettings,
+};
+
 /// Where the kernel says what the node is called.
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
 /// Fewer flows than this are of no use; more do not fit into a map of 64-byte values on any node.
@@ -80,6 +88,10 @@ pub struct Flags {
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub pod_cidr: Vec<IpNet>,
 
+    #[command(flatten)]
+    /// What services are given, and where they answer.
+    pub services: ServiceFlags,
+
     /// Places in each family's flow table, a power of two; a connection takes two
     #[arg(long, value_name = "N", default_value_t = capacity::FLOWS)]
     pub flow_table_size: u32,
@@ -87,6 +99,13 @@ pub struct Flags {
     /// Where uplinks are met
     #[arg(long, value_enum, default_value_t = Mode::Tc)]
     pub mode: Mode,
+
+    /// Run the readiness probes of the Pod manifests, which then decide who is ready [default: status.conditions does]
+    ///
+    /// Probes are httpGet, tcpSocket and grpc, of the pods of all nodes. A command (exec) is not run: of its container
+    /// the status decides.
+    #[arg(long)]
+    pub probe: bool,
 }
 
 /// Where the packets of an uplink are met.
@@ -119,10 +138,14 @@ pub struct Config {
     pub service_cidrs: Vec<IpNet>,
     /// Prefixes of pods, without host bits, apart from the services'.
     pub pod_cidrs: Vec<IpNet>,
+    /// What services are given, and where they answer.
+    pub services: ServiceSettings,
     /// Flow positions per family, a power of two.
     pub flow_table_size: u32,
     /// Where uplinks are met.
     pub mode: Mode,
+    /// Whether readiness probes are run.
+    pub probe: bool,
 }
 
 /// Where the objects come from.
@@ -194,6 +217,12 @@ pub enum ConfigError {
         /// The other prefix.
         other: IpNet,
     },
+    /// Node ports on one address and on prefixes.
+    #[error("--nodeport-addresses: {prefix} stands beside `primary`; give either")]
+    NodePortAddresses {
+        /// A prefix that is given.
+        prefix: IpNet,
+    },
     /// The flow table cannot have this size.
     #[error(
         "--flow-table-size {size}: must be a power of two from {} to {}",
@@ -241,8 +270,10 @@ impl Flags {
             hairpin,
             service_cidrs,
             pod_cidrs,
+            services: self.services.check()?,
             flow_table_size: size,
             mode: self.mode,
+            probe: self.probe,
         })
     }
 }
@@ -429,8 +460,10 @@ mod tests {
                 "fd00:10:96::/112".parse().expect("literal"),
             ],
             pod_cidrs: Vec::new(),
+            services: ServiceSettings::default(),
             flow_table_size: capacity::FLOWS,
             mode: Mode::Tc,
+            probe: false,
         };
         assert_eq!(config(""), Ok(expected));
     }

@@ -11,7 +11,7 @@ use std::{
 
 use ipnet::IpNet;
 use lb_common::{abi::place, net::addr::Family};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The whole desired state of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,10 @@ pub enum Place {
     Node,
     /// A prefix that `ClusterIP`s are taken from: what no service has there leads nowhere.
     Services,
+    /// Everything else, where nobody says which addresses are pods'.
+    Unknown,
+    /// Of a load balancer's clients: these may come in.
+    Allowed,
 }
 
 impl Place {
@@ -40,14 +44,22 @@ impl Place {
             Self::Pods => place::PODS,
             Self::Node => place::NODE,
             Self::Services => place::SERVICES,
+            Self::Unknown => place::UNKNOWN,
+            Self::Allowed => place::ALLOWED,
         }
     }
 
     /// What a value in the tables means; nothing if it is none that there is.
     pub fn of(code: u32) -> Option<Self> {
-        [Self::Pods, Self::Node, Self::Services]
-            .into_iter()
-            .find(|place| place.code() == code)
+        [
+            Self::Pods,
+            Self::Node,
+            Self::Services,
+            Self::Unknown,
+            Self::Allowed,
+        ]
+        .into_iter()
+        .find(|place| place.code() == code)
     }
 }
 
@@ -57,6 +69,8 @@ impl fmt::Display for Place {
             Self::Pods => "pods",
             Self::Node => "node",
             Self::Services => "services",
+            Self::Unknown => "unknown",
+            Self::Allowed => "allowed",
         })
     }
 }
@@ -87,14 +101,14 @@ impl fmt::Display for PortName {
 }
 
 /// Layer-4 protocols that a service port may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// RFC 9293.
     Tcp,
     /// RFC 768.
     Udp,
-    /// RFC 9260; known to the control plane, not yet to the datapath.
+    /// RFC 9260.
     Sctp,
 }
 

@@ -20,3 +20,4 @@ pub mod plan;
 pub mod source;
 pub mod store;
 pub mod sys;
+pub mod trace;

@@ -12,6 +12,7 @@ use std::{
     fmt,
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket},
+    os::fd::AsRawFd,
     panic::resume_unwind,
     sync::atomic::{AtomicU16, Ordering},
     thread,
@@ -19,6 +20,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
 use crate::{netns::Namespace, tally::Tally};
 
@@ -82,7 +84,30 @@ pub fn hit(exchange: Exchange, address: SocketAddr) -> Result<String> {
 
 /// One HTTP request on a connection of its own; returns the name of the server that answered.
 pub fn tcp_hit(address: SocketAddr) -> Result<String> {
-    let mut stream = connect(address)?;
+    server_of(&request(connect(address)?, address)?)
+}
+
+/// As [`tcp_hit`], with one of this namespace's addresses as the client's.
+pub fn tcp_hit_from(source: IpAddr, address: SocketAddr) -> Result<String> {
+    server_of(&request(connect_from(source, address)?, address)?)
+}
+
+/// One HTTP request on a connection of its own; returns the whole response.
+pub fn http(address: SocketAddr) -> Result<String> {
+    request(connect(address)?, address)
+}
+
+/// Who sent a whole response.
+fn server_of(response: &str) -> Result<String> {
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((response, ""));
+    ensure!(
+        head.starts_with("HTTP/1.1 200 "),
+        "the response is {response:?}"
+    );
+    server_name(body)
+}
+
+fn request(mut stream: TcpStream, address: SocketAddr) -> Result<String> {
     let request = format!("GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream
         .write_all(request.as_bytes())
@@ -91,12 +116,7 @@ pub fn tcp_hit(address: SocketAddr) -> Result<String> {
     stream
         .read_to_string(&mut response)
         .context("receive the response")?;
-    let (head, body) = response.split_once("\r\n\r\n").unwrap_or((&response, ""));
-    ensure!(
-        head.starts_with("HTTP/1.1 200 "),
-        "the response is {response:?}"
-    );
-    server_name(body)
+    Ok(response)
 }
 
 /// Sends all of it to an echo server on a connection of its own, and returns what comes back until the server ends.
@@ -135,7 +155,35 @@ pub fn echoed_datagram(socket: &UdpSocket, sent: &[u8]) -> Result<Vec<u8>> {
 
 /// A connection on which no step takes longer than an exchange may.
 pub fn connect(address: SocketAddr) -> Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, LIMIT).context("connect")?;
+    limited(TcpStream::connect_timeout(&address, LIMIT).context("connect")?)
+}
+
+/// As [`connect`], with one of this namespace's addresses as the client's.
+pub fn connect_from(source: IpAddr, address: SocketAddr) -> Result<TcpStream> {
+    let family = match address {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(family, SockType::Stream, flags, None).context("make a socket")?;
+    // The time limit of sending is that of connecting, too.
+    let stream = limited(TcpStream::from(socket))?;
+    let own = SockaddrStorage::from(SocketAddr::new(source, 0));
+    socket::bind(stream.as_raw_fd(), &own).with_context(|| format!("take {source}"))?;
+    socket::connect(stream.as_raw_fd(), &SockaddrStorage::from(address)).context("connect")?;
+    Ok(stream)
+}
+
+/// A connection that is tried for so long; nothing if nobody answers in that time. A refusal is an error.
+pub fn try_connect(address: SocketAddr, limit: Duration) -> Result<Option<TcpStream>> {
+    match TcpStream::connect_timeout(&address, limit) {
+        Ok(stream) => limited(stream).map(Some),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Ok(None),
+        Err(error) => Err(error).context("connect"),
+    }
+}
+
+fn limited(stream: TcpStream) -> Result<TcpStream> {
     stream
         .set_read_timeout(Some(LIMIT))
         .context("set a time limit")?;

@@ -5,7 +5,7 @@
 //! | [`netns`] | a network namespace: entered by threads and children, gone when dropped |
 //! | [`link`], [`tun`], [`xdp_pass`] | veth pairs, links without Ethernet header, and what XDP needs of a peer |
 //! | [`topology`], [`addressing`] | nodes, pods and a client outside, with fixed addresses |
-//! | [`server`], [`client`], [`tally`] | who answers, who asks, and what came of it |
+//! | [`server`], [`client`], [`dial`], [`tally`] | who answers, who asks, and what came of it |
 //! | [`sniffer`], [`icmp`], [`sockopts`] | packets as they pass a device, and what a sender says about them |
 //! | [`manifest`] | the objects that an agent is told about |
 //! | [`balancer`], [`place`] | `fulcrum run` on a node, and its directories |
@@ -14,6 +14,7 @@
 //! | [`progrun`], [`packet`], [`lone_node`] | the programs, run in the kernel on frames that a test makes |
 //! | [`verify`], [`listing`] | what the verifier says about them, and what their instructions say |
 //! | [`bench`] | the time that a packet takes |
+//! | [`truth`] | flows of packets with their expected outcomes, read from fact tables |
 //! | [`kernel`] | what this kernel lacks |
 //! | [`poll`] | waiting with a deadline |
 //!
@@ -32,6 +33,7 @@ mod blackhole;
 pub mod client;
 mod datagram;
 pub mod deployment;
+pub mod dial;
 pub mod icmp;
 mod ioctl;
 pub mod kernel;
@@ -53,6 +55,7 @@ pub mod stage;
 pub mod tally;
 pub mod tap;
 pub mod topology;
+pub mod truth;
 pub mod tun;
 pub mod verify;
 pub mod xdp_pass;

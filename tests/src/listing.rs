@@ -187,8 +187,9 @@ pub const OLDEST_KERNEL: Version = (6, 1);
 /// is younger than the helper: Linux 5.12.
 ///
 /// [fib]: https://docs.kernel.org/bpf/helpers.html
-const HELPERS: [(u32, &str, Version); 14] = [
+const HELPERS: [(u32, &str, Version); 18] = [
     (1, "map_lookup_elem", (3, 19)),
+    (2, "map_update_elem", (3, 19)),
     (7, "get_prandom_u32", (4, 1)),
     (9, "skb_store_bytes", (4, 1)),
     (11, "l4_csum_replace", (4, 1)),
@@ -200,6 +201,9 @@ const HELPERS: [(u32, &str, Version); 14] = [
     (43, "skb_change_head", (4, 10)),
     (50, "skb_adjust_room", (4, 13)),
     (69, "fib_lookup", (5, 12)),
+    (84, "sk_lookup_tcp", (4, 20)),
+    (85, "sk_lookup_udp", (4, 20)),
+    (86, "sk_release", (4, 20)),
     (152, "redirect_neigh", (5, 10)),
     (160, "ktime_get_coarse_ns", (5, 11)),
 ];

@@ -40,6 +40,15 @@ pub struct Exposed {
     pub ips: Vec<IpAddr>,
 }
 
+/// The same with further fields of its `spec`, each a line of YAML: policies, affinity.
+#[derive(Clone, Debug)]
+pub struct Governed {
+    /// What it is without them.
+    pub exposed: Exposed,
+    /// `externalTrafficPolicy: Local` and the like.
+    pub spec: Vec<&'static str>,
+}
+
 /// A port of a Service or an `EndpointSlice`.
 #[derive(Clone, Debug)]
 pub struct Port {
@@ -251,6 +260,14 @@ impl fmt::Display for Exposed {
     }
 }
 
+impl fmt::Display for Governed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.spec.iter().map(|line| format!("  {line}\n")).collect();
+        let spec = format!("spec:\n{}", lines.concat());
+        f.write_str(&self.exposed.to_string().replacen("spec:\n", &spec, 1))
+    }
+}
+
 impl fmt::Display for EndpointSlice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let is_v6 = self
@@ -410,6 +427,26 @@ status:
     - ip: \"198.19.100.1\"
 ";
         assert!(text.ends_with(expected), "{text}");
+    }
+
+    #[test]
+    fn a_governed_service_has_its_lines_first() {
+        let governed = Governed {
+            exposed: Exposed {
+                service: Service {
+                    name: "web".to_owned(),
+                    cluster_ips: Vec::new(),
+                    ports: vec![Port::new("TCP", 80, 8080)],
+                    selector: None,
+                },
+                node_ports: vec![30123],
+                ips: Vec::new(),
+            },
+            spec: vec!["externalTrafficPolicy: Local"],
+        };
+        let text = governed.to_string();
+        let expected = "spec:\n  externalTrafficPolicy: Local\n  ipFamilyPolicy: PreferDualStack\n";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use aya::{
 use lb_common::{
     abi::{
         Backend, FlowSlot, NodeConfig, Plain, Reason, Service, ServiceKey, SlotRange,
-        backend_flags, map,
+        backend_flags, map, service_flags,
     },
     net::addr::{Addr, Family},
 };
@@ -30,7 +30,7 @@ use lb_user::{
 use crate::packet::Frame;
 
 /// The programs of the object.
-pub const PROGRAMS: [&str; 8] = [
+pub const PROGRAMS: [&str; 9] = [
     "pod",
     "uplink",
     "uplink_l3",
@@ -39,6 +39,7 @@ pub const PROGRAMS: [&str; 8] = [
     "egress",
     "egress_l3",
     "xdp_uplink",
+    "trace",
 ];
 /// Slots and backends that tests have room for.
 pub const N_ROWS: u32 = 65_536;
@@ -147,6 +148,7 @@ impl ServicePort {
                 base: self.base,
                 count,
             },
+            flags: service_flags::CLUSTER_IP,
             ..Service::default()
         }
     }

@@ -41,14 +41,20 @@ fn two_agents_on_one_node_serve_each_their_own_services() {
     }
     let scene = Scene::new();
     let place = Place::new().unwrap();
-    let start = |place: &Place, name, ips: [&str; 2]| {
+    let start = |place: &Place, name, ips: [&str; 2], cidrs| {
         let text = scene.manifest(name, &ips);
-        // One pair of devices each; a second agent that asks for the first one's is refused.
-        let flags = ["--host-device", name];
+        // One pair of devices each; a second agent that asks for the first one's is refused. And prefixes of its own:
+        // whose prefix an address is in drops what is sent there and nobody has.
+        let flags = ["--host-device", name, "--service-cidr", cidrs];
         Balancer::start_at(place, scene.node(), Manifests::Stdin(text.text()), &flags).unwrap()
     };
-    let first = start(&place, "web", WEB);
-    let second = start(&place.sibling("second"), "other", OTHER);
+    let first = start(&place, "web", WEB, "10.96.0.0/28,fd00:10:96::/124");
+    let second = start(
+        &place.sibling("second"),
+        "other",
+        OTHER,
+        "10.96.0.16/28,fd00:10:96::10/124",
+    );
     for ips in [WEB, OTHER] {
         scene.expect_answers(ips);
     }
@@ -144,7 +150,7 @@ fn maps_and_counters_show_the_tables_in_the_kernel() {
     for (name, address) in [("services4", WEB[0]), ("services6", WEB[1])] {
         let text = balancer.fulcrum(&["maps", name]).unwrap();
         let rows: Vec<&str> = text.lines().skip(1).collect();
-        assert_eq!(rows.len(), 2, "TCP and UDP:\n{text}");
+        assert_eq!(rows.len(), 3, "TCP, UDP and all other ports:\n{text}");
         assert!(
             rows.iter()
                 .all(|row| row.contains(address) && row.contains("default/web")),

@@ -1,4 +1,5 @@
-//! `fulcrum check` in a namespace of its own: what it finds of firewalls and other programs, read from the kernel.
+//! `fulcrum check` in a namespace of its own: what it finds of firewalls, other programs and other sockets, read from
+//! the kernel.
 
 #![expect(
     clippy::unwrap_used,
@@ -6,9 +7,11 @@
 )]
 
 use lb_tests::{
-    balancer,
+    balancer::{self, Balancer, Manifests},
     netns::{Namespace, require_root},
     place::Place,
+    server::Server,
+    topology::{Cluster, Config, UPLINK},
 };
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
@@ -90,6 +93,85 @@ fn a_device_that_does_not_forward_is_found() {
     );
 }
 
+/// A service with a node port of TCP alone.
+const WEB: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: NodePort
+  clusterIP: 10.96.0.10
+  ports: [{name: http, port: 80, nodePort: 30080}]
+";
+
+#[test]
+fn a_listener_on_a_node_port_is_found_while_it_listens() {
+    if !require_root() {
+        return;
+    }
+    let cluster = Cluster::new(&Config {
+        pods: vec![1],
+        ..Config::default()
+    });
+    let cluster = cluster.unwrap();
+    let node = &cluster.nodes[0];
+    let place = Place::new().unwrap();
+    let balancer = Balancer::start_at(&place, node, Manifests::Stdin(WEB), &[]).unwrap();
+    let about = |namespace: &Namespace| {
+        let lines = lines_of_check(namespace, &place, UPLINK);
+        let lines = lines.into_iter();
+        lines
+            .filter(|line| line.contains("  node ports: "))
+            .collect::<Vec<_>>()
+    };
+    let quiet = "ok    node ports: one is served, and no other socket waits on it";
+    assert_eq!(about(&node.namespace), [quiet]);
+    let server = Server::hostname(&node.namespace, "web", 30080).unwrap();
+    // The sockets are those of the agent's namespace, wherever the question is asked.
+    let elsewhere = &node.pods[0].namespace;
+    let [v4, _] = node.addresses.both();
+    for namespace in [&node.namespace, elsewhere] {
+        let lines = about(namespace);
+        let whose = format!("(process {}) on ::; what is sent to ", std::process::id());
+        assert_eq!(lines.len(), 1, "{lines:#?}");
+        assert!(
+            lines[0]
+                .starts_with("warn  node ports: 30080/TCP is the node port of default/web:http, ")
+                && lines[0].contains(&whose)
+                && lines[0].contains(&v4.to_string()),
+            "{lines:#?}"
+        );
+    }
+    drop(server);
+    node.namespace
+        .sysctl("net/ipv4/ip_local_port_range", "30000 40000")
+        .unwrap();
+    let lines = about(&node.namespace);
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    assert_eq!(lines[0], quiet);
+    assert!(
+        lines[1].starts_with("note  node ports: 30080 is in the range 30000-40000, ")
+            && lines[1].ends_with("ip_local_reserved_ports=30080"),
+        "{lines:#?}"
+    );
+    drop(balancer);
+    assert_eq!(
+        about(&node.namespace),
+        ["ok    node ports: no agent has tables here that would say which"]
+    );
+}
+
+/// What `check` says in a namespace about the agent of a place.
+fn lines_of_check(namespace: &Namespace, place: &Place, uplink: &str) -> Vec<String> {
+    let mut command = namespace.command(balancer::binary().unwrap());
+    command
+        .args(place.flags())
+        .args(["check", "--uplink", uplink]);
+    let output = command.output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
 /// A node with one uplink, where everything is as it should be.
 struct Node {
     namespace: Namespace,
@@ -118,16 +200,10 @@ impl Node {
 
     /// What `check` warns of, but for native XDP, which a veth never does well.
     fn complaints(&self) -> Vec<String> {
-        let mut command = self.namespace.command(balancer::binary().unwrap());
-        command
-            .args(self.place.flags())
-            .args(["check", "--uplink", "up0"]);
-        let output = command.output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let lines = text.lines().filter(|line| !line.starts_with("ok "));
+        let lines = lines_of_check(&self.namespace, &self.place, "up0").into_iter();
+        let lines = lines.filter(|line| !line.starts_with("ok "));
         lines
             .filter(|line| !line.starts_with("warn  native XDP"))
-            .map(str::to_owned)
             .collect()
     }
 

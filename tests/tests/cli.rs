@@ -172,6 +172,74 @@ fn a_service_without_an_address_is_shown_with_the_one_it_was_given() {
     }
 }
 
+/// A service with the policy Local, an endpoint on this node, and one on `node-2`.
+fn local(node: &str) -> String {
+    format!(
+        "
+apiVersion: v1
+kind: Service
+metadata: {{name: local}}
+spec:
+  type: NodePort
+  externalTrafficPolicy: Local
+  clusterIP: 10.96.0.77
+  ports: [{{port: 80, nodePort: 30077}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: local-1, labels: {{kubernetes.io/service-name: local}}}}
+addressType: IPv4
+ports: [{{port: 8080}}]
+endpoints:
+- {{addresses: [10.244.1.1], nodeName: {node}}}
+- {{addresses: [10.244.2.1], nodeName: node-2}}
+"
+    )
+}
+
+#[test]
+fn describe_says_which_endpoints_each_address_uses_on_this_node_and_why() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new();
+    // All of them: by its name it would be missing at first.
+    let arguments = ["describe", "svc"];
+    for (node, wanted) in [
+        (
+            "node-1",
+            [
+                "10.96.0.77:80 cluster-ip cluster (2 of 2) cluster (2 of 2)",
+                "198.18.0.1:30077 node-port cluster (2 of 2) external-local (1 of 2)",
+                "10.244.1.1:8080 <none> node-1 cluster, external-local <none>",
+                "10.244.2.1:8080 <none> node-2 cluster external-local: on node node-2; the policy Local keeps to node-1",
+            ],
+        ),
+        (
+            "node-2",
+            [
+                "10.96.0.77:80 cluster-ip cluster (2 of 2) cluster (2 of 2)",
+                "198.18.0.1:30077 node-port cluster (2 of 2) external-local: dropped, all are elsewhere",
+                "10.244.1.1:8080 <none> node-2 cluster external-local: on node node-2; the policy Local keeps to node-1",
+                "10.244.2.1:8080 <none> node-2 cluster external-local: on node node-2; the policy Local keeps to node-1",
+            ],
+        ),
+    ] {
+        scene.write("local.yaml", &local(node));
+        let has_all = |text: &str| {
+            let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+            let lines: Vec<String> = text.lines().map(words).collect();
+            text.contains("\nOn this node (node-1):\n  Port 80/TCP, IPv4:\n")
+                && wanted.iter().all(|it| lines.iter().any(|line| line == it))
+        };
+        let what = format!("the choice with an endpoint on {node}: {wanted:#?}");
+        scene
+            .balancer
+            .fulcrum_until(&arguments, LIMIT, &what, has_all)
+            .unwrap();
+    }
+}
+
 #[test]
 fn every_kind_is_shown_by_any_of_its_names_and_in_every_form() {
     if !require_root() {

@@ -242,13 +242,14 @@ fn a_connection_goes_on_after_its_backend_has_left_the_service() {
         streams.iter_mut().for_each(ping);
     }
     drop(streams);
-    // A new connection finds nobody, and the drop has a name.
-    let before = deployment.balancers[0].counters().unwrap()["drop_no_backend"];
+    // A new connection finds nobody, and is told so at once.
+    let before = deployment.balancers[0].counters().unwrap()["reject_no_backend"];
     asking(&deployment.cluster).namespace.run(|| {
         let limit = Duration::from_millis(100);
-        TcpStream::connect_timeout(&addresses[0], limit).unwrap_err();
+        let error = TcpStream::connect_timeout(&addresses[0], limit).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
     });
-    let after = deployment.balancers[0].counters().unwrap()["drop_no_backend"];
+    let after = deployment.balancers[0].counters().unwrap()["reject_no_backend"];
     assert!(after > before);
 }
 

@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     net::{SocketAddr, TcpStream},
     sync::atomic::{AtomicBool, Ordering},
     thread,
@@ -132,7 +133,7 @@ fn another_service_port_serves_and_the_old_one_is_nobodys() {
     let manifest = web(&deployment.cluster, &["pod-1-1"], 8000, TARGET);
     deployment.write(&manifest).unwrap();
     expect(&deployment, WEB, 8000, "pod-1-1");
-    expect_nobody(&deployment, PORT);
+    expect_nobody(&deployment, PORT, REFUSED);
 }
 
 #[test]
@@ -144,7 +145,7 @@ fn a_deleted_service_is_translated_no_more_and_works_again_when_it_comes_back() 
     for _ in 0..3 {
         change_backends(&deployment, &["pod-1-1", "pod-2-1"]);
         deployment.write(&Manifest::default()).unwrap();
-        expect_nobody(&deployment, PORT);
+        expect_nobody(&deployment, PORT, IGNORED);
         let services = deployment.balancers[0].fulcrum(&["maps", "services4"]);
         assert_eq!(services.unwrap().lines().count(), 1, "the head alone");
         change_backends(&deployment, &["pod-2-1"]);
@@ -240,31 +241,38 @@ fn expect(deployment: &Deployment, ips: [&str; 2], port: u16, server: &str) {
     });
 }
 
-/// Waits until nobody answers for the service, as for any address that nobody has.
-fn expect_nobody(deployment: &Deployment, port: u16) {
+/// How a connection fails that nobody takes: an error, and what is counted.
+type Failure = (ErrorKind, &'static str);
+
+/// Another port of a `ClusterIP` that is served.
+const REFUSED: Failure = (ErrorKind::ConnectionRefused, "reject_not_served");
+/// An address of the service prefixes that no service has.
+const IGNORED: Failure = (ErrorKind::TimedOut, "drop_unallocated");
+
+/// Waits until connections to the service fail in this way.
+fn expect_nobody(deployment: &Deployment, port: u16, (kind, counter): Failure) {
     let balancer = &deployment.balancers[0];
     let addresses = WEB.map(|ip| SocketAddr::new(ip.parse().unwrap(), port));
-    let what = format!("nobody to answer on port {port}");
-    // The kernel says that nobody has the address, but not to everybody who asks too often.
     let connect = |address| {
         let limit = Duration::from_millis(200);
         let namespace = &asking(&deployment.cluster).namespace;
         namespace.run(|| TcpStream::connect_timeout(&address, limit))
     };
+    let fails = |address| connect(address).is_err_and(|error| error.kind() == kind);
+    let what = format!("connections to port {port} to fail: {kind}");
     poll::until(LIMIT, &what, || {
-        let is_refused = addresses.map(|address| connect(address).is_err());
-        Ok((is_refused == [true, true]).then_some(()))
+        Ok((addresses.map(fails) == [true, true]).then_some(()))
     })
     .unwrap();
     let before = balancer.counters().unwrap();
     for address in addresses {
-        connect(address).unwrap_err();
+        assert_eq!(connect(address).unwrap_err().kind(), kind);
     }
     let after = balancer.counters().unwrap();
     assert_eq!(after["open"], before["open"], "nothing is translated");
     assert!(
-        after["pass_no_service"] >= before["pass_no_service"] + 2,
-        "what is passed is counted"
+        after[counter] >= before[counter] + 2,
+        "{counter}: every one is counted"
     );
 }
 

@@ -56,8 +56,9 @@ route fd00:10:96::/112 via fe80::f0:1c dev fulcrum0 proto 102 metric 1024 onlink
 ";
 
 /// The settings of both devices that differ from those of a veth pair that nobody has touched.
-const SETTINGS: [(&str, &str); 12] = [
+const SETTINGS: [(&str, &str); 13] = [
     ("ipv4/conf/fulcrum0/accept_local", "1"),
+    ("ipv4/conf/fulcrum0/route_localnet", "1"),
     ("ipv4/conf/fulcrum*/accept_redirects", "0"),
     ("ipv4/conf/fulcrum*/forwarding", "1"),
     ("ipv4/conf/fulcrum*/rp_filter", "RP"),

@@ -22,10 +22,11 @@ use crate::{
 };
 
 /// The suites of the tests crate that are not of the level [`Level::Netns`].
-const LEVELS: [(&str, Level); 3] = [
+const LEVELS: [(&str, Level); 4] = [
     ("programs", Level::Prog),
     ("race", Level::Prog),
     ("scenarios", Level::Scenario),
+    ("truth", Level::Scenario),
 ];
 
 /// Makes a test that needs root fail where it would skip.

@@ -18,7 +18,7 @@ macro_rules! reasons {
                 match self { $(Self::$variant => $name,)+ }
             }
 
-            /// Whether the packet was passed, forwarded or dropped.
+            /// Whether the packet was passed, forwarded, rejected or dropped.
             pub fn kind(self) -> Kind {
                 match self { $(Self::$variant => Kind::$kind,)+ }
             }
@@ -38,6 +38,8 @@ pub enum Kind {
     Pass,
     /// Rewritten and sent on.
     Forward,
+    /// Dropped, and its sender told so at once.
+    Reject,
     /// Dropped.
     Drop,
     /// Something that happened on the way; the packet is counted under another reason too.
@@ -63,8 +65,8 @@ reasons! {
     HitOriginal = 7, "hit_original", Forward;
     /// A packet of a known flow, backend to client.
     HitReply = 8, "hit_reply", Forward;
-    /// The service has no backend for this client.
-    DropNoBackend = 9, "drop_no_backend", Drop;
+    /// The service has no endpoint anywhere.
+    RejectNoBackend = 9, "reject_no_backend", Reject;
     /// TCP to a service address in the middle of a connection that is not known here.
     DropNotSyn = 10, "drop_not_syn", Drop;
     /// No place in the flow table: raise --flow-table-size.
@@ -101,10 +103,22 @@ reasons! {
     DropNotService = 26, "drop_not_service", Drop;
     /// Larger than the route takes, and allowed to be cut: rewritten and left to the stack, which fragments it.
     Fragmented = 27, "fragmented", Note;
-    /// An ICMP error went back to the sender of a dropped packet.
+    /// An ICMP error, RST or ABORT went back to the sender of a dropped packet.
     Answered = 28, "answered", Note;
-    /// No ICMP error went back: there were too many of them.
+    /// No answer went back: there were too many of them.
     AnswerLimited = 29, "answer_limited", Note;
+    /// To a port or protocol of a ClusterIP that its service does not have.
+    RejectNotServed = 30, "reject_not_served", Reject;
+    /// To an address inside a service CIDR that no service has.
+    DropUnallocated = 31, "drop_unallocated", Drop;
+    /// The policy Local keeps this client to endpoints of this node, and it has none; others have.
+    DropNoLocalBackend = 32, "drop_no_local_backend", Drop;
+    /// The client is in none of the load balancer's source ranges.
+    DropSourceRange = 33, "drop_source_range", Drop;
+    /// To a connected socket of the node's own whose port is also a node port.
+    PassOwnSocket = 34, "pass_own_socket", Pass;
+    /// No room to remember a client's backend: its next connection may get another.
+    AffinityFull = 35, "affinity_full", Note;
 }
 
 impl Reason {
@@ -134,6 +148,10 @@ mod tests {
             assert_eq!(
                 reason.kind() == Kind::Drop,
                 reason.name().starts_with("drop_")
+            );
+            assert_eq!(
+                reason.kind() == Kind::Reject,
+                reason.name().starts_with("reject_")
             );
             assert_eq!(
                 reason.kind() == Kind::Pass,

@@ -5,6 +5,7 @@
 //! `bool`, `enum`, `Option` or `usize`. Ports and numbers are in host byte order; addresses are words
 //! in network byte order ([`crate::net::addr`]).
 
+pub mod affinity;
 pub mod backend;
 pub mod counter;
 pub mod flow;
@@ -12,18 +13,22 @@ pub mod next_hop;
 pub mod node;
 pub mod place;
 pub mod service;
+pub mod trace;
 
+pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, backend_flags};
 pub use counter::Reason;
 pub use flow::FlowSlot;
 pub use next_hop::NextHop;
 pub use node::NodeConfig;
+pub use place::PlaceKey;
 pub use service::{Service, ServiceKey, SlotRange, service_flags};
+pub use trace::TraceRecord;
 
 /// Version of the tables' layout; part of the directory where they are pinned.
 ///
 /// Any change of a key, a value, a map type or the meaning of a field raises it.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;
 
 /// Plain data of the tables: `repr(C)`, no padding, every bit pattern valid.
 ///
@@ -54,15 +59,22 @@ pub mod map {
     pub const NEXT_HOPS: &str = "next_hops";
     /// Reason -> count, per CPU.
     pub const COUNTERS: &str = "counters";
-    /// Prefix -> what lies there ([`super::place`]); longest prefix match.
+    /// Space and prefix -> what is known of it ([`super::place`]); longest prefix match.
     pub const PLACES4: &str = "places4";
-    /// Prefix -> what lies there ([`super::place`]); longest prefix match.
+    /// Space and prefix -> what is known of it ([`super::place`]); longest prefix match.
     pub const PLACES6: &str = "places6";
+    /// `AffinityKey<Addr4>` -> `Affinity`.
+    pub const AFFINITY4: &str = "affinity4";
+    /// `AffinityKey<Addr6>` -> `Affinity`.
+    pub const AFFINITY6: &str = "affinity6";
 
-    /// All of them, in the order in which `fulcrum maps` lists them.
-    pub const ALL: [&str; 11] = [
+    /// 0 -> `TraceRecord`; not pinned.
+    pub const TRACE_RECORD: &str = "trace_record";
+
+    /// All that are pinned, in the order in which `fulcrum maps` lists them.
+    pub const ALL: [&str; 13] = [
         SERVICES4, SERVICES6, SLOTS, BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, NEXT_HOPS, COUNTERS,
-        PLACES4, PLACES6,
+        PLACES4, PLACES6, AFFINITY4, AFFINITY6,
     ];
 }
 
@@ -78,6 +90,8 @@ pub mod capacity {
     pub const FLOWS: u32 = 262_144;
     /// Next hops; a power of two, at most 1,024 (ten bits of a flow's reference).
     pub const NEXT_HOPS: u32 = 1_024;
-    /// Prefixes of pods and addresses of the node, per family.
-    pub const PLACES: u32 = 4_096;
+    /// Prefixes of pods, addresses of the node and source ranges, per family.
+    pub const PLACES: u32 = 65_536;
+    /// Clients that affinity is remembered of, per family.
+    pub const AFFINITY: u32 = 65_536;
 }

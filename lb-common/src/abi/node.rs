@@ -31,7 +31,19 @@ pub struct NodeConfig {
     pub hairpin4: Addr4,
     /// Source of a pod's connection to itself, an IPv6 address that nobody has; zero: none.
     pub hairpin6: Addr6,
+    /// When a client's source address gives way to one of this node's: see [`masquerade`].
+    pub masquerade: u32,
 }
 
-const _: () = assert!(size_of::<NodeConfig>() == 124);
+/// Values of [`NodeConfig::masquerade`].
+pub mod masquerade {
+    /// Where the answers would not come back through this node otherwise.
+    pub const AS_NEEDED: u32 = 0;
+    /// Exactly where kube-proxy does it.
+    pub const KUBE_PROXY: u32 = 1;
+    /// Exactly where kube-proxy does it with `--masquerade-all`: to `ClusterIP`s always.
+    pub const ALL: u32 = 2;
+}
+
+const _: () = assert!(size_of::<NodeConfig>() == 128);
 impl Plain for NodeConfig {}

@@ -14,7 +14,7 @@ pub struct ServiceKey<A> {
     pub addr: A,
     /// The port, host byte order.
     pub port: u16,
-    /// IANA protocol number: 6 TCP, 17 UDP.
+    /// IANA protocol number: 6 TCP, 17 UDP, 132 SCTP; 0 with port 0: all that nobody serves.
     pub proto: u8,
     /// Zero.
     pub pad: u8,
@@ -61,6 +61,8 @@ pub struct Service {
     pub flags: u32,
     /// Seconds of `sessionAffinity: ClientIP`; 0: none.
     pub affinity_timeout_s: u32,
+    /// The space of [`super::place`] that says who may dial; 0: everybody. Never used again for others.
+    pub guard: u32,
 }
 
 /// Bits of [`Service::flags`].
@@ -84,7 +86,7 @@ pub mod service_flags {
 const _: () = assert!(size_of::<ServiceKey<Addr4>>() == 8);
 const _: () = assert!(size_of::<ServiceKey<Addr6>>() == 20);
 const _: () = assert!(size_of::<SlotRange>() == 8);
-const _: () = assert!(size_of::<Service>() == 40 && align_of::<Service>() == 4);
+const _: () = assert!(size_of::<Service>() == 44 && align_of::<Service>() == 4);
 impl Plain for ServiceKey<Addr4> {}
 impl Plain for ServiceKey<Addr6> {}
 impl Plain for Service {}

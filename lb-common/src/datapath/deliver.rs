@@ -122,7 +122,7 @@ pub(super) fn resolve<A: Addr, T: Tables<A>>(
         // Only TC remembers: its packets are the ones that confirm the neighbour.
         (Hook::Xdp, Route::Neighbour) => return Ok(Via::Neighbour),
         (Hook::Xdp, _) => return Err(Reason::PassToTc),
-        (Hook::Tc, Route::Neighbour) => remember(work, tables),
+        (Hook::Tc, Route::Neighbour) if !T::DRY => remember(work, tables),
         (Hook::Tc, _) => {}
     }
     tables.count(Reason::Resolved);

@@ -1,8 +1,8 @@
 //! A packet of a known flow: one slot, at most one backend, one rewrite, a next hop.
 
-use super::{Decision, Hook, Role, Tables, Work, deliver};
+use super::{Decision, Hook, Role, Tables, Via, Work, deliver};
 use crate::{
-    abi::{Reason, backend_flags, next_hop::NextHopRef},
+    abi::{NextHop, Reason, backend_flags, next_hop::NextHopRef},
     flow::{
         Direction,
         clock::Tick,
@@ -18,8 +18,8 @@ use crate::{
 pub(super) enum Followed {
     /// The packet's fate is known.
     Decided(Decision),
-    /// The slot was given to another connection while it was read: a miss after all.
-    Recycled,
+    /// The slot was given to another connection while it was read, or is that of an ended one: a miss after all.
+    Missed,
     /// This packet begins a new connection in the flow's place.
     Lost,
 }
@@ -61,9 +61,15 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     {
         return Followed::Lost;
     }
+    if direction == Direction::Reply && work.tcp.accepts() && accepts_another(table, found) {
+        if !T::DRY {
+            table.retire(found);
+        }
+        return Followed::Missed;
+    }
     found.slot.rewrite(&mut work.flow.rewrite);
     if !table.is_still(found) {
-        return Followed::Recycled;
+        return Followed::Missed;
     }
     let way = deliver::known(work, tables, next_hop).unwrap_or_else(|| {
         // TC asks the FIB, and lets the kernel confirm the neighbour; XDP goes on with what TC has noted.
@@ -71,28 +77,41 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
             return Err(Reason::PassToTc);
         }
         let way = deliver::resolve(work, tables, direction);
-        found
-            .slot
-            .replace_next_hop(backend, next_hop, work.flow.next_hop);
+        if !T::DRY {
+            found
+                .slot
+                .replace_next_hop(backend, next_hop, work.flow.next_hop);
+        }
         way
     });
+    if T::DRY {
+        if way.is_err() {
+            work.hop = NextHop::default();
+        }
+        let via = way.unwrap_or(Via::Kernel);
+        return Followed::Decided(Decision::Send(hit(direction), via));
+    }
     let via = match way {
         Ok(via) => via,
         Err(reason) => return Followed::Decided(refuse(reason)),
     };
     note(work, table, found, flags, work.now);
     count_xdp(tables);
-    let reason = match direction {
+    Followed::Decided(Decision::Send(hit(direction), via))
+}
+
+#[inline(always)]
+fn hit(direction: Direction) -> Reason {
+    match direction {
         Direction::Original => Reason::HitOriginal,
         Direction::Reply => Reason::HitReply,
-    };
-    Followed::Decided(Decision::Send(reason, via))
+    }
 }
 
 /// True if this packet begins a new connection in the place of the one that was found.
 ///
 /// TCP: a SYN on a flow that is closing or closed. UDP: the backend no longer serves, so the client
-/// moves on with this packet.
+/// moves on with this packet. SCTP: never, since no other backend knows the association.
 #[inline(always)]
 fn opens_anew<A: Addr, T: Tables<A>>(
     work: &Work<A>,
@@ -103,9 +122,30 @@ fn opens_anew<A: Addr, T: Tables<A>>(
     if work.key.proto == proto::TCP {
         return work.tcp.opens() && state as u32 >= State::Closing as u32;
     }
+    if work.key.proto == proto::SCTP {
+        return false;
+    }
     !tables.backend(chosen.id).is_some_and(|backend| {
         backend.generation == chosen.generation && backend.flags & backend_flags::SERVING != 0
     })
+}
+
+/// True if a SYN-ACK in the flow's reply direction is not the flow's.
+///
+/// Once the backend has finished it accepts nothing, unless it is dialled again: by a SYN that came by here, or by one
+/// that did not, since one client may reach the backend from the same port by another node or directly. As long
+/// as only the client has finished, the backend may not have heard it yet, and repeat itself.
+#[inline(always)]
+fn accepts_another<A: Addr, S: Slots<A>>(
+    table: &FlowTable<'_, A, S>,
+    found: &Found<A, S::Words>,
+) -> bool {
+    let has_finished = match found.word.state() {
+        State::Closed => true,
+        State::Closing => found.slot.flags().fin(),
+        _ => false,
+    };
+    has_finished && !table.twin_flags(found).syn()
 }
 
 /// Notes the packet in the flow: time, counts, state.
@@ -143,6 +183,10 @@ fn next_tcp_state<A: Addr, S: Slots<A>>(
     found: &Found<A, S::Words>,
     flags: SlotFlags,
 ) -> State {
+    // Only a SYN that could not be given to anybody else comes here; its answer is to be known as such.
+    if work.tcp.opens() && found.word.state() as u32 >= State::Closing as u32 {
+        found.slot.add_flags(SlotFlags::SYN);
+    }
     let fin = work.tcp.fin();
     if fin && !flags.fin() {
         found.slot.add_flags(SlotFlags::FIN);

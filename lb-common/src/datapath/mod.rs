@@ -6,21 +6,26 @@
 
 mod answer;
 mod deliver;
+mod explain;
 mod follow;
 mod open;
 mod parse;
+mod policy;
 mod ports;
 mod rewrite;
 mod work;
 
+pub use answer::Answer;
 pub use deliver::Route;
+pub use explain::{Explained, explain};
+pub use policy::{Call, Client, List};
 pub use ports::{Hook, HopMemory, Packet, Role, Tables};
 pub use work::Work;
 
 use crate::{
     abi::Reason,
     flow::table::{Existing, FlowTable},
-    net::{addr::Addr, icmp::IcmpError},
+    net::addr::Addr,
 };
 use follow::{Followed, OnLoss};
 
@@ -56,10 +61,18 @@ pub enum Via {
 pub enum Decision {
     /// Untouched to whatever comes next.
     Pass(Reason),
+    /// Dropped, and an answer sent that says so.
+    Reject(Reason),
     /// Dropped.
     Drop(Reason),
     /// Rewritten as [`Work::flow`] says and sent to [`Work::hop`].
     Send(Reason, Via),
+}
+
+impl Default for Decision {
+    fn default() -> Self {
+        Self::Pass(Reason::PassNotIp)
+    }
 }
 
 impl Decision {
@@ -68,23 +81,33 @@ impl Decision {
         matches!(
             self,
             Self::Pass(Reason::PassNoService)
-                | Self::Drop(Reason::DropNoBackend | Reason::DropServiceChanged)
+                | Self::Reject(_)
+                | Self::Drop(
+                    Reason::DropNoLocalBackend
+                        | Reason::DropServiceChanged
+                        | Reason::DropUnallocated
+                )
         )
     }
 }
 
-/// A decision that was carried out; an error is yet to be answered with.
-type Carried = Result<Verdict, IcmpError>;
-
-/// What the first look at a packet gives.
+/// How far a packet has come. Without any content, since in the BPF object parts that are not written would hold
+/// whatever a register held before, pointers too, and the verifier refuses to see one come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Glance {
-    /// All is decided and done.
-    Done(Carried),
+#[repr(u32)]
+enum Progress {
+    /// Left as it was.
+    Passed,
+    /// Dropped.
+    Dropped,
+    /// Rewritten, to be sent as [`Work::decision`] says.
+    Rewritten,
+    /// Dropped, and [`Work::answer`] is due.
+    Due,
     /// Not a packet of a known flow.
-    Miss,
-    /// The flow that was found has to be opened anew, if anybody serves it.
-    Anew,
+    Missed,
+    /// Its flow has to be opened anew, if anybody serves it.
+    Lost,
 }
 
 /// Takes one packet of family `A` through the datapath and counts its outcome.
@@ -99,8 +122,13 @@ pub fn process<A: Addr, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
 ) -> Verdict {
     match forward(packet, tables, work) {
-        Ok(verdict) => verdict,
-        Err(error) => answer::answer(packet, tables, work, error),
+        Progress::Dropped => Verdict::Drop,
+        Progress::Due => answer::answer(packet, tables, work),
+        Progress::Rewritten => match work.decision {
+            Decision::Send(_, via) => Verdict::Send(via),
+            _ => Verdict::Drop,
+        },
+        Progress::Passed | Progress::Missed | Progress::Lost => Verdict::Pass,
     }
 }
 
@@ -109,20 +137,22 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
-) -> Carried {
+) -> Progress {
     let existing = match glance(packet, tables, work, OnLoss::OpenAnew) {
-        Glance::Done(carried) => return carried,
-        Glance::Miss => Existing::Keep,
-        Glance::Anew => Existing::Replace,
+        Progress::Missed => Existing::Keep,
+        Progress::Lost => Existing::Replace,
+        done => return done,
     };
-    let decision = open::open(work, tables, existing);
-    if existing == Existing::Replace
-        && decision.is_for_want_of_backends()
-        && let Glance::Done(carried) = glance(packet, tables, work, OnLoss::Stay)
-    {
-        return carried;
+    if open::choose(work, tables) {
+        open::open(work, tables, existing);
     }
-    finish(decision, packet, tables, work)
+    if existing == Existing::Replace && work.decision.is_for_want_of_backends() {
+        let followed = glance(packet, tables, work, OnLoss::Stay);
+        if !matches!(followed, Progress::Missed | Progress::Lost) {
+            return followed;
+        }
+    }
+    finish(packet, tables, work)
 }
 
 /// The hit path: headers, flow, rewrite.
@@ -132,61 +162,70 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
     on_loss: OnLoss,
-) -> Glance {
+) -> Progress {
     if let Err(reason) = parse::parse(packet, work) {
-        return Glance::Done(carry_out(Decision::Pass(reason), packet, tables, work));
+        return carry_out(Decision::Pass(reason), packet, tables, work);
     }
     work.now = tables.now();
     let node = tables.node();
     let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
     let Some(found) = table.find(&work.key) else {
-        return Glance::Miss;
+        return Progress::Missed;
     };
     match follow::follow(work, tables, &table, &found, on_loss) {
-        Followed::Decided(decision) => Glance::Done(carry_out(decision, packet, tables, work)),
-        Followed::Recycled => Glance::Miss,
-        Followed::Lost => Glance::Anew,
+        Followed::Decided(decision) => carry_out(decision, packet, tables, work),
+        Followed::Missed => Progress::Missed,
+        Followed::Lost => Progress::Lost,
     }
 }
 
 /// The end of the miss path.
 #[inline(never)]
 fn finish<A: Addr, P: Packet, T: Tables<A>>(
-    decision: Decision,
     packet: &mut P,
     tables: &T,
-    work: &Work<A>,
-) -> Carried {
-    carry_out(decision, packet, tables, work)
+    work: &mut Work<A>,
+) -> Progress {
+    carry_out(work.decision, packet, tables, work)
 }
 
-/// Second, write: the decision becomes a verdict, and the packet what the decision says.
+/// Second, write: the decision is carried out, and the packet becomes what it says.
 #[inline(always)]
 fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
     decision: Decision,
     packet: &mut P,
     tables: &T,
-    work: &Work<A>,
-) -> Carried {
-    let (reason, carried) = match decision {
+    work: &mut Work<A>,
+) -> Progress {
+    let (reason, progress) = match decision {
         // The stack would send it round in circles: its route leads here.
         Decision::Pass(_) if tables.role() == Role::Host => {
-            (Reason::DropNotService, Ok(Verdict::Drop))
+            (Reason::DropNotService, Progress::Dropped)
         }
-        Decision::Pass(reason) => (reason, Ok(Verdict::Pass)),
-        Decision::Drop(reason) => (
-            reason,
-            answer::due(reason, work).map_or(Ok(Verdict::Drop), Err),
-        ),
+        Decision::Pass(reason) => (reason, Progress::Passed),
+        // Only TC can answer.
+        Decision::Reject(_) if T::HOOK == Hook::Xdp => (Reason::PassToTc, Progress::Passed),
+        Decision::Reject(reason) => {
+            work.answer = Answer::Refusal;
+            (reason, Progress::Due)
+        }
+        Decision::Drop(reason) => match answer::due(reason) {
+            Some(answer) if T::HOOK == Hook::Tc => {
+                work.answer = answer;
+                (reason, Progress::Due)
+            }
+            _ => (reason, Progress::Dropped),
+        },
         Decision::Send(reason, via) => {
+            work.decision = decision;
             match rewrite::rewrite(packet, work, hops(via, tables.role())) {
-                Some(()) => (reason, Ok(Verdict::Send(via))),
-                None => (Reason::DropEdit, Ok(Verdict::Drop)),
+                Some(()) => (reason, Progress::Rewritten),
+                None => (Reason::DropEdit, Progress::Dropped),
             }
         }
     };
     tables.count(reason);
-    carried
+    progress
 }
 
 /// How many hops the way takes: none to or through the host's own stack, none for what the host itself sends.

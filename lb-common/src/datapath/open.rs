@@ -1,13 +1,18 @@
-//! The first packet of a connection: service, backend, way, two slots.
+//! The first packet of a connection: service, policy, backend, way, two slots.
 
 use super::{
-    Decision, Hook, Role, Tables, Work, deliver,
+    Decision, Hook, Role, Tables, Via, Work, deliver,
     follow::{count_xdp, refuse},
+    policy::{self, Call, Client},
 };
 use crate::{
-    abi::{Reason, Service, ServiceKey, backend_flags, next_hop::NextHopRef, place},
+    abi::{
+        AffinityKey, Reason, ServiceKey, backend_flags, next_hop::NextHopRef, node::masquerade,
+        place, service_flags,
+    },
     flow::{
         Direction,
+        clock::{age, seconds},
         slot::BackendRef,
         table::{Existing, FlowTable, Refusal},
     },
@@ -18,39 +23,23 @@ use crate::{
 /// Source ports that are tried before a masqueraded connection is refused.
 const PORT_TRIES: u32 = 4;
 
-/// Decides about a packet without a flow, or whose flow must be opened anew.
+/// Decides about the first packet of a connection whose backend is chosen: [`Work::decision`].
+///
+/// A call of its own in the BPF object beside [`choose`], not around it: together their stack frames are more than
+/// the kernel allows.
 #[inline(never)]
-pub(super) fn open<A: Addr, T: Tables<A>>(
-    work: &mut Work<A>,
-    tables: &T,
-    existing: Existing,
-) -> Decision {
-    // Nothing begins on the way out: what a process dials comes by the host's own device.
-    if tables.role() == Role::Egress {
-        return Decision::Pass(Reason::PassNoService);
-    }
-    let key = ServiceKey::new(work.key.ends.dst, work.key.dport, work.key.proto);
-    let Some(service) = tables.service(&key) else {
-        return Decision::Pass(Reason::PassNoService);
-    };
-    if work.key.proto == proto::TCP && !work.tcp.opens() {
-        return match tables.role() {
-            // The node's own socket may be in the middle of a connection of its own.
-            Role::Loopback => Decision::Pass(Reason::PassNoService),
-            _ => Decision::Drop(Reason::DropNotSyn),
-        };
-    }
-    if let Err(reason) = choose(work, tables, &key, service) {
-        return Decision::Drop(reason);
-    }
-    work.flow.rewrite.ends.src = work.key.ends.src;
-    work.flow.next_hop = NextHopRef::NONE;
-    let way = if T::HOOK == Hook::Xdp && work.flow.local {
-        deliver::is_here(work, tables, Direction::Original);
-        Err(Reason::PassToTc)
-    } else {
-        deliver::resolve(work, tables, Direction::Original)
-    };
+pub(super) fn open<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, existing: Existing) {
+    work.decision = opened(work, tables, existing);
+}
+
+#[inline(always)]
+fn opened<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, existing: Existing) -> Decision {
+    let way = find_way(work, tables);
+    masquerade(work, tables);
+    let way = way.map(|via| match work.flow.next_hop {
+        NextHopRef::HOST => Via::Host,
+        _ => via,
+    });
     work.flow.back = way_back(tables.role(), work.flow.next_hop);
     // What XDP cannot send it leaves to TC, but it opens the flow all the same: if TC chose again, backends
     // that XDP reaches would be chosen more often than others.
@@ -61,7 +50,9 @@ pub(super) fn open<A: Addr, T: Tables<A>>(
     }
     let node = tables.node();
     let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
-    if let Err(refusal) = insert(work, tables, &table, existing) {
+    if !T::DRY
+        && let Err(refusal) = insert(work, tables, &table, existing)
+    {
         return Decision::Drop(match refusal {
             Refusal::Full => Reason::DropFlowTableFull,
             Refusal::Busy => Reason::DropFlowBusy,
@@ -83,39 +74,149 @@ pub(super) fn open<A: Addr, T: Tables<A>>(
     }
 }
 
-/// Picks a backend, uniformly at random, that is this service's at this moment.
+/// Chooses a backend for a packet without a flow, or whose flow must be opened anew; false: [`Work::decision`] says
+/// what becomes of it.
+#[inline(never)]
+pub(super) fn choose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
+    match call(work, tables) {
+        Ok(()) => true,
+        Err(decision) => {
+            work.decision = decision;
+            false
+        }
+    }
+}
+
+/// Who dials what, and which backend it gets.
+///
+/// # Errors
+/// What becomes of a packet that opens no flow.
+#[inline(always)]
+pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Result<(), Decision> {
+    // Nothing begins on the way out: what a process dials comes by the host's own device.
+    if tables.role() == Role::Egress {
+        return Err(Decision::Pass(Reason::PassNoService));
+    }
+    work.frontend = ServiceKey::new(work.key.ends.dst, work.key.dport, work.key.proto);
+    if !tables.service(&work.frontend, &mut work.call.service) {
+        return Err(unserved(work, tables));
+    }
+    begins(work, tables)?;
+    policy::find_client(work, tables);
+    settle(work, tables)
+}
+
+/// What is sent to no frontend: somebody else's traffic, or a mistake inside a service CIDR.
+#[inline(always)]
+fn unserved<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Decision {
+    if tables.place(work.key.ends.dst) != place::SERVICES {
+        return Decision::Pass(Reason::PassNoService);
+    }
+    work.frontend.port = 0;
+    work.frontend.proto = 0;
+    match tables.stamp(&work.frontend) {
+        Some(_) => Decision::Reject(Reason::RejectNotServed),
+        None => Decision::Drop(Reason::DropUnallocated),
+    }
+}
+
+/// Checks that the packet may begin a connection.
+///
+/// # Errors
+/// What becomes of it else. A socket of the node's own may have a node port for its own port: what it is sent stays
+/// its own.
+#[inline(always)]
+fn begins<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T) -> Result<(), Decision> {
+    let is_late = work.key.proto == proto::TCP && !work.tcp.opens();
+    if is_late && tables.role() == Role::Loopback {
+        return Err(Decision::Pass(Reason::PassNoService));
+    }
+    let may_be_own = is_late || work.key.proto == proto::UDP;
+    if may_be_own
+        && work.call.service.flags & service_flags::CLUSTER_IP == 0
+        && tables.has_socket(&work.key)
+    {
+        return Err(Decision::Pass(Reason::PassOwnSocket));
+    }
+    if is_late {
+        return Err(Decision::Drop(Reason::DropNotSyn));
+    }
+    Ok(())
+}
+
+/// Picks a backend that is this service's at this moment.
 ///
 /// The agent may replace the service, its slots and its backends at any time, and the kernel may give
 /// a deleted service's memory to another under our eyes. So the copy of the service is used only if the
 /// backend names it and the frontend still has that version afterwards. One retry: two changes within a
 /// packet's time do not happen to one service.
 #[inline(always)]
-fn choose<A: Addr, T: Tables<A>>(
-    work: &mut Work<A>,
-    tables: &T,
-    key: &ServiceKey<A>,
-    mut service: Service,
-) -> Result<(), Reason> {
-    for _ in 0..2 {
-        let picked = pick(work, tables, &service);
-        match tables.service(key) {
-            Some(now) if now.version == service.version && now.id == service.id => {
-                return picked.ok_or(Reason::DropNoBackend);
-            }
-            Some(now) => service = now,
-            None => return Err(Reason::DropServiceChanged),
-        }
+fn settle<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Result<(), Decision> {
+    if let Some(settled) = attempt(work, tables) {
+        return settled;
     }
-    Err(Reason::DropServiceChanged)
+    if tables.service(&work.frontend, &mut work.call.service)
+        && let Some(settled) = attempt(work, tables)
+    {
+        return settled;
+    }
+    Err(Decision::Drop(Reason::DropServiceChanged))
 }
 
-/// One pick, noted in the flow to be.
+/// One attempt; `None`: the service has changed meanwhile.
 #[inline(always)]
-fn pick<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, service: &Service) -> Option<()> {
-    let slot = select::uniform(service.cluster, tables.random())?;
-    let id = tables.slot(slot)?;
+fn attempt<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Option<Result<(), Decision>> {
+    let picked = policy::admit(work, tables)
+        .and_then(|()| pick(work, tables).ok_or(Decision::Drop(Reason::DropServiceChanged)));
+    let service = &work.call.service;
+    if tables.stamp(&work.frontend) != Some((service.id, service.version)) {
+        return None;
+    }
+    if picked.is_ok() {
+        remember(work, tables);
+    }
+    Some(picked)
+}
+
+/// One pick, noted in the flow to be: the backend that the client had, else one of its list uniformly at random.
+#[inline(always)]
+fn pick<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Option<()> {
+    work.call.is_affine = false;
+    if work.call.service.affinity_timeout_s != 0 && is_remembered(work, tables) {
+        let (_, known) = work.affinity;
+        if take(work, tables, known.backend, Some(known.generation)).is_some() {
+            work.call.is_affine = true;
+            return Some(());
+        }
+    }
+    let slot = select::uniform(work.call.range, tables.random())?;
+    take(work, tables, tables.slot(slot)?, None)
+}
+
+/// True if the client was given a backend, and its time is not up.
+#[inline(always)]
+fn is_remembered<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
+    let service = &work.call.service;
+    let (key, known) = &mut work.affinity;
+    *key = AffinityKey::new(work.key.ends.src, service.id);
+    tables.affinity(key, known)
+        && age(work.now, known.last_opened) <= seconds(service.affinity_timeout_s)
+}
+
+/// Notes a backend in the flow to be, if it is the service's; one of a known `generation` only if it is in the
+/// client's list now.
+#[inline(always)]
+fn take<A: Addr, T: Tables<A>>(
+    work: &mut Work<A>,
+    tables: &T,
+    id: u32,
+    generation: Option<u16>,
+) -> Option<()> {
     let backend = tables.backend(id)?;
-    if backend.service != service.id {
+    let call = &work.call;
+    let is_lost = generation
+        .is_some_and(|known| known != backend.generation || backend.flags & call.list.flag() == 0);
+    if backend.service != call.service.id || is_lost {
         return None;
     }
     let flow = &mut work.flow;
@@ -127,6 +228,38 @@ fn pick<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, service: &Service
     };
     flow.local = backend.flags & backend_flags::LOCAL != 0;
     Some(())
+}
+
+/// Begins the client's time with its backend anew.
+#[inline(always)]
+fn remember<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
+    if T::DRY || work.call.service.affinity_timeout_s == 0 {
+        return;
+    }
+    let (key, given) = &mut work.affinity;
+    given.backend = work.flow.backend.id;
+    given.generation = work.flow.backend.generation;
+    given.pad = 0;
+    given.last_opened = work.now;
+    if !tables.set_affinity(key, given) {
+        tables.count(Reason::AffinityFull);
+    }
+}
+
+/// The way to the backend.
+#[inline(always)]
+pub(super) fn find_way<A: Addr, T: Tables<A>>(
+    work: &mut Work<A>,
+    tables: &T,
+) -> Result<Via, Reason> {
+    work.flow.rewrite.ends.src = work.key.ends.src;
+    work.flow.next_hop = NextHopRef::NONE;
+    if T::HOOK == Hook::Xdp && work.flow.local {
+        work.source = A::default();
+        deliver::is_here(work, tables, Direction::Original);
+        return Err(Reason::PassToTc);
+    }
+    deliver::resolve(work, tables, Direction::Original)
 }
 
 /// The way of the answers, where it is known from the first: to the node's own processes, or from them.
@@ -150,8 +283,6 @@ fn insert<A: Addr, T: Tables<A>>(
     existing: Existing,
 ) -> Result<(), Refusal> {
     let node = tables.node();
-    masquerade(work, tables);
-    work.flow.rewrite.sport = work.key.sport;
     for attempt in 0..PORT_TRIES {
         let refusal = match table.open(&work.key, &mut work.flow, existing) {
             Ok(()) if attempt == 0 => return Ok(()),
@@ -170,32 +301,62 @@ fn insert<A: Addr, T: Tables<A>>(
     Err(Refusal::ReplyTaken)
 }
 
-/// Takes another source address where the answers would not come back through this node with the client's own.
+/// Takes another source address where the rules of [`masquerade`] ask for it, or where a pod or the loopback address
+/// dials what would answer it without asking anybody.
 #[inline(always)]
-fn masquerade<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
+pub(super) fn masquerade<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
     let Work {
-        key, flow, source, ..
+        key,
+        flow,
+        source,
+        call,
+        ..
     } = work;
     let ends = &mut flow.rewrite.ends;
-    if tables.role() == Role::Pod {
-        // A pod answers itself without asking anybody.
-        if ends.dst == key.ends.src && !tables.hairpin_addr().is_unspecified() {
-            ends.src = tables.hairpin_addr();
-        }
+    flow.rewrite.sport = key.sport;
+    call.is_masqueraded = false;
+    let is_hairpin = ends.dst == key.ends.src;
+    if is_hairpin && tables.role() == Role::Pod && !tables.hairpin_addr().is_unspecified() {
+        ends.src = tables.hairpin_addr();
+        call.is_masqueraded = true;
         return;
     }
+    let mode = tables.node().masquerade;
     let is_here = matches!(flow.next_hop, NextHopRef::STACK | NextHopRef::HOST);
-    let is_uplink = tables.role() == Role::Uplink;
-    if is_here || is_uplink && (flow.local || tables.place(key.ends.src) == place::PODS) {
+    let is_loopback = call.client == Client::Host && key.ends.src.is_loopback();
+    let is_due = if mode == masquerade::AS_NEEDED {
+        !is_here && (is_hairpin || returns_elsewhere(tables.role(), call, flow.local))
+    } else {
+        !is_here && is_hairpin || policy::is_masqueraded_by_kube_proxy(mode, call)
+    };
+    if !is_due && !is_loopback {
         return;
     }
     // A process of the node's own is seen as if it had dialled the backend: by the source that the way prefers.
+    let is_own = call.client == Client::Host && flow.local && !is_loopback;
     let own = match *source {
         source if !source.is_unspecified() => source,
-        _ if flow.local => key.ends.src,
+        _ if is_own => key.ends.src,
         _ => tables.node_addr(),
     };
-    if !own.is_unspecified() {
-        ends.src = own;
+    if own.is_unspecified() {
+        return;
+    }
+    call.is_masqueraded = own != ends.src || mode != masquerade::AS_NEEDED;
+    ends.src = own;
+    if flow.next_hop == NextHopRef::STACK {
+        // One of the node's own sources, which the stack refuses on the packet's own way.
+        flow.next_hop = NextHopRef::HOST;
+    }
+}
+
+/// True if the backend would answer the client by another way than through this node.
+#[inline(always)]
+fn returns_elsewhere(role: Role, call: &Call, is_local: bool) -> bool {
+    match call.client {
+        // A pod of this node is answered here; one of another node, that dialled this node, on its own.
+        Client::Pod => role != Role::Pod && !is_local,
+        Client::Host => true,
+        Client::External | Client::Unknown => !is_local,
     }
 }

@@ -6,6 +6,7 @@ use crate::{
     net::{
         addr::Addr,
         ip::{IpHeader, proto},
+        sctp,
         tcp::{Flags, Tcp},
         udp::Udp,
     },
@@ -34,15 +35,16 @@ pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Resul
             headers,
         )
     } else {
+        // SCTP begins with the same two ports.
         let Some(header) = packet.read::<Udp>(ip.l4) else {
             return Err(Reason::PassMalformed);
         };
-        (
-            header.sport,
-            header.dport,
-            Flags::default(),
-            ip.l4 + size_of::<Udp>() as u32,
-        )
+        let len = if ip.proto == proto::SCTP {
+            sctp::CHUNK_AT
+        } else {
+            size_of::<Udp>() as u32
+        };
+        (header.sport, header.dport, Flags::default(), ip.l4 + len)
     };
     if headers > ip.len {
         return Err(Reason::PassMalformed);

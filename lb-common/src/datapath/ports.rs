@@ -4,9 +4,9 @@ use bytemuck::Pod;
 
 use super::Route;
 use crate::{
-    abi::{Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
-    flow::{clock::Tick, table::Slots},
-    net::{addr::Addr, csum::Delta, ip::Ends},
+    abi::{Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
+    flow::{FlowKey, clock::Tick, table::Slots},
+    net::{addr::Addr, crc32c, csum::Delta, ip::Ends},
 };
 
 /// A packet as the datapath sees it: offsets count from the IP header.
@@ -41,6 +41,11 @@ pub trait Packet {
         header: Delta,
         zero_is_none: bool,
     ) -> Option<()>;
+    /// [`crc32c::replace_first`]. A host may have it in a place of its own: it is a long calculation.
+    #[inline(always)]
+    fn replace_in_crc(check: u32, old: u32, new: u32, len: u32) -> u32 {
+        crc32c::replace_first(check, old, new, len)
+    }
     /// Copies the first `len` bytes, which are not more than it has, into `words`; what is left of the last word
     /// keeps its value. `None`: they could not be read.
     fn copy(&self, words: &mut [u32], len: u32) -> Option<()>;
@@ -90,6 +95,8 @@ pub trait Tables<A: Addr> {
 
     /// Where the program runs.
     const HOOK: Hook;
+    /// True if the tables are only asked: no flow is opened or refreshed, nothing remembered.
+    const DRY: bool = false;
 
     /// The role of the device that the packet came by.
     fn role(&self) -> Role;
@@ -103,14 +110,24 @@ pub trait Tables<A: Addr> {
     fn flow_mask(&self) -> u32;
     /// The flow table's memory.
     fn slots(&self) -> &Self::Slots;
-    /// The service at a frontend, copied.
-    fn service(&self, key: &ServiceKey<A>) -> Option<Service>;
+    /// The service at a frontend, copied; false: there is none.
+    fn service(&self, key: &ServiceKey<A>, into: &mut Service) -> bool;
+    /// Id and version of the service at a frontend.
+    fn stamp(&self, key: &ServiceKey<A>) -> Option<(u32, u32)>;
     /// The backend id in a slot.
     fn slot(&self, index: u32) -> Option<u32>;
     /// A backend, copied.
     fn backend(&self, id: u32) -> Option<Backend<A>>;
     /// What lies behind an address: [`crate::abi::place`], 0 where the table does not say.
     fn place(&self, addr: A) -> u32;
+    /// True if a client of this address may pass a guard ([`crate::abi::place`]).
+    fn allows(&self, guard: u32, client: A) -> bool;
+    /// What a client was last given, copied; false: nothing.
+    fn affinity(&self, key: &AffinityKey<A>, into: &mut Affinity) -> bool;
+    /// Notes what a client is given; false: there was no room.
+    fn set_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity) -> bool;
+    /// True if the node itself has a connected socket that packets of this key are for.
+    fn has_socket(&self, key: &FlowKey<A>) -> bool;
     /// Source of a pod's connection to itself; unspecified: there is none.
     fn hairpin_addr(&self) -> A;
     /// A next hop's memory.

@@ -4,8 +4,8 @@ use super::{Packet, Work};
 use crate::net::{
     addr::Addr,
     csum::Delta,
-    ip::{IpHeader, proto},
-    tcp, udp,
+    ip::{Ip, IpHeader, proto},
+    sctp, tcp, udp,
 };
 
 /// Rewrites the packet as its flow says, and takes `hops` off its TTL. `None`: it could not be edited and must be dropped.
@@ -19,12 +19,31 @@ pub(super) fn rewrite<A: Addr, P: Packet>(packet: &mut P, work: &Work<A>, hops: 
         wire_ports(new.sport, new.dport),
     );
     packet.write(ip.l4, ports)?;
-    let header = Delta::replace(u32::from_ne_bytes(old), u32::from_ne_bytes(ports));
+    let (old, ports) = (u32::from_ne_bytes(old), u32::from_ne_bytes(ports));
+    let header = Delta::replace(old, ports);
+    if ip.proto == proto::SCTP {
+        return crc(packet, ip, old, ports);
+    }
     let (check_at, zero_is_none) = match ip.proto {
         proto::TCP => (tcp::CHECK_AT, false),
         _ => (udp::CHECK_AT, true),
     };
     packet.update_checksum(ip.l4 + check_at, addresses, header, zero_is_none)
+}
+
+/// Brings the checksum of SCTP up to date: no address is part of it. A zero is one that was never made (RFC 9653).
+#[inline(always)]
+fn crc<P: Packet>(packet: &mut P, ip: &Ip, old: u32, new: u32) -> Option<()> {
+    let at = ip.l4 + sctp::CHECK_AT;
+    let check = u32::from_le_bytes(packet.read::<[u8; 4]>(at)?);
+    let mut change = Delta::replace(old, new);
+    if old != new && check != 0 {
+        let after = P::replace_in_crc(check, old, new, ip.len.saturating_sub(ip.l4));
+        change = change.and(Delta::replace(check.to_le(), after.to_le()));
+        packet.write(at, after.to_le_bytes())?;
+    }
+    packet.change_sum(change);
+    Some(())
 }
 
 /// Both ports as they stand at the beginning of a transport header.

@@ -5,10 +5,11 @@
 //! per-CPU map value in the kernel, on the stack elsewhere. Programs on one CPU do not interrupt each
 //! other, so one area for each CPU is enough.
 
+use super::{Decision, answer::Answer, policy::Call};
 use crate::{
-    abi::NextHop,
+    abi::{Affinity, AffinityKey, NextHop, ServiceKey},
     flow::{FlowKey, clock::Tick, table::NewFlow},
-    net::{icmp::Letter, ip::Ip, tcp::Flags},
+    net::{ip::Ip, letter::Letter, tcp::Flags},
 };
 
 /// One packet's facts and decisions; filled from top to bottom.
@@ -25,6 +26,12 @@ pub struct Work<A> {
     pub tcp: Flags,
     /// L3 bytes of the largest packet that leaves.
     pub segment_len: u32,
+    /// What was dialled, if the packet opens a flow.
+    pub frontend: ServiceKey<A>,
+    /// Who dials, and what that comes to.
+    pub call: Call,
+    /// The client of the service, and what it was or is given.
+    pub affinity: (AffinityKey<A>, Affinity),
     /// What the packet becomes, and the rest of its flow if it opens one.
     pub flow: NewFlow<A>,
     /// Where it is sent.
@@ -33,6 +40,10 @@ pub struct Work<A> {
     pub source: A,
     /// A next hop from the table, while the one above looks for its place.
     pub entry: NextHop,
-    /// An ICMP error about it.
+    /// What becomes of the packet, where it is not known from the first.
+    pub decision: Decision,
+    /// What its sender is told.
+    pub answer: Answer,
+    /// The answer to it.
     pub letter: Letter,
 }

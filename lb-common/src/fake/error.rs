@@ -26,6 +26,7 @@ fn error4(quoted: &[u8], error: IcmpError, addresses: &[u8]) -> Vec<u8> {
     let mut icmp = match error {
         IcmpError::TooBig(mtu) => [&[3, 4, 0, 0], &mtu.to_be_bytes()[..]].concat(),
         IcmpError::TimeExceeded => vec![11, 0, 0, 0, 0, 0, 0, 0],
+        IcmpError::PortUnreachable => vec![3, 3, 0, 0, 0, 0, 0, 0],
     };
     icmp.extend(quote);
     sign(&mut icmp, 2, &[]);
@@ -42,6 +43,7 @@ fn error6(quoted: &[u8], error: IcmpError, addresses: &[u8]) -> Vec<u8> {
     let mut icmp = match error {
         IcmpError::TooBig(mtu) => [&[2, 0, 0, 0], &mtu.to_be_bytes()[..]].concat(),
         IcmpError::TimeExceeded => vec![3, 0, 0, 0, 0, 0, 0, 0],
+        IcmpError::PortUnreachable => vec![1, 4, 0, 0, 0, 0, 0, 0],
     };
     icmp.extend(quote);
     let len = u16::try_from(icmp.len()).expect("short").to_be_bytes();

@@ -1,15 +1,16 @@
 //! A node's maps in memory, and the programs that work on them.
 
 use core::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{packet::FakePacket, slots::FakeSlots};
 use crate::{
     abi::{
-        Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, capacity, next_hop::NextHopRef,
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, capacity,
+        next_hop::NextHopRef, place,
     },
-    datapath::{Hook, HopMemory, Role, Route, Tables, Verdict, Work, process},
-    flow::clock::Tick,
+    datapath::{Explained, Hook, HopMemory, Role, Route, Tables, Verdict, Work, explain, process},
+    flow::{FlowKey, clock::Tick},
     net::{
         addr::{Addr, Family},
         ip::Ends,
@@ -25,7 +26,11 @@ pub struct FakeNode<A> {
     services: RefCell<BTreeMap<ServiceKey<A>, Service>>,
     slots: RefCell<BTreeMap<u32, u32>>,
     backends: RefCell<BTreeMap<u32, Backend<A>>>,
-    places: RefCell<BTreeMap<(A, u32), u32>>,
+    places: RefCell<BTreeMap<(u32, A, u32), u32>>,
+    affinity: RefCell<BTreeMap<AffinityKey<A>, Affinity>>,
+    /// Clients whose affinity there is room for.
+    affinity_room: Cell<usize>,
+    sockets: RefCell<BTreeSet<FlowKey<A>>>,
     routes: RefCell<BTreeMap<A, (Route, NextHop)>>,
     source: RefCell<A>,
     now: Cell<Tick>,
@@ -62,6 +67,9 @@ impl<A: Addr> FakeNode<A> {
             slots: RefCell::default(),
             backends: RefCell::default(),
             places: RefCell::default(),
+            affinity: RefCell::default(),
+            affinity_room: Cell::new(capacity::AFFINITY as usize),
+            sockets: RefCell::default(),
             routes: RefCell::default(),
             source: RefCell::default(),
             now: Cell::new(0),
@@ -72,7 +80,7 @@ impl<A: Addr> FakeNode<A> {
     }
 
     /// The TC program on device `ifindex`, which is a `role` to the node.
-    pub fn tc(&self, role: Role, ifindex: u32) -> FakeTables<'_, A, false> {
+    pub fn tc(&self, role: Role, ifindex: u32) -> FakeTables<'_, A, false, false> {
         FakeTables {
             node: self,
             flows: &self.flows,
@@ -82,11 +90,21 @@ impl<A: Addr> FakeNode<A> {
     }
 
     /// The XDP program on the uplink `ifindex`.
-    pub fn xdp(&self, ifindex: u32) -> FakeTables<'_, A, true> {
+    pub fn xdp(&self, ifindex: u32) -> FakeTables<'_, A, true, false> {
         FakeTables {
             node: self,
             flows: &self.flows,
             role: Role::Uplink,
+            ifindex,
+        }
+    }
+
+    /// What the TC program on device `ifindex` would do, without doing it.
+    pub fn dry(&self, role: Role, ifindex: u32) -> FakeTables<'_, A, false, true> {
+        FakeTables {
+            node: self,
+            flows: &self.flows,
+            role,
             ifindex,
         }
     }
@@ -108,7 +126,28 @@ impl<A: Addr> FakeNode<A> {
 
     /// Says what lies at the addresses that share the first `bits` bits with `prefix`: [`crate::abi::place`].
     pub fn set_place(&self, prefix: A, bits: u32, place: u32) {
-        self.places.borrow_mut().insert((prefix, bits), place);
+        self.set_prefix(place::NODE_SPACE, prefix, bits, place);
+    }
+
+    /// Says the same in any space.
+    pub fn set_prefix(&self, space: u32, prefix: A, bits: u32, code: u32) {
+        let key = (space, prefix, bits);
+        self.places.borrow_mut().insert(key, code);
+    }
+
+    /// How many clients' affinity there is room for.
+    pub fn set_affinity_room(&self, room: usize) {
+        self.affinity_room.set(room);
+    }
+
+    /// What clients were given.
+    pub fn affinity(&self) -> BTreeMap<AffinityKey<A>, Affinity> {
+        self.affinity.borrow().clone()
+    }
+
+    /// Gives the node a connected socket that packets of this key are for.
+    pub fn add_socket(&self, key: FlowKey<A>) {
+        self.sockets.borrow_mut().insert(key);
     }
 
     /// The address that the FIB prefers as a source; unspecified, as at first: it does not say.
@@ -155,14 +194,14 @@ impl<A: Addr> FakeNode<A> {
         &self.config
     }
 
-    fn place(&self, addr: A) -> u32 {
+    fn prefix(&self, space: u32, addr: A) -> u32 {
         let places = self.places.borrow();
         let matching = places
             .iter()
-            .filter(|((prefix, bits), _)| shares(addr, *prefix, *bits));
+            .filter(|((there, prefix, bits), _)| *there == space && shares(addr, *prefix, *bits));
         matching
-            .max_by_key(|((_, bits), _)| *bits)
-            .map_or(0, |(_, place)| *place)
+            .max_by_key(|((_, _, bits), _)| *bits)
+            .map_or(0, |(_, code)| *code)
     }
 
     /// xorshift64 (Marsaglia 2003), its better half.
@@ -195,14 +234,23 @@ fn shares<A: Addr>(a: A, b: A, bits: u32) -> bool {
 
 /// One program on one device of a [`FakeNode`].
 #[derive(Clone, Copy, Debug)]
-pub struct FakeTables<'n, A, const XDP: bool> {
+pub struct FakeTables<'n, A, const XDP: bool, const DRY: bool> {
     node: &'n FakeNode<A>,
     flows: &'n FakeSlots<A>,
     role: Role,
     ifindex: u32,
 }
 
-impl<A: Addr, const XDP: bool> FakeTables<'_, A, XDP> {
+impl<A: Addr> FakeTables<'_, A, false, true> {
+    /// Decides about a packet; what it would become is in the work area that comes back.
+    pub fn explain(&self, packet: &FakePacket) -> (Explained, Work<A>) {
+        let mut work = Work::default();
+        let explained = explain(packet, self, &mut work);
+        (explained, work)
+    }
+}
+
+impl<A: Addr, const XDP: bool> FakeTables<'_, A, XDP, false> {
     /// Takes a packet through the datapath.
     pub fn run(&self, packet: &mut FakePacket) -> Outcome {
         let work = &mut *self.node.work.borrow_mut();
@@ -214,10 +262,11 @@ impl<A: Addr, const XDP: bool> FakeTables<'_, A, XDP> {
     }
 }
 
-impl<'n, A: Addr, const XDP: bool> Tables<A> for FakeTables<'n, A, XDP> {
+impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n, A, XDP, DRY> {
     type Slots = &'n FakeSlots<A>;
     type Hop = FakeHop<'n>;
     const HOOK: Hook = if XDP { Hook::Xdp } else { Hook::Tc };
+    const DRY: bool = DRY;
 
     fn role(&self) -> Role {
         self.role
@@ -246,8 +295,17 @@ impl<'n, A: Addr, const XDP: bool> Tables<A> for FakeTables<'n, A, XDP> {
         &self.flows
     }
 
-    fn service(&self, key: &ServiceKey<A>) -> Option<Service> {
-        self.node.services.borrow().get(key).copied()
+    fn service(&self, key: &ServiceKey<A>, into: &mut Service) -> bool {
+        let known = self.node.services.borrow().get(key).copied();
+        *into = known.unwrap_or(*into);
+        known.is_some()
+    }
+
+    fn stamp(&self, key: &ServiceKey<A>) -> Option<(u32, u32)> {
+        let services = self.node.services.borrow();
+        services
+            .get(key)
+            .map(|service| (service.id, service.version))
     }
 
     fn slot(&self, index: u32) -> Option<u32> {
@@ -259,7 +317,30 @@ impl<'n, A: Addr, const XDP: bool> Tables<A> for FakeTables<'n, A, XDP> {
     }
 
     fn place(&self, addr: A) -> u32 {
-        self.node.place(addr)
+        self.node.prefix(place::NODE_SPACE, addr)
+    }
+
+    fn allows(&self, guard: u32, client: A) -> bool {
+        self.node.prefix(guard, client) == place::ALLOWED
+    }
+
+    fn affinity(&self, key: &AffinityKey<A>, into: &mut Affinity) -> bool {
+        let known = self.node.affinity.borrow().get(key).copied();
+        *into = known.unwrap_or(*into);
+        known.is_some()
+    }
+
+    fn set_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity) -> bool {
+        let mut there = self.node.affinity.borrow_mut();
+        let has_room = there.contains_key(key) || there.len() < self.node.affinity_room.get();
+        if has_room {
+            there.insert(*key, *affinity);
+        }
+        has_room
+    }
+
+    fn has_socket(&self, key: &FlowKey<A>) -> bool {
+        self.node.sockets.borrow().contains(key)
     }
 
     fn hairpin_addr(&self) -> A {
@@ -309,7 +390,9 @@ impl<'n, A: Addr, const XDP: bool> Tables<A> for FakeTables<'n, A, XDP> {
     }
 
     fn count(&self, reason: Reason) {
-        *self.node.counts.borrow_mut().entry(reason).or_default() += 1;
+        if !DRY {
+            *self.node.counts.borrow_mut().entry(reason).or_default() += 1;
+        }
     }
 }
 

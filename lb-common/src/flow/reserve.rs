@@ -258,6 +258,20 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         }
     }
 
+    /// Frees the slots of a flow that has ended, both directions, before its time is up. It stays if another CPU
+    /// moves it on or recycles it at this moment.
+    #[inline(always)]
+    pub fn retire(&self, found: &Found<A, S::Words>) {
+        let Found {
+            position,
+            slot,
+            word,
+        } = *found;
+        if let Some(claimed) = self.claim(Claim { position, word }, Existing::Keep) {
+            slot.exchange(claimed, claimed.with(State::Empty));
+        }
+    }
+
     /// Makes sure that nobody else publishes `key`: cancels who is behind, yields to who is ahead.
     #[inline(never)]
     fn outdo_others(&self, homes: Homes, key: &FlowKey<A>, mine: Claim) -> Result<(), Refusal> {

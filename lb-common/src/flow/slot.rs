@@ -104,6 +104,9 @@ impl SlotFlags {
     /// The connection was opened anew elsewhere.
     pub const ORPHAN: Self = Self(1 << 2);
 
+    /// A SYN came this way after the connection had ended, and was sent on as the flow's: nobody else serves.
+    pub const SYN: Self = Self(1 << 4);
+
     const REPLY: u16 = 1 << 0;
     const LOCAL: u16 = 1 << 3;
 
@@ -131,6 +134,12 @@ impl SlotFlags {
     #[inline(always)]
     pub fn fin(self) -> bool {
         self.0 & Self::FIN.0 != 0
+    }
+
+    /// A SYN was sent on this way after the connection had ended.
+    #[inline(always)]
+    pub fn syn(self) -> bool {
+        self.0 & Self::SYN.0 != 0
     }
 
     /// The connection was opened anew elsewhere: translate, never refresh.

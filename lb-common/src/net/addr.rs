@@ -46,6 +46,10 @@ pub trait Addr: Copy + Eq + Ord + Hash + Default + fmt::Debug + fmt::Display + '
     fn to_ip(self) -> IpAddr;
     /// True for 0.0.0.0 and `::`.
     fn is_unspecified(self) -> bool;
+    /// True for 127.0.0.0/8 and `::1`.
+    fn is_loopback(self) -> bool;
+    /// True for what no single machine can have: multicast, broadcast, 0.0.0.0 and `::`.
+    fn is_group_or_none(self) -> bool;
 }
 
 /// An IPv4 address.
@@ -96,6 +100,16 @@ impl Addr for Addr4 {
     fn is_unspecified(self) -> bool {
         self.be32 == 0
     }
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        u32::from_be(self.be32) >> 24 == 127
+    }
+
+    #[inline(always)]
+    fn is_group_or_none(self) -> bool {
+        self.is_unspecified() || u32::from_be(self.be32) >> 24 >= 224
+    }
 }
 
 impl Addr for Addr6 {
@@ -127,6 +141,18 @@ impl Addr for Addr6 {
     fn is_unspecified(self) -> bool {
         let [a, b, c, d] = self.be32;
         a | b | c | d == 0
+    }
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        let [a, b, c, d] = self.be32;
+        a | b | c | (d ^ 1_u32.to_be()) == 0
+    }
+
+    #[inline(always)]
+    fn is_group_or_none(self) -> bool {
+        let [a, ..] = self.be32;
+        self.is_unspecified() || u32::from_be(a) >> 24 == 0xff
     }
 }
 

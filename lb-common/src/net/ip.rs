@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use super::icmp::{IcmpError, Letter};
+use super::{icmp::IcmpError, letter::Letter};
 use crate::{
     abi::Reason,
     datapath::Packet,
@@ -15,6 +15,14 @@ pub mod proto {
     pub const TCP: u8 = 6;
     /// RFC 768.
     pub const UDP: u8 = 17;
+    /// RFC 9260.
+    pub const SCTP: u8 = 132;
+
+    /// True if its packets begin with two ports.
+    #[inline(always)]
+    pub fn has_ports(proto: u8) -> bool {
+        matches!(proto, TCP | UDP | SCTP)
+    }
 }
 
 /// What the datapath needs of an IP header besides the addresses.
@@ -41,8 +49,12 @@ pub trait IpHeader: Pod {
     type Addr: Addr;
     /// The packet's `EtherType`, host byte order.
     const ETHER_TYPE: u16;
-    /// Where the quoted packet begins in a [`Letter`], words.
-    const QUOTE_AT: usize;
+    /// Length of the header in a [`Letter`], words.
+    const WORDS: usize;
+    /// Whether the checksum of ICMP covers a pseudo header.
+    const HAS_ICMP_PSEUDO: bool;
+    /// IANA protocol number of the family's ICMP.
+    const ICMP: u8;
     /// How much of a packet an ICMP error quotes at most, bytes.
     const QUOTE_MAX: u32;
 
@@ -61,14 +73,16 @@ pub trait IpHeader: Pod {
         hops: u8,
     ) -> Option<Delta>;
 
-    /// Writes the headers of an ICMP error about the packet that `letter` quotes the first `quoted` bytes of.
-    /// Returns the length of the whole, bytes.
-    fn head_error(
-        letter: &mut Letter,
-        ends: &Ends<Self::Addr>,
-        error: IcmpError,
-        quoted: u32,
-    ) -> u32;
+    /// Writes the header of a packet that is made here, with `payload` bytes of protocol `proto`; `urgent`: with the
+    /// precedence of network control.
+    fn head(letter: &mut Letter, ends: &Ends<Self::Addr>, proto: u8, payload: u32, urgent: bool);
+
+    /// The sum of the pseudo header of a packet whose header is written, not folded (RFC 9293 section 3.1, RFC 8200
+    /// section 8.1).
+    fn pseudo_sum(letter: &Letter, proto: u8, payload: u32) -> u64;
+
+    /// The first two words of an ICMP error, its checksum left zero, from the least significant byte on.
+    fn error(error: IcmpError) -> [u32; 2];
 }
 
 /// Where a packet comes from and where it goes.

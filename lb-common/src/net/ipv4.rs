@@ -6,8 +6,9 @@ use super::{
     addr::Addr4,
     csum::{self, Delta},
     eth::ether_type,
-    icmp::{IcmpError, Letter},
+    icmp::IcmpError,
     ip::{Ends, Ip, IpHeader, proto},
+    letter::Letter,
 };
 use crate::{abi::Reason, datapath::Packet};
 
@@ -37,14 +38,14 @@ pub struct Ipv4 {
     pub dst: [u8; 4],
 }
 
-/// IANA protocol number of ICMP.
-const ICMP: u8 = 1;
 /// Of packets that are made here.
 const TTL: u8 = 64;
 /// RFC 792.
 const DEST_UNREACH: u8 = 3;
 /// RFC 1191 section 4: the next hop's MTU stands in the last two bytes of the header.
 const FRAG_NEEDED: u8 = 4;
+/// RFC 792.
+const PORT_UNREACH: u8 = 3;
 /// RFC 792.
 const TIME_EXCEEDED: u8 = 11;
 /// "More fragments" and the offset: zero in a packet that is whole.
@@ -71,7 +72,9 @@ const _: () = assert!(size_of::<Tail>() == 12);
 impl IpHeader for Ipv4 {
     type Addr = Addr4;
     const ETHER_TYPE: u16 = ether_type::IPV4;
-    const QUOTE_AT: usize = 7;
+    const WORDS: usize = 5;
+    const HAS_ICMP_PSEUDO: bool = false;
+    const ICMP: u8 = 1;
     /// RFC 1812 section 4.3.2.3: the whole error takes up to 576 bytes.
     const QUOTE_MAX: u32 = 576 - 28;
 
@@ -92,7 +95,7 @@ impl IpHeader for Ipv4 {
         if u16::from_be_bytes(header.frag) & FRAGMENT != 0 {
             return Err(Reason::PassFragment);
         }
-        if header.proto != proto::TCP && header.proto != proto::UDP {
+        if !proto::has_ports(header.proto) {
             return Err(Reason::PassProtocol);
         }
         ends.src = Addr4 {
@@ -136,27 +139,35 @@ impl IpHeader for Ipv4 {
     }
 
     #[inline(always)]
-    fn head_error(letter: &mut Letter, ends: &Ends<Addr4>, error: IcmpError, quoted: u32) -> u32 {
-        let len = 28 + quoted;
+    fn head(letter: &mut Letter, ends: &Ends<Addr4>, proto: u8, payload: u32, urgent: bool) {
+        let len = 20 + payload;
         // RFC 1812 section 4.3.2.5: precedence "internetwork control"; RFC 6864: one datagram, id 0.
+        let tos = if urgent { 0xc0 } else { 0 };
         let mut ip = [
-            u32::from_ne_bytes([0x45, 0xc0, (len >> 8) as u8, len as u8]),
+            u32::from_ne_bytes([0x45, tos, (len >> 8) as u8, len as u8]),
             u32::from_ne_bytes([0, 0, 0x40, 0]),
-            u32::from_ne_bytes([TTL, ICMP, 0, 0]),
+            u32::from_ne_bytes([TTL, proto, 0, 0]),
             ends.src.be32,
             ends.dst.be32,
         ];
         let sum = ip.iter().map(|word| u64::from(*word)).sum();
         let [low, high] = (!csum::fold16(sum)).to_ne_bytes();
-        ip[2] = u32::from_ne_bytes([TTL, ICMP, low, high]);
+        ip[2] = u32::from_ne_bytes([TTL, proto, low, high]);
         letter.put(0, ip);
+    }
+
+    #[inline(always)]
+    fn pseudo_sum(letter: &Letter, proto: u8, payload: u32) -> u64 {
+        letter.sum(3, 8) + u64::from(payload.to_be()) + u64::from(u32::from(proto).to_be())
+    }
+
+    #[inline(always)]
+    fn error(error: IcmpError) -> [u32; 2] {
         let (kind, code, mtu) = match error {
             IcmpError::TooBig(mtu) => (DEST_UNREACH, FRAG_NEEDED, mtu.min(0xffff)),
             IcmpError::TimeExceeded => (TIME_EXCEEDED, 0, 0),
+            IcmpError::PortUnreachable => (DEST_UNREACH, PORT_UNREACH, 0),
         };
-        letter.put(5, [u32::from_ne_bytes([kind, code, 0, 0]), mtu.to_be()]);
-        let [low, high] = (!csum::fold16(letter.sum(5, 8 + quoted))).to_ne_bytes();
-        letter.put(5, [u32::from_ne_bytes([kind, code, low, high])]);
-        len
+        [u32::from_ne_bytes([kind, code, 0, 0]), mtu.to_be()]
     }
 }

@@ -4,19 +4,22 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{
     addr::{Addr, Addr6},
-    csum::{self, Delta},
+    csum::Delta,
     eth::ether_type,
-    icmp::{IcmpError, Letter},
+    icmp::IcmpError,
     ip::{Ends, Ip, IpHeader, proto},
+    letter::Letter,
 };
 use crate::{abi::Reason, datapath::Packet};
 
 /// Length of the fixed header, bytes.
 const LEN: u32 = 40;
-/// Next-header value of `ICMPv6`.
-const ICMP: u8 = 58;
 /// Hop limit of packets that are made here.
 const HOPS: u8 = 64;
+/// RFC 4443 section 3.1.
+const DEST_UNREACH: u8 = 1;
+/// RFC 4443 section 3.1.
+const PORT_UNREACH: u8 = 4;
 /// RFC 4443 section 3.2.
 const TOO_BIG: u8 = 2;
 /// RFC 4443 section 3.3.
@@ -26,6 +29,8 @@ const TIME_EXCEEDED: u8 = 3;
 const HOP_BY_HOP: u8 = 0;
 /// Length of options of the least length, bytes; longer ones are passed.
 const OPTIONS_LEN: u32 = 8;
+/// The beginning of options that are too long.
+const NO_OPTIONS: [u8; 2] = [0, 0xff];
 /// Next-header value of a fragment (RFC 8200 section 4.5).
 const FRAGMENT: u8 = 44;
 /// Where next header and hop limit stand.
@@ -58,7 +63,10 @@ const _: () = assert!(size_of::<Ipv6>() == 40 && align_of::<Ipv6>() == 1);
 impl IpHeader for Ipv6 {
     type Addr = Addr6;
     const ETHER_TYPE: u16 = ether_type::IPV6;
-    const QUOTE_AT: usize = 12;
+    const WORDS: usize = 10;
+    const HAS_ICMP_PSEUDO: bool = true;
+    /// `ICMPv6`.
+    const ICMP: u8 = 58;
     /// RFC 4443 section 2.4 (c): as much as fits into 1280 bytes.
     const QUOTE_MAX: u32 = 1280 - 48;
 
@@ -77,7 +85,10 @@ impl IpHeader for Ipv6 {
         }
         let (next_header, l4) = match header.next_header {
             HOP_BY_HOP => {
-                let Some([next_header, 0]) = packet.read::<[u8; 2]>(LEN) else {
+                // Without a value for the other case the compiler would go on with whatever a register holds, and
+                // the verifier not.
+                let options = packet.read::<[u8; 2]>(LEN).unwrap_or(NO_OPTIONS);
+                let [next_header, 0] = options else {
                     return Err(Reason::PassProtocol);
                 };
                 (next_header, LEN + OPTIONS_LEN)
@@ -87,7 +98,7 @@ impl IpHeader for Ipv6 {
         if next_header == FRAGMENT {
             return Err(Reason::PassFragment);
         }
-        if next_header != proto::TCP && next_header != proto::UDP {
+        if !proto::has_ports(next_header) {
             return Err(Reason::PassProtocol);
         }
         ends.src = address(header.src);
@@ -130,23 +141,26 @@ impl IpHeader for Ipv6 {
     }
 
     #[inline(always)]
-    fn head_error(letter: &mut Letter, ends: &Ends<Addr6>, error: IcmpError, quoted: u32) -> u32 {
-        let payload = 8 + quoted;
-        let length = u32::from_ne_bytes([(payload >> 8) as u8, payload as u8, ICMP, HOPS]);
+    fn head(letter: &mut Letter, ends: &Ends<Addr6>, proto: u8, payload: u32, _urgent: bool) {
+        let length = u32::from_ne_bytes([(payload >> 8) as u8, payload as u8, proto, HOPS]);
         letter.put(0, [u32::from_ne_bytes([0x60, 0, 0, 0]), length]);
         letter.put(2, ends.src.words());
         letter.put(6, ends.dst.words());
-        let (kind, mtu) = match error {
-            IcmpError::TooBig(mtu) => (TOO_BIG, mtu),
-            IcmpError::TimeExceeded => (TIME_EXCEEDED, 0),
+    }
+
+    #[inline(always)]
+    fn pseudo_sum(letter: &Letter, proto: u8, payload: u32) -> u64 {
+        letter.sum(2, 32) + u64::from(payload.to_be()) + u64::from(u32::from(proto).to_be())
+    }
+
+    #[inline(always)]
+    fn error(error: IcmpError) -> [u32; 2] {
+        let (kind, code, mtu) = match error {
+            IcmpError::TooBig(mtu) => (TOO_BIG, 0, mtu),
+            IcmpError::TimeExceeded => (TIME_EXCEEDED, 0, 0),
+            IcmpError::PortUnreachable => (DEST_UNREACH, PORT_UNREACH, 0),
         };
-        letter.put(10, [u32::from_ne_bytes([kind, 0, 0, 0]), mtu.to_be()]);
-        // The pseudo header (RFC 8200 section 8.1): addresses, length, next header.
-        let pseudo =
-            letter.sum(2, 32) + u64::from(payload.to_be()) + u64::from(u32::from(ICMP).to_be());
-        let [low, high] = (!csum::fold16(pseudo + letter.sum(10, payload))).to_ne_bytes();
-        letter.put(10, [u32::from_ne_bytes([kind, 0, low, high])]);
-        40 + payload
+        [u32::from_ne_bytes([kind, code, 0, 0]), mtu.to_be()]
     }
 }
 

@@ -4,11 +4,14 @@
 //! not the tables' types: see [`crate::abi`].
 
 pub mod addr;
+pub mod crc32c;
 pub mod csum;
 pub mod eth;
 pub mod icmp;
 pub mod ip;
 pub mod ipv4;
 pub mod ipv6;
+pub mod letter;
+pub mod sctp;
 pub mod tcp;
 pub mod udp;

@@ -2,6 +2,11 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::{
+    ip::{Ends, IpHeader, proto},
+    letter::Letter,
+};
+
 /// Bytes from the TCP header to its checksum.
 pub const CHECK_AT: u32 = 16;
 
@@ -60,9 +65,57 @@ impl Flags {
         self.0 & Self::RST != 0
     }
 
+    /// Something is acknowledged.
+    #[inline(always)]
+    pub fn ack(self) -> bool {
+        self.0 & Self::ACK != 0
+    }
+
+    /// The control bits that take a number of the sequence: SYN and FIN.
+    #[inline(always)]
+    fn numbered(self) -> u32 {
+        u32::from(self.0 & Self::SYN != 0) + u32::from(self.0 & Self::FIN != 0)
+    }
+
+    /// The answer to a first segment: SYN and ACK, and no RST.
+    #[inline(always)]
+    pub fn accepts(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::SYN | Self::ACK
+    }
+
     /// A first segment: SYN, and neither ACK nor RST.
     #[inline(always)]
     pub fn opens(self) -> bool {
         self.0 & (Self::SYN | Self::ACK | Self::RST) == Self::SYN
     }
+}
+
+/// Writes the reset that answers a segment with `payload` bytes to nobody (RFC 9293 section 3.10.7.1); `ends` are
+/// those of the answer. Returns the length of the whole, bytes.
+#[inline(always)]
+pub fn reset<H: IpHeader>(
+    letter: &mut Letter,
+    ends: &Ends<H::Addr>,
+    segment: &Tcp,
+    payload: u32,
+) -> u32 {
+    const LEN: u32 = size_of::<Tcp>() as u32;
+    let flags = Flags::from_bits(segment.flags);
+    let [[a, b], [c, d]] = [segment.dport, segment.sport];
+    let (seq, ack, control) = if flags.ack() {
+        (u32::from_ne_bytes(segment.ack), 0, Flags::RST)
+    } else {
+        let next = u32::from_be_bytes(segment.seq)
+            .wrapping_add(payload)
+            .wrapping_add(flags.numbered());
+        (0, next.to_be(), Flags::RST | Flags::ACK)
+    };
+    H::head(letter, ends, proto::TCP, LEN, false);
+    let ports = u32::from_ne_bytes([a, b, c, d]);
+    let rest = u32::from_ne_bytes([5 << 4, control, 0, 0]);
+    letter.put(H::WORDS, [ports, seq, ack, rest, 0]);
+    let seed = H::pseudo_sum(letter, proto::TCP, LEN);
+    let [low, high] = letter.checksum(H::WORDS, LEN, seed);
+    letter.put(H::WORDS + 4, [u32::from_ne_bytes([low, high, 0, 0])]);
+    4 * H::WORDS as u32 + LEN
 }

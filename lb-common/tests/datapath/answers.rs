@@ -39,7 +39,7 @@ for_both_families!(
 #[track_caller]
 pub(crate) fn answers<A: Addr>(
     node: &FakeNode<A>,
-    program: FakeTables<'_, A, false>,
+    program: FakeTables<'_, A, false, false>,
     packet: &FakePacket,
     expected: &[u8],
     reason: Reason,
@@ -210,7 +210,7 @@ fn answers_are_bounded_in_rate_and_come_back<A: Addr>() {
     let ends = (node_addr::<A>(), local_pod(9));
     let told = error_about(&packet, IcmpError::TimeExceeded, ends);
     for _ in 0..2 {
-        for _ in 0..64 {
+        for _ in 0..640 {
             answers(&world.node, world.pod(), &packet, &told, DropTtl);
         }
         for _ in 0..100 {

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use lb_common::{
     abi::{
         Backend,
-        Reason::{self, DropNoBackend, DropServiceChanged, Open, Resolved},
+        Reason::{self, DropServiceChanged, Open, Resolved},
         ServiceKey,
     },
     datapath::{Verdict, Via::Kernel},
@@ -83,7 +83,7 @@ fn another_services_backend_is_never_taken<A: Addr>() {
         world.pod(),
         &syn,
         Verdict::Drop,
-        &[DropNoBackend],
+        &[DropServiceChanged],
     );
     world.node.set_slot(1, 0);
     leaves(
@@ -91,7 +91,7 @@ fn another_services_backend_is_never_taken<A: Addr>() {
         world.pod(),
         &syn,
         Verdict::Drop,
-        &[DropNoBackend],
+        &[DropServiceChanged],
     );
 }
 

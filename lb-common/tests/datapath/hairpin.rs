@@ -12,13 +12,13 @@ use lb_common::{
 
 use crate::world::{
     SYN, SYN_ACK, UDP, World, answer, delivered, for_both_families, forwarded, hairpin, local_pod,
-    request, sends, to_pod,
+    node_addr, request, sends, to_pod,
 };
 
 for_both_families!(
     a_pod_that_dials_itself_sees_another_source,
     another_pod_keeps_its_own_source,
-    without_a_hairpin_address_the_source_stays,
+    without_a_hairpin_address_a_pod_reaches_itself_from_the_node,
 );
 
 fn a_pod_that_dials_itself_sees_another_source<A: Addr>() {
@@ -61,7 +61,7 @@ fn another_pod_keeps_its_own_source<A: Addr>() {
     );
 }
 
-fn without_a_hairpin_address_the_source_stays<A: Addr>() {
+fn without_a_hairpin_address_a_pod_reaches_itself_from_the_node<A: Addr>() {
     let world = World::<A>::with_config(NodeConfig {
         hairpin4: Addr4::default(),
         hairpin6: Addr6::default(),
@@ -69,7 +69,8 @@ fn without_a_hairpin_address_the_source_stays<A: Addr>() {
     })
     .and_backends(1, local_pod, backend_flags::LOCAL);
     let open = request(local_pod(1), SYN);
-    let there = forwarded(&open, local_pod(1));
+    let mut there = forwarded(&open, local_pod(1));
+    there.ends.src = node_addr();
     let way = (Kernel, to_pod());
     sends(
         &world.node,

@@ -44,7 +44,7 @@ fn received<A: Addr>(request: &PacketSpec<A>) -> PacketSpec<A> {
 
 fn a_pod_and_an_outside_client_reach_a_process_of_the_node<A: Addr>() {
     let world = World::<A>::with_backend_here();
-    let clients: [(_, FakeTables<'_, A, false>); 3] = [
+    let clients: [(_, FakeTables<'_, A, false, false>); 3] = [
         (local_pod(9), world.pod()),
         (outsider(1), world.uplink()),
         (remote_pod(9), world.uplink()),
@@ -146,7 +146,7 @@ fn nothing_else_is_touched_on_the_way_out<A: Addr>() {
         );
     }
     let mut other = request::<A>(local_pod(1), UDP).packet();
-    other.bytes_mut()[if size_of::<A>() == 4 { 9 } else { 6 }] = 132;
+    other.bytes_mut()[if size_of::<A>() == 4 { 9 } else { 6 }] = 136;
     leaves(
         &world.node,
         world.egress(),

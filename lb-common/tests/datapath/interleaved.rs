@@ -1,10 +1,10 @@
 //! What other CPUs and the agent do while a packet is under way.
 
 use lb_common::{
-    abi::{Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
+    abi::{Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
     datapath::{Hook, Role, Route, Tables, Verdict, Work, process},
     fake::{FakePacket, FakeTables},
-    flow::clock::Tick,
+    flow::{FlowKey, clock::Tick},
     net::{addr::Addr, ip::Ends},
 };
 
@@ -19,12 +19,12 @@ pub(crate) enum Moment {
 
 /// Tables that something is done to at such moments.
 pub(crate) struct Interleaved<'n, A, F> {
-    tables: FakeTables<'n, A, false>,
+    tables: FakeTables<'n, A, false, false>,
     meddle: F,
 }
 
 impl<'n, A: Addr, F: Fn(Moment)> Interleaved<'n, A, F> {
-    pub(crate) fn new(tables: FakeTables<'n, A, false>, meddle: F) -> Self {
+    pub(crate) fn new(tables: FakeTables<'n, A, false, false>, meddle: F) -> Self {
         Self { tables, meddle }
     }
 
@@ -34,14 +34,36 @@ impl<'n, A: Addr, F: Fn(Moment)> Interleaved<'n, A, F> {
 }
 
 impl<'n, A: Addr, F: Fn(Moment)> Tables<A> for Interleaved<'n, A, F> {
-    type Slots = <FakeTables<'n, A, false> as Tables<A>>::Slots;
-    type Hop = <FakeTables<'n, A, false> as Tables<A>>::Hop;
+    type Slots = <FakeTables<'n, A, false, false> as Tables<A>>::Slots;
+    type Hop = <FakeTables<'n, A, false, false> as Tables<A>>::Hop;
     const HOOK: Hook = Hook::Tc;
 
-    fn service(&self, key: &ServiceKey<A>) -> Option<Service> {
-        let service = self.tables.service(key);
+    fn service(&self, key: &ServiceKey<A>, into: &mut Service) -> bool {
+        let is_there = self.tables.service(key, into);
         (self.meddle)(Moment::ServiceRead);
-        service
+        is_there
+    }
+
+    fn stamp(&self, key: &ServiceKey<A>) -> Option<(u32, u32)> {
+        let stamp = self.tables.stamp(key);
+        (self.meddle)(Moment::ServiceRead);
+        stamp
+    }
+
+    fn allows(&self, guard: u32, client: A) -> bool {
+        self.tables.allows(guard, client)
+    }
+
+    fn affinity(&self, key: &AffinityKey<A>, into: &mut Affinity) -> bool {
+        self.tables.affinity(key, into)
+    }
+
+    fn set_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity) -> bool {
+        self.tables.set_affinity(key, affinity)
+    }
+
+    fn has_socket(&self, key: &FlowKey<A>) -> bool {
+        self.tables.has_socket(key)
     }
 
     fn role(&self) -> Role {

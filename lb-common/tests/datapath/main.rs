@@ -1,16 +1,31 @@
 //! The datapath on the host: whole packets in, whole packets and whole counts out, in both families.
 
+mod affine;
+mod affinity;
 mod answers;
+mod changed;
 mod choice;
 mod connection;
+mod explained;
+mod guards;
 mod hairpin;
 mod here;
 mod host;
 mod interleaved;
+mod made;
+mod masks;
 mod masquerade;
 mod mended;
 mod next_hop;
+mod past;
+mod places;
+mod policy;
 mod properties;
 mod refusal;
+mod refused;
+mod sctp;
+mod sockets;
+mod told;
+mod truth;
 mod world;
 mod xdp;

@@ -17,7 +17,8 @@ use crate::world::{
 
 for_both_families!(
     an_outside_client_of_a_remote_backend_is_masqueraded,
-    a_pod_is_not_masqueraded_wherever_it_runs,
+    a_pod_of_this_node_is_not_masqueraded,
+    a_pod_of_another_node_is_masqueraded_before_a_remote_backend_alone,
     an_outside_client_of_a_local_backend_keeps_its_address,
     a_taken_port_is_replaced,
     without_ports_a_taken_one_is_refused,
@@ -57,26 +58,38 @@ fn an_outside_client_of_a_remote_backend_is_masqueraded<A: Addr>() {
     }
 }
 
-fn a_pod_is_not_masqueraded_wherever_it_runs<A: Addr>() {
+fn a_pod_of_this_node_is_not_masqueraded<A: Addr>() {
     let world = World::<A>::with_remote_backends(1);
-    let there = |request| forwarded(request, remote_pod(1));
-    let way = (Kernel, to_gateway());
     let near = request(local_pod(9), SYN);
     sends(
         &world.node,
         world.pod(),
         &near,
-        &there(&near),
-        way,
+        &forwarded(&near, remote_pod(1)),
+        (Kernel, to_gateway()),
         &[Resolved, Open],
     );
+}
+
+/// One that dialled this node, as by its node port: a backend elsewhere would answer it on a way past this node.
+fn a_pod_of_another_node_is_masqueraded_before_a_remote_backend_alone<A: Addr>() {
     let far = request(remote_pod(9), SYN);
+    let world = World::<A>::with_remote_backends(1);
     sends(
         &world.node,
         world.uplink(),
         &far,
-        &there(&far),
-        way,
+        &masqueraded(&far, remote_pod(1)),
+        (Kernel, to_gateway()),
+        &[Resolved, Open],
+    );
+    let world = World::<A>::with_local_backends(1);
+    sends(
+        &world.node,
+        world.uplink(),
+        &far,
+        &forwarded(&far, local_pod(1)),
+        (Kernel, to_pod()),
         &[Resolved, Open],
     );
 }

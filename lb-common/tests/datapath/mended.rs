@@ -4,18 +4,18 @@ use std::cell::Cell;
 
 use lb_common::{
     abi::{
-        Reason::{DropNoBackend, HitOriginal, Open, PassNoService, Resolved},
+        Reason::{Answered, HitOriginal, Open, PassNoService, RejectNoBackend, Resolved},
         ServiceKey,
         next_hop::NextHopRef,
     },
     datapath::{Verdict, Via::Kernel},
-    fake::{FakeTables, PacketSpec},
+    fake::{FakeTables, PacketSpec, error_about},
     flow::{
         clock::{NEXT_HOP_VALID, seconds},
         slot::BackendRef,
         table::{Existing, FlowTable, NewFlow},
     },
-    net::addr::Addr,
+    net::{addr::Addr, icmp::IcmpError},
 };
 
 use crate::{
@@ -109,7 +109,7 @@ fn a_flow_that_ends_between_two_looks_is_counted_all_the_same<A: Addr>() {
             world.node.set_service(key, None);
             (Verdict::Pass, PassNoService)
         } else {
-            (Verdict::Drop, DropNoBackend)
+            (Verdict::Back, RejectNoBackend)
         };
         let waited = Cell::new(false);
         let program = Interleaved::new(world.pod(), |moment| {
@@ -119,15 +119,22 @@ fn a_flow_that_ends_between_two_looks_is_counted_all_the_same<A: Addr>() {
         });
         let mut packet = query.packet();
         assert_eq!(program.run(&mut packet), verdict);
-        assert_counts(&world.node, &[reason]);
-        assert_eq!(packet, query.packet());
+        if verdict == Verdict::Back {
+            assert_counts(&world.node, &[reason, Answered]);
+            let told = IcmpError::PortUnreachable;
+            let told = error_about(&query.packet(), told, (query.ends.dst, query.ends.src));
+            assert_eq!(packet.bytes(), told);
+        } else {
+            assert_counts(&world.node, &[reason]);
+            assert_eq!(packet, query.packet());
+        }
     }
 }
 
 /// Even if a service is where the answer goes.
 fn an_answer_that_misses_on_its_way_out_opens_nothing<A: Addr>() {
     let world = World::<A>::with_backend_here();
-    let egress: FakeTables<'_, A, false> = world.egress();
+    let egress: FakeTables<'_, A, false, false> = world.egress();
     let client = outsider(1);
     world.serve_at(client, &[1]);
     for transport in [SYN, SYN_ACK, UDP] {

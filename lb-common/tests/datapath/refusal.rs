@@ -4,8 +4,8 @@ use lb_common::{
     abi::{
         NextHop,
         Reason::{
-            self, DropFlowTableFull, DropNoBackend, DropNoRoute, DropNotSyn, DropTooBig, DropTtl,
-            HitReply, Open, PassFragment, PassMalformed, PassNoService, PassProtocol, Resolved,
+            self, DropFlowTableFull, DropNoRoute, DropNotSyn, DropTooBig, DropTtl, HitReply, Open,
+            PassFragment, PassMalformed, PassNoService, PassProtocol, RejectNoBackend, Resolved,
         },
     },
     datapath::{
@@ -31,7 +31,6 @@ for_both_families!(
     a_packet_cut_short_anywhere_passes,
     a_tcp_header_of_impossible_length_passes,
     only_a_syn_opens_a_connection,
-    a_service_without_backends_drops,
     no_route_drops,
     the_last_hop_is_not_taken_away,
     a_packet_larger_than_the_route_takes_is_dropped,
@@ -52,6 +51,7 @@ fn answered<A: Addr>(world: &World<A>, packet: &FakePacket, error: IcmpError) {
     let (reason, dialled) = match error {
         IcmpError::TooBig(_) => (DropTooBig, vip::<A>(1)),
         IcmpError::TimeExceeded => (DropTtl, node_addr()),
+        IcmpError::PortUnreachable => (RejectNoBackend, vip(1)),
     };
     let expected = error_about(packet, error, (dialled, local_pod(9)));
     answers(&world.node, world.pod(), packet, &expected, reason);
@@ -176,7 +176,7 @@ fn fragments_pass() {
 #[test]
 fn other_protocols_and_extension_headers_pass() {
     let world = World::<Addr4>::with_local_backends(1);
-    for protocol in [1, 2, 4, 47, 50, 58, 132] {
+    for protocol in [1, 2, 4, 47, 50, 58, 136] {
         passes(
             &world,
             &with_bytes::<Addr4>(UDP, 9, &[protocol]),
@@ -184,7 +184,7 @@ fn other_protocols_and_extension_headers_pass() {
         );
     }
     let world = World::<Addr6>::with_local_backends(1);
-    for next_header in [0, 43, 50, 51, 58, 59, 60, 132, 135] {
+    for next_header in [0, 43, 50, 51, 58, 59, 60, 135, 136] {
         passes(
             &world,
             &with_bytes::<Addr6>(UDP, 6, &[next_header]),
@@ -213,17 +213,6 @@ fn only_a_syn_opens_a_connection<A: Addr>() {
         (Kernel, to_pod()),
         &[Resolved, Open],
     );
-}
-
-fn a_service_without_backends_drops<A: Addr>() {
-    let world = World::<A>::new();
-    for transport in [SYN, UDP] {
-        drops(
-            &world,
-            &request::<A>(local_pod(9), transport).packet(),
-            DropNoBackend,
-        );
-    }
 }
 
 fn no_route_drops<A: Addr>() {

@@ -5,6 +5,7 @@ use std::{cell::Cell, collections::BTreeMap};
 use lb_common::{
     abi::{
         Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, SlotRange, backend_flags, place,
+        service_flags,
     },
     datapath::{Role, Route, Verdict, Via},
     fake::{FakeNode, FakePacket, FakeTables, Outcome, PacketSpec, Transport},
@@ -189,7 +190,7 @@ impl<A: Addr> World<A> {
     }
 
     /// Bits that the addresses of one network have in common.
-    fn net_bits() -> u32 {
+    pub(crate) fn net_bits() -> u32 {
         match A::FAMILY {
             Family::V4 => 16,
             Family::V6 => 32,
@@ -246,6 +247,7 @@ impl<A: Addr> World<A> {
                 base: 1,
                 count: u32::try_from(ids.len()).expect("few"),
             },
+            flags: service_flags::CLUSTER_IP,
             ..Service::default()
         };
         for protocol in [proto::TCP, proto::UDP] {
@@ -261,32 +263,32 @@ impl<A: Addr> World<A> {
     }
 
     /// The program on the host side of a pod's device.
-    pub(crate) fn pod(&self) -> FakeTables<'_, A, false> {
+    pub(crate) fn pod(&self) -> FakeTables<'_, A, false, false> {
         self.node.tc(Role::Pod, POD_DEVICE)
     }
 
     /// The program on the uplink.
-    pub(crate) fn uplink(&self) -> FakeTables<'_, A, false> {
+    pub(crate) fn uplink(&self) -> FakeTables<'_, A, false, false> {
         self.node.tc(Role::Uplink, UPLINK)
     }
 
     /// The program before the stack on the uplink.
-    pub(crate) fn xdp(&self) -> FakeTables<'_, A, true> {
+    pub(crate) fn xdp(&self) -> FakeTables<'_, A, true, false> {
         self.node.xdp(UPLINK)
     }
 
     /// The program where the node's own processes dial.
-    pub(crate) fn host(&self) -> FakeTables<'_, A, false> {
+    pub(crate) fn host(&self) -> FakeTables<'_, A, false, false> {
         self.node.tc(Role::Host, HOST_PEER)
     }
 
     /// The program on the loopback device.
-    pub(crate) fn lo(&self) -> FakeTables<'_, A, false> {
+    pub(crate) fn lo(&self) -> FakeTables<'_, A, false, false> {
         self.node.tc(Role::Loopback, LOOPBACK)
     }
 
     /// The program on the way out by the uplink.
-    pub(crate) fn egress(&self) -> FakeTables<'_, A, false> {
+    pub(crate) fn egress(&self) -> FakeTables<'_, A, false, false> {
         self.node.tc(Role::Egress, UPLINK)
     }
 
@@ -354,7 +356,7 @@ pub(crate) fn delivered<A: Addr>(request: &PacketSpec<A>, transport: Transport) 
 #[track_caller]
 pub(crate) fn sends<A: Addr, const XDP: bool>(
     node: &FakeNode<A>,
-    program: FakeTables<'_, A, XDP>,
+    program: FakeTables<'_, A, XDP, false>,
     input: &PacketSpec<A>,
     output: &PacketSpec<A>,
     way: (Via, NextHop),
@@ -384,7 +386,7 @@ pub(crate) fn sends<A: Addr, const XDP: bool>(
 #[track_caller]
 pub(crate) fn hands_over<A: Addr, const XDP: bool>(
     node: &FakeNode<A>,
-    program: FakeTables<'_, A, XDP>,
+    program: FakeTables<'_, A, XDP, false>,
     input: &PacketSpec<A>,
     output: &PacketSpec<A>,
     via: Via,
@@ -404,7 +406,7 @@ pub(crate) fn hands_over<A: Addr, const XDP: bool>(
 #[track_caller]
 pub(crate) fn leaves<A: Addr, const XDP: bool>(
     node: &FakeNode<A>,
-    program: FakeTables<'_, A, XDP>,
+    program: FakeTables<'_, A, XDP, false>,
     packet: &FakePacket,
     verdict: Verdict,
     counts: &[Reason],

@@ -436,6 +436,54 @@ fn two_cpus_open_a_flow_anew_once() {
     });
 }
 
+/// The backend accepts another connection in an ended one's place at the moment when the client opens it anew.
+#[test]
+fn an_ended_flow_is_retired_or_opened_anew() {
+    explore(|| an_ended_flow_is_retired_beside_a_new_one_to(1));
+    explore(|| an_ended_flow_is_retired_beside_a_new_one_to(2));
+}
+
+fn an_ended_flow_is_retired_beside_a_new_one_to(backend: u32) {
+    let memory = memory(8);
+    let key = from_client(1, VIP);
+    let answers = reply_key(&to_backend(&key, 1), key.proto);
+    open(&memory, key, 1, NOW).expect("an empty table has room");
+    {
+        let slots = &*memory;
+        let table = table(&slots, NOW);
+        table.advance(&table.find(&answers).expect("opened above"), State::Closed);
+    }
+    let anew = {
+        let memory = memory.clone();
+        thread::spawn(move || {
+            let mut flow = to_backend(&key, backend);
+            table(&&*memory, NOW)
+                .open(&key, &mut flow, Existing::Replace)
+                .is_ok()
+        })
+    };
+    let retired = {
+        let memory = memory.clone();
+        thread::spawn(move || {
+            let slots = &*memory;
+            let table = table(&slots, NOW);
+            let found = table.find(&answers);
+            if let Some(found) = found.filter(|found| found.word.state() == State::Closed) {
+                table.retire(&found);
+            }
+        })
+    };
+    retired.join().expect("who retires it");
+    let opened = anew.join().expect("the opener");
+    let connections = check(&memory);
+    if opened {
+        let new = to_backend(&key, backend).rewrite;
+        assert_eq!(connections.get(&key), Some(&new));
+    } else {
+        assert!(connections.is_empty(), "{connections:?}");
+    }
+}
+
 /// A FIN is noted in a slot that is made an orphan, or given away, at that moment.
 #[test]
 fn a_late_fin_harms_nobody() {

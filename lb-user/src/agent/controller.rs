@@ -10,13 +10,25 @@ use std::{
     time::SystemTime,
 };
 
-use super::{node::Demand, run_dir::RunDir, view::View};
+use lb_common::flow::clock::{Tick, age, seconds};
+
+use super::{
+    choice::Served,
+    health::Health,
+    node::Demand,
+    probe::{
+        overlay::{Overlay, Readiness},
+        target::Targets,
+    },
+    run_dir::RunDir,
+    view::View,
+};
 use crate::{
     alloc::Allocations,
     apply::{self, LbMaps, Retry},
     causes::with_causes,
     compile::{self, Compiled, NodeFacts},
-    desired::{Desired, Place},
+    desired::{Desired, FrontendKind, Place, PortName},
     model::{
         finding::{Finding, Severity},
         object::ObjectRef,
@@ -37,12 +49,18 @@ pub struct Controller<M> {
     allocations: Allocations,
     /// What the sources find wrong.
     source_findings: Vec<Finding>,
+    /// What the agent's own probes have found out; none where the status of pods decides.
+    readiness: Option<Readiness>,
+    /// What keeps others of the agent's tasks from their work.
+    others_troubles: BTreeSet<String>,
     /// What was logged and still holds: told once, not with every change.
     told: BTreeSet<String>,
     /// When each object was first seen.
     seen: Arc<BTreeMap<ObjectRef, SystemTime>>,
     /// What appeared since the last reconciliation, or went.
     news: BTreeMap<ObjectRef, News>,
+    /// A service had affinity when clients were last swept.
+    had_affinity: bool,
 }
 
 /// What became of an object.
@@ -53,12 +71,16 @@ enum News {
 }
 
 /// What came of a reconciliation.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// For those who ask.
     pub view: View,
     /// What the services need of the node's devices and routes.
     pub demand: Demand,
+    /// What is to be probed.
+    pub targets: Targets,
+    /// What is said on health check ports.
+    pub health: Health,
     /// Whether something is left to be tried again.
     pub is_incomplete: bool,
 }
@@ -80,9 +102,12 @@ impl<M: LbMaps> Controller<M> {
             run_dir,
             allocations,
             source_findings: Vec::new(),
+            readiness: None,
+            others_troubles: BTreeSet::new(),
             told: BTreeSet::new(),
             seen: Arc::default(),
             news: BTreeMap::new(),
+            had_affinity: false,
         }
     }
 
@@ -108,6 +133,16 @@ impl<M: LbMaps> Controller<M> {
         self.facts.addresses = addresses;
     }
 
+    /// Takes notice of what the agent's own probes have found out. From the first time on they decide.
+    pub fn probed(&mut self, readiness: Readiness) {
+        self.readiness = Some(readiness);
+    }
+
+    /// Takes notice of what keeps others of the agent's tasks from their work.
+    pub fn hear(&mut self, troubles: BTreeSet<String>) {
+        self.others_troubles = troubles;
+    }
+
     /// Whether every source has told everything once.
     pub fn is_synced(&self) -> bool {
         self.store.snapshot().is_synced
@@ -120,27 +155,60 @@ impl<M: LbMaps> Controller<M> {
             generation: snapshot.generation,
             ..View::default()
         };
-        let mut is_incomplete = false;
-        let mut demand = Demand::default();
+        let mut outcome = Outcome::default();
         if snapshot.is_synced {
-            let compiled = compile::compile(&snapshot, &self.facts, &self.allocations);
+            let seen = match &self.readiness {
+                Some(readiness) => Overlay::new(&snapshot, readiness),
+                None => Overlay::none(&snapshot),
+            };
+            let compiled = compile::compile(&seen.snapshot, &self.facts, &self.allocations);
             self.keep(&compiled);
-            is_incomplete = self.apply(&compiled, &mut view);
-            demand = demand_of(&compiled.desired);
+            outcome.is_incomplete = self.apply(&compiled, &mut view);
+            outcome.demand = demand_of(&compiled.desired);
+            outcome.targets = seen.targets;
+            outcome.health = Health {
+                is_healthy: true,
+                checks: compiled.health_checks,
+            };
             self.age(now);
+            view.facts = self.facts.clone();
+            view.served = Served::of(compiled.desired);
             view.addresses = compiled.addresses;
             view.findings = compiled.findings;
-            view.snapshot = snapshot;
+            view.findings.extend(seen.findings);
+            view.snapshot = seen.snapshot;
         }
+        view.troubles.extend(self.others_troubles.iter().cloned());
         view.findings.extend(self.source_findings.iter().cloned());
         view.findings.sort();
         view.seen = Arc::clone(&self.seen);
-        view.names = self.names();
+        view.ports = self.ports();
         self.tell(&view);
-        Outcome {
-            view,
-            demand,
-            is_incomplete,
+        Outcome { view, ..outcome }
+    }
+
+    /// Forgets the backends of clients whose time is up, of services that have no affinity any more, and of those
+    /// that are gone.
+    pub fn sweep(&mut self, now: Tick) {
+        let timeouts: BTreeMap<u32, Tick> = self
+            .ledger
+            .services()
+            .values()
+            .map(|service| (service.id, seconds(service.affinity_timeout_s)))
+            .collect();
+        if timeouts.values().all(|timeout| *timeout == 0) && !self.had_affinity {
+            return;
+        }
+        self.had_affinity = timeouts.values().any(|timeout| *timeout != 0);
+        let is_live = |service: u32, last_opened| {
+            let timeout = timeouts.get(&service).copied().unwrap_or(0);
+            timeout != 0 && age(now, last_opened) <= timeout
+        };
+        if let Err(error) = self.maps.sweep_affinity(&is_live) {
+            tracing::warn!(
+                error = with_causes(&error),
+                "clients are remembered for too long"
+            );
         }
     }
 
@@ -201,15 +269,12 @@ impl<M: LbMaps> Controller<M> {
         }
     }
 
-    fn names(&self) -> BTreeMap<u32, String> {
-        let ids: BTreeSet<u32> = self
-            .ledger
-            .services()
-            .values()
-            .map(|service| service.id)
-            .collect();
-        ids.into_iter()
-            .filter_map(|id| Some((id, self.ledger.name(id)?.to_string())))
+    fn ports(&self) -> BTreeMap<u32, PortName> {
+        let services = self.ledger.services().values();
+        let ids: BTreeSet<u32> = services.map(|service| service.id).collect();
+        let ports = ids.into_iter();
+        ports
+            .filter_map(|id| Some((id, self.ledger.name(id)?.clone())))
             .collect()
     }
 
@@ -239,6 +304,8 @@ impl<M: LbMaps> Controller<M> {
 
 fn demand_of(desired: &Desired) -> Demand {
     let frontends = desired.ports.values().flat_map(|port| &port.frontends);
+    // Node ports are on the node's own addresses, to which no route leads.
+    let frontends = frontends.filter(|frontend| frontend.kind != FrontendKind::NodePort);
     let pods = desired.places.iter();
     let pods = pods.filter(|(_, place)| **place == Place::Pods);
     Demand {
@@ -248,164 +315,4 @@ fn demand_of(desired: &Desired) -> Demand {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::{
-        apply::{FakeMaps, Faults, FaultyMaps, dump},
-        model::object::{Kind, ObjectName},
-        source::stdin,
-    };
-
-    const WEB: &str = "
-apiVersion: v1
-kind: Service
-metadata: {name: web}
-spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
-addressType: IPv4
-ports: [{port: 8080}]
-endpoints: [{addresses: [10.244.1.2]}]
-";
-
-    fn controller<M: LbMaps>(maps: M) -> (Controller<M>, tempfile::TempDir) {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        let run_dir = Arc::new(RunDir::open(dir.path()).expect("free"));
-        let facts = NodeFacts {
-            name: "n1".to_owned(),
-            service_cidrs: vec!["10.96.0.0/12".parse().expect("literal")],
-            pod_cidrs: vec!["10.244.0.0/16".parse().expect("literal")],
-            addresses: BTreeSet::new(),
-            ..NodeFacts::default()
-        };
-        let source = stdin::NAME.to_owned();
-        (
-            Controller::new(source, facts, maps, run_dir, Allocations::default()),
-            dir,
-        )
-    }
-
-    fn look(text: &str) -> ScanResult {
-        stdin::read_from(text.as_bytes()).expect("readable")
-    }
-
-    fn tables<M: LbMaps>(controller: &Controller<M>) -> String {
-        dump(&controller.maps, &|_| None).expect("readable tables")
-    }
-
-    #[test]
-    fn nothing_is_written_before_the_first_listing_is_complete() {
-        let (mut controller, _dir) = controller(FakeMaps::default());
-        let mut partial = look(WEB);
-        partial
-            .changes
-            .retain(|change| !matches!(change, Change::Synced(_)));
-        controller.absorb(partial);
-        assert!(!controller.reconcile(SystemTime::now()).is_incomplete);
-        assert!(!controller.is_synced());
-        assert_eq!(controller.maps.n_writes(), 0);
-
-        controller.absorb(look(WEB));
-        controller.reconcile(SystemTime::now());
-        assert!(controller.is_synced());
-        let tables = tables(&controller);
-        assert!(tables.contains("10.96.0.10:80/TCP"), "{tables}");
-        assert!(tables.contains("10.244.1.2:8080"), "{tables}");
-    }
-
-    #[test]
-    fn service_addresses_and_pods_prefixes_are_asked_of_the_node() {
-        let (mut controller, _dir) = controller(FakeMaps::default());
-        assert_eq!(
-            controller.reconcile(SystemTime::now()).demand,
-            Demand::default()
-        );
-        controller.absorb(look(WEB));
-        let demand = controller.reconcile(SystemTime::now()).demand;
-        let expected = Demand {
-            services: ["10.96.0.10".parse().expect("literal")].into(),
-            pod_cidrs: ["10.244.0.0/16".parse().expect("literal")].into(),
-        };
-        assert_eq!(demand, expected);
-    }
-
-    #[test]
-    fn the_nodes_addresses_are_followed() {
-        let (mut controller, _dir) = controller(FakeMaps::default());
-        controller.absorb(look(WEB));
-        controller.reconcile(SystemTime::now());
-        assert!(!tables(&controller).contains(" node"));
-        controller.relocate(["192.0.2.1".parse().expect("literal")].into());
-        controller.reconcile(SystemTime::now());
-        let tables = tables(&controller);
-        assert!(tables.contains("PLACE 192.0.2.1/32 node\n"), "{tables}");
-    }
-
-    #[test]
-    fn the_view_names_what_the_tables_number() {
-        let (mut controller, _dir) = controller(FakeMaps::default());
-        controller.absorb(look(WEB));
-        let view = controller.reconcile(SystemTime::now()).view;
-        let id = controller
-            .maps
-            .services()
-            .expect("readable")
-            .values()
-            .next()
-            .map(|row| row.id);
-        let name = view.names.get(&id.expect("one service")).expect("its name");
-        assert_eq!(name, "default/web TCP IPv4");
-        let shown = |kind| view.objects(kind).remove(0);
-        assert_eq!(shown(Kind::Service)["spec"]["clusterIP"], "10.96.0.10");
-        assert_eq!(
-            shown(Kind::EndpointSlice)["endpoints"][0]["addresses"][0],
-            "10.244.1.2"
-        );
-    }
-
-    #[test]
-    fn addresses_that_were_given_are_on_disk() {
-        let (mut controller, dir) = controller(FakeMaps::default());
-        let allocated = WEB.replace("clusterIP: 10.96.0.10, ", "");
-        controller.absorb(look(&allocated));
-        let view = controller.reconcile(SystemTime::now()).view;
-        let kept = std::fs::read_to_string(dir.path().join("allocations.json")).expect("kept");
-        let service = view.objects(Kind::Service).remove(0);
-        let given = service["spec"]["clusterIP"].as_str().expect("an address");
-        assert!(kept.contains(given), "{kept}");
-    }
-
-    #[test]
-    fn what_the_kernel_refuses_is_tried_again_and_told_once() {
-        let refuse = FaultyMaps::new(FakeMaps::default(), Faults::Always, libc::EPERM);
-        let (mut controller, _dir) = controller(refuse);
-        controller.absorb(look(WEB));
-        let first = controller.reconcile(SystemTime::now());
-        assert!(first.is_incomplete);
-        let second = controller.reconcile(SystemTime::now());
-        assert!(second.is_incomplete);
-        assert!(!first.view.troubles.is_empty());
-        assert_eq!(
-            first.view.troubles, second.view.troubles,
-            "the same text, so logged once"
-        );
-    }
-
-    #[test]
-    fn age_counts_from_the_first_sight_of_an_object() {
-        let (mut controller, _dir) = controller(FakeMaps::default());
-        let start = SystemTime::UNIX_EPOCH;
-        let key = ObjectRef {
-            kind: Kind::Service,
-            name: ObjectName::new("default", "web"),
-        };
-        controller.absorb(look(WEB));
-        controller.reconcile(start);
-        let view = controller.reconcile(start + Duration::from_secs(5)).view;
-        assert_eq!(view.seen.get(&key), Some(&start));
-    }
-}
+mod tests;

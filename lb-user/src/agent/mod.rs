@@ -4,22 +4,29 @@
 //! so that there is one way down: from a signal, an error or a panic alike. Tables are filled before
 //! the first program is attached: no packet ever meets a half-filled table.
 
+pub mod choice;
 pub mod controller;
 pub mod devices;
+pub mod health;
 pub mod node;
+pub mod packets;
+pub mod probe;
 pub mod run_dir;
 pub mod view;
+mod wires;
 
 use std::{
     collections::BTreeSet,
     convert::Infallible,
     io,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use lb_common::flow::clock::{Tick, tick};
+use nix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
@@ -32,21 +39,25 @@ use crate::{
     config::{Config, Manifests},
     control::{
         self,
-        server::{ListenError, Server},
+        server::{Answer, ListenError, Server},
     },
     loader::{
         Datapath, LoaderError,
         netlink::{Netlink, NetlinkError},
         object::Facts,
         pair::{HostPair, PairError},
+        uplink::NodeAddresses,
     },
     source::{self, ScanResult, dir::WatchError},
 };
 use controller::Controller;
-use devices::{Channels, DeviceView, Devices};
-use node::{Demand, Node};
+use devices::Devices;
+use node::Node;
+use packets::Packets;
+use probe::overlay::Readiness;
 use run_dir::{RunDir, RunDirError};
 use view::View;
+use wires::{News, Shown, Told, Wires};
 
 /// Time until what the kernel refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -130,68 +141,83 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let netlink = Netlink::open()?;
     let survey = netlink.survey().await?;
     let node = Node::find(&config, &survey);
-    let (looks_in, mut looks) = mpsc::channel(PENDING_LOOKS);
+    let (looks_in, looks) = mpsc::channel(PENDING_LOOKS);
     let (source_name, source) = open_source(&config.manifests, looks_in)?;
     let server = Server::bind(&control::socket(run_dir.path()))?;
     let pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
-    let facts = Facts {
-        flow_table_size: config.flow_table_size,
-        addresses: node.addresses,
-        host: pair.facts(),
-    };
-    let datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
-    let controller = Controller::new(
+    let own = survey.own_addresses();
+    let of_node = node_facts(&config, &node, own.clone());
+    let facts = facts(&config, &node, &pair);
+    let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
+    let packets = Packets::of(&mut datapath)?;
+    let mut controller = Controller::new(
         source_name,
-        node_facts(&config, survey.own_addresses()),
+        of_node,
         BpfMaps::open(datapath.maps())?,
         Arc::clone(&run_dir),
         allocations,
     );
-    let (view_in, view) = watch::channel(None);
-    let (views, device_views) = watch::channel(Vec::new());
-    let (demand_in, demand) = watch::channel(Demand::default());
-    let (addresses, mut own_addresses) = watch::channel(survey.own_addresses());
-    let channels = Channels {
-        views,
-        addresses,
-        demand,
-    };
-    let told = Told {
-        view: view_in,
-        demand: demand_in,
-    };
+    if config.probe {
+        controller.probed(Readiness::new());
+    }
+    let Wires {
+        channels,
+        told,
+        mut news,
+        shown,
+        probing,
+        checking,
+    } = Wires::new(looks, own);
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
     let up = async {
-        let controller = first_listing(controller, &mut looks, &told).await;
+        let controller = first_listing(controller, &mut news, &told).await;
         let n_devices = devices.look().await?;
         tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
         ready();
         tokio::select! {
             never = devices.follow() => match never {},
-            never = keep_true(controller, &mut looks, &mut own_addresses, &told) => match never {},
+            never = keep_true(controller, &mut news, &told) => match never {},
         }
     };
     tokio::select! {
         ended = up => ended,
-        never = serve(&server, view, device_views) => match never {},
+        never = serve(&server, shown, packets) => match never {},
+        never = probe::follow(probing.targets, probing.readiness) => match never {},
+        never = health::follow(checking.health, checking.troubles) => match never {},
         ended = source => ended,
     }
 }
 
-/// Where the outcome of a reconciliation is published.
-struct Told {
-    view: watch::Sender<Published>,
-    demand: watch::Sender<Demand>,
+/// What is fixed when the programs are loaded.
+fn facts(config: &Config, node: &Node, pair: &HostPair) -> Facts {
+    Facts {
+        flow_table_size: config.flow_table_size,
+        addresses: node.addresses,
+        host: pair.facts(),
+        masquerade: config.services.masquerade,
+    }
 }
 
-fn node_facts(config: &Config, addresses: BTreeSet<IpAddr>) -> NodeFacts {
-    NodeFacts {
+/// What the flags say of this node, and what was found out.
+fn node_facts(config: &Config, node: &Node, own: BTreeSet<IpAddr>) -> NodeFacts {
+    let NodeAddresses { v4, v6 } = node.addresses;
+    let (v4, v6) = (v4.map(IpAddr::V4), v6.map(IpAddr::V6));
+    let mut facts = NodeFacts {
         name: config.node_name.clone(),
         service_cidrs: config.service_cidrs.clone(),
         pod_cidrs: config.pod_cidrs.clone(),
-        addresses,
+        addresses: with_loopback(own),
+        primary: v4.into_iter().chain(v6).collect(),
         ..NodeFacts::default()
-    }
+    };
+    config.services.tell(&mut facts);
+    facts
+}
+
+/// The node's own addresses and that of its loopback, where its processes reach node ports too.
+fn with_loopback(mut own: BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+    own.insert(Ipv4Addr::LOCALHOST.into());
+    own
 }
 
 /// The source's name, and the future that drives it.
@@ -251,13 +277,9 @@ async fn read_stdin(looks: mpsc::Sender<ScanResult>) -> Result<(), AgentError> {
 }
 
 /// Takes looks until every source has told everything once, and fills the tables.
-async fn first_listing(
-    mut controller: Controller<BpfMaps>,
-    looks: &mut mpsc::Receiver<ScanResult>,
-    told: &Told,
-) -> Turn {
+async fn first_listing(mut controller: Controller<BpfMaps>, news: &mut News, told: &Told) -> Turn {
     loop {
-        controller.absorb(next(looks).await);
+        controller.absorb(news.look().await);
         let turn = reconcile(controller, told).await;
         if turn.controller.is_synced() {
             return turn;
@@ -266,31 +288,59 @@ async fn first_listing(
     }
 }
 
-/// Follows the sources and the node's addresses for ever, and tries again what failed.
-async fn keep_true(
-    mut turn: Turn,
-    looks: &mut mpsc::Receiver<ScanResult>,
-    addresses: &mut watch::Receiver<BTreeSet<IpAddr>>,
-    told: &Told,
-) -> Infallible {
+/// Follows all news for ever, and tries again what failed.
+async fn keep_true(mut turn: Turn, news: &mut News, told: &Told) -> Infallible {
     loop {
         let Turn {
             mut controller,
             is_incomplete,
         } = turn;
-        let news = async {
-            tokio::select! {
-                look = next(looks) => controller.absorb(look),
-                own = next_addresses(addresses) => controller.relocate(own),
+        let arrival = news.arrive(&mut controller);
+        let is_news = if is_incomplete {
+            // The pause ends early with news; without any, the same is tried again.
+            time::timeout(RETRY, arrival).await.unwrap_or(true)
+        } else {
+            arrival.await
+        };
+        turn = if is_news {
+            reconcile(controller, told).await
+        } else {
+            let controller = sweep(controller).await;
+            Turn {
+                controller,
+                is_incomplete,
             }
         };
-        if is_incomplete {
-            // The pause ends early with news; without any, the same is tried again.
-            let _ = time::timeout(RETRY, news).await;
-        } else {
-            news.await;
+    }
+}
+
+/// Clears the tables of what nobody goes by any more, on a thread of its own: there may be many entries.
+async fn sweep(mut controller: Controller<BpfMaps>) -> Controller<BpfMaps> {
+    let work = task::spawn_blocking(move || {
+        match now() {
+            Ok(now) => controller.sweep(now),
+            Err(error) => tracing::warn!(%error, "cannot read the clock"),
         }
-        turn = reconcile(controller, told).await;
+        controller
+    });
+    joined(work.await).await
+}
+
+/// The tick of this moment, by the clock that the programs count by.
+fn now() -> nix::Result<Tick> {
+    let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
+    Ok(tick(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)))
+}
+
+/// What a task on a thread of its own comes to; its panic is ours.
+async fn joined<T>(result: Result<T, task::JoinError>) -> T {
+    match result {
+        Ok(value) => value,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down, and this future with it.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 
@@ -306,49 +356,32 @@ async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
         let outcome = controller.reconcile(SystemTime::now());
         (controller, outcome)
     });
-    match work.await {
-        Ok((controller, outcome)) => {
-            if controller.is_synced() {
-                told.view.send_replace(Some(Arc::new(outcome.view)));
-                told.demand.send_if_modified(|known| {
-                    let is_news = *known != outcome.demand;
-                    *known = outcome.demand;
-                    is_news
-                });
-            }
-            Turn {
-                controller,
-                is_incomplete: outcome.is_incomplete,
-            }
-        }
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down, and this future with it.
-            Err(_) => std::future::pending().await,
-        },
+    let (controller, outcome) = joined(work.await).await;
+    if controller.is_synced() {
+        told.view.send_replace(Some(Arc::new(outcome.view)));
+        replace(&told.demand, outcome.demand);
+        replace(&told.targets, outcome.targets);
+        replace(&told.health, outcome.health);
+    }
+    Turn {
+        controller,
+        is_incomplete: outcome.is_incomplete,
     }
 }
 
-/// The next look of a source; waits for ever when there is none left to come.
-async fn next(looks: &mut mpsc::Receiver<ScanResult>) -> ScanResult {
-    match looks.recv().await {
-        Some(look) => look,
-        None => std::future::pending().await,
-    }
-}
-
-/// The node's own addresses, when they have changed.
-async fn next_addresses(addresses: &mut watch::Receiver<BTreeSet<IpAddr>>) -> BTreeSet<IpAddr> {
-    match addresses.changed().await {
-        Ok(()) => addresses.borrow_and_update().clone(),
-        Err(_) => std::future::pending().await,
-    }
+/// Publishes a value, if it is another one.
+fn replace<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
+    channel.send_if_modified(|known| {
+        let is_news = *known != value;
+        *known = value;
+        is_news
+    });
 }
 
 async fn serve(
     server: &Server,
-    view: watch::Receiver<Published>,
-    devices: watch::Receiver<Vec<DeviceView>>,
+    Shown { view, devices }: Shown,
+    packets: Option<Packets>,
 ) -> Infallible {
     let changes = view.clone();
     let answer = move |request: &control::Request| {
@@ -356,7 +389,12 @@ async fn serve(
             .borrow()
             .clone()
             .ok_or("it is still starting; ask again")?;
-        Ok(view::answer(request, &view, &devices.borrow()))
+        match (request, &packets) {
+            (control::Request::Trace(question), Some(packets)) => {
+                packets.trace(question, &view).map(Answer::Value)
+            }
+            _ => Ok(view::answer(request, &view, &devices.borrow())),
+        }
     };
     server.serve(answer, changes).await
 }

@@ -6,11 +6,12 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::SystemTime};
 
 use serde_json::{Value, json};
 
-use super::devices::DeviceView;
+use super::{choice, devices::DeviceView};
 use crate::{
     alloc::Addresses,
-    compile::view,
+    compile::{NodeFacts, view},
     control::{Query, Request, server::Answer},
+    desired::PortName,
     model::{
         finding::Finding,
         object::{Kind, ObjectName, ObjectRef},
@@ -25,12 +26,16 @@ pub struct View {
     pub generation: u64,
     /// The objects.
     pub snapshot: Arc<Snapshot>,
+    /// The node that it follows for.
+    pub facts: NodeFacts,
+    /// The addresses that are served.
+    pub served: choice::Served,
     /// What each service has.
     pub addresses: BTreeMap<ObjectName, Addresses>,
     /// When each object was first seen, for those whose manifest does not say when it was made.
     pub seen: Arc<BTreeMap<ObjectRef, SystemTime>>,
-    /// Names of the service ids in the tables.
-    pub names: BTreeMap<u32, String>,
+    /// Service ids of the tables.
+    pub ports: BTreeMap<u32, PortName>,
     /// What is wrong with the manifests.
     pub findings: Vec<Finding>,
     /// What the tables have no room for, or the kernel refused.
@@ -74,7 +79,17 @@ pub fn answer(request: &Request, view: &Arc<View>, devices: &[DeviceView]) -> An
             let (query, view) = (query.clone(), Arc::clone(view));
             Answer::Objects(Box::new(move |emit| view.each(&query, emit)))
         }
-        Request::Names => Answer::Value(json!(view.names)),
+        Request::Choices(query) => {
+            let (query, view) = (query.clone(), Arc::clone(view));
+            Answer::Objects(Box::new(move |emit| choice::each(&view, &query, emit)))
+        }
+        Request::Names => {
+            let ports = view.ports.iter();
+            let names: BTreeMap<_, _> = ports.map(|(id, port)| (id, port.to_string())).collect();
+            Answer::Value(json!(names))
+        }
+        // The agent answers it elsewhere: this is not about what was published.
+        Request::Trace(_) => Answer::Value(Value::Null),
         Request::Status => Answer::Value(json!({
             "pid": std::process::id(),
             "generation": view.generation,

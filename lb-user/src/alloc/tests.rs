@@ -5,13 +5,19 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{model::object::Object, source::manifest};
 
+mod node_ports;
+
 /// Services by name, each with the fields of its spec in flow style.
 fn services(specs: &[(&str, &str)]) -> BTreeMap<ObjectName, Arc<Located<Service>>> {
     let mut services = BTreeMap::new();
     for (name, spec) in specs {
+        let ports = if spec.contains(" ports: ") {
+            ""
+        } else {
+            "ports: [{port: 80}],"
+        };
         let text = format!(
-            "{{apiVersion: v1, kind: Service, metadata: {{name: '{name}'}}, \
-             spec: {{ports: [{{port: 80}}], {spec}}}}}"
+            "{{apiVersion: v1, kind: Service, metadata: {{name: '{name}'}}, spec: {{{ports} {spec}}}}}"
         );
         for Located {
             object,
@@ -49,6 +55,29 @@ fn ips(allocated: &Allocated, name: &str) -> Vec<String> {
     addresses
         .map(|a| a.ips.iter().map(ToString::to_string).collect())
         .unwrap_or_default()
+}
+
+/// Allocates from these prefixes and the usual node ports.
+fn allocate(
+    services: &BTreeMap<ObjectName, Arc<Located<Service>>>,
+    cidrs: &[IpNet],
+    previous: &Allocations,
+) -> Allocated {
+    super::allocate(services, pools(cidrs), previous)
+}
+
+fn pools(cidrs: &[IpNet]) -> Pools<'_> {
+    Pools {
+        cidrs,
+        node_ports: PortRange::default(),
+        is_strict: false,
+        gives_nothing: false,
+    }
+}
+
+/// What services had, as the file has it.
+fn held(json: &str) -> Allocations {
+    serde_json::from_str(json).expect("the form of the file")
 }
 
 const DUAL: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
@@ -137,13 +166,7 @@ fn the_same_explicit_address_is_given_once_and_the_finding_names_both() {
         text.contains("Service default/b") && text.contains("Service default/a"),
         "{text}"
     );
-    let held = Allocations(
-        [(
-            "default/b".to_owned(),
-            vec![Ipv4Addr::new(10, 96, 0, 5).into()],
-        )]
-        .into(),
-    );
+    let held = held(r#"{"default/b": ["10.96.0.5"]}"#);
     let second = allocate(&both, &cidrs(&DUAL), &held);
     assert_eq!(
         (ips(&second, "a").len(), ips(&second, "b").len()),
@@ -224,7 +247,7 @@ fn services_that_ask_for_the_same_are_named_with_their_places() {
         ]
     );
     // Who was there before keeps its node port, whatever its name.
-    let held = Allocations([("default/d".to_owned(), vec![[10, 96, 9, 9].into()])].into());
+    let held = held(r#"{"default/d": ["10.96.9.9"]}"#);
     let allocated = allocate(&services, &cidrs(&DUAL), &held);
     assert_eq!(
         (ips(&allocated, "c").len(), ips(&allocated, "d").len()),

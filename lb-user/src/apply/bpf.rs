@@ -11,18 +11,21 @@ use aya::{
 };
 use ipnet::IpNet;
 use lb_common::{
-    abi::{Backend, Plain, Service, ServiceKey, SlotRange, map},
+    abi::{
+        Affinity, AffinityKey, Backend, PlaceKey, Plain, Service, ServiceKey, SlotRange, map,
+        place::SPACE_BITS,
+    },
     net::addr::{Addr, Addr4, Addr6},
 };
 
 use super::{
     layout::{MapError, check, errno, open_pinned, shape_of},
-    lbmaps::{Access, LbMaps, TableError},
+    lbmaps::{Access, IsLive, LbMaps, TableError},
     pod::Raw,
 };
 use crate::{
     desired::Place,
-    plan::{BackendId, BackendRow, Capacity, FrontendKey, display_key},
+    plan::{Area, BackendId, BackendRow, Capacity, FrontendKey, display_key},
     sys::{Rows, wait_for_readers},
 };
 
@@ -128,28 +131,33 @@ impl LbMaps for BpfMaps {
         Ok(backends)
     }
 
-    fn put_place(&mut self, net: IpNet, place: Place) -> Result<(), TableError> {
-        let (len, addr, code) = (u32::from(net.prefix_len()), net.addr(), place.code());
+    fn put_place(&mut self, area: Area, place: Place) -> Result<(), TableError> {
+        let (addr, code) = (area.net.addr(), place.code());
         let result = match addr {
-            IpAddr::V4(addr) => self.v4.places.insert(&prefix(len, addr.into()), code, 0),
-            IpAddr::V6(addr) => self.v6.places.insert(&prefix(len, addr.into()), code, 0),
+            IpAddr::V4(addr) => self.v4.places.insert(&prefix(area, addr.into()), code, 0),
+            IpAddr::V6(addr) => self.v6.places.insert(&prefix(area, addr.into()), code, 0),
         };
-        result.map_err(|error| refused(Access::Write, places_of(addr), net, errno(error)))
+        result.map_err(|error| refused(Access::Write, places_of(addr), area, errno(error)))
     }
 
-    fn delete_place(&mut self, net: IpNet) -> Result<(), TableError> {
-        let (len, addr) = (u32::from(net.prefix_len()), net.addr());
+    fn delete_place(&mut self, area: Area) -> Result<(), TableError> {
+        let addr = area.net.addr();
         let result = match addr {
-            IpAddr::V4(addr) => self.v4.places.remove(&prefix(len, addr.into())),
-            IpAddr::V6(addr) => self.v6.places.remove(&prefix(len, addr.into())),
+            IpAddr::V4(addr) => self.v4.places.remove(&prefix(area, addr.into())),
+            IpAddr::V6(addr) => self.v6.places.remove(&prefix(area, addr.into())),
         };
-        absent_is_gone(result).map_err(|error| refused(Access::Delete, places_of(addr), net, error))
+        absent_is_gone(result)
+            .map_err(|error| refused(Access::Delete, places_of(addr), area, error))
     }
 
-    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError> {
+    fn places(&self) -> Result<BTreeMap<Area, Place>, TableError> {
         let mut places = self.v4.places()?;
         places.append(&mut self.v6.places()?);
         Ok(places)
+    }
+
+    fn sweep_affinity(&mut self, is_live: IsLive<'_>) -> Result<usize, TableError> {
+        Ok(self.v4.sweep_affinity(is_live)? + self.v6.sweep_affinity(is_live)?)
     }
 
     fn grace(&mut self) -> Result<(), TableError> {
@@ -164,17 +172,20 @@ struct MapNames {
     services: &'static str,
     backends: &'static str,
     places: &'static str,
+    affinity: &'static str,
 }
 
 const NAMES4: MapNames = MapNames {
     services: map::SERVICES4,
     backends: map::BACKENDS4,
     places: map::PLACES4,
+    affinity: map::AFFINITY4,
 };
 const NAMES6: MapNames = MapNames {
     services: map::SERVICES6,
     backends: map::BACKENDS6,
     places: map::PLACES6,
+    affinity: map::AFFINITY6,
 };
 
 /// The maps of one family.
@@ -182,22 +193,16 @@ struct FamilyMaps<A: Addr> {
     names: &'static MapNames,
     services: HashMap<MapData, Raw<ServiceKey<A>>, Raw<Service>>,
     backends: MapData,
-    places: LpmTrie<MapData, Raw<Bits<A>>, u32>,
+    places: LpmTrie<MapData, Raw<PlaceKey<A>>, u32>,
+    affinity: HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>,
 }
-
-/// The address of a prefix: what stands behind the length in the key of a trie.
-#[repr(transparent)]
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Bits<A>(pub(super) A);
-
-impl Plain for Bits<Addr4> {}
-impl Plain for Bits<Addr6> {}
 
 impl<A: Addr> FamilyMaps<A>
 where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
-    Bits<A>: Plain,
+    PlaceKey<A>: Plain,
+    AffinityKey<A>: Plain,
 {
     /// The maps, and how much they hold.
     fn new(
@@ -218,6 +223,7 @@ where
             services: typed(names.services, Map::HashMap(services))?,
             backends,
             places: typed(names.places, Map::LpmTrie(places))?,
+            affinity: typed(names.affinity, Map::HashMap(source(names.affinity)?))?,
         };
         Ok((maps, capacity))
     }
@@ -319,7 +325,29 @@ where
         Ok(used.map(row).collect())
     }
 
-    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError> {
+    /// Removes what nobody goes by any more. The datapath writes meanwhile; an entry that it has just renewed may
+    /// go too, and then its client's next connection is given a backend like any other.
+    fn sweep_affinity(&mut self, is_live: IsLive<'_>) -> Result<usize, TableError> {
+        let table = self.names.affinity;
+        let mut stale = Vec::new();
+        for entry in &self.affinity {
+            // Entries come and go under the walk.
+            let Ok((Raw(key), Raw(given))) = entry else {
+                break;
+            };
+            if !is_live(key.service, given.last_opened) {
+                stale.push(key);
+            }
+        }
+        for key in &stale {
+            let result = self.affinity.remove(&Raw(*key));
+            absent_is_gone(result)
+                .map_err(|error| refused(Access::Delete, table, key.client, error))?;
+        }
+        Ok(stale.len())
+    }
+
+    fn places(&self) -> Result<BTreeMap<Area, Place>, TableError> {
         let table = self.names.places;
         let entries = self.places.iter().map(|entry| {
             let entry = entry.map_err(|error| refused(Access::Read, table, "*", errno(error)))?;
@@ -338,22 +366,28 @@ impl<A: Addr> fmt::Debug for FamilyMaps<A> {
 }
 
 /// What an entry of a trie says.
-pub(super) fn place<A: Addr>((key, code): &(Key<Raw<Bits<A>>>, u32)) -> io::Result<(IpNet, Place)>
+pub(super) fn place<A: Addr>(
+    (key, code): &(Key<Raw<PlaceKey<A>>>, u32),
+) -> io::Result<(Area, Place)>
 where
-    Bits<A>: Plain,
+    PlaceKey<A>: Plain,
 {
-    let Raw(Bits(addr)) = key.data();
-    let len = u8::try_from(key.prefix_len()).map_err(io::Error::other)?;
+    let Raw(PlaceKey { space, addr }) = key.data();
+    let len = key.prefix_len().saturating_sub(SPACE_BITS);
+    let len = u8::try_from(len).map_err(io::Error::other)?;
     let net = IpNet::new(addr.to_ip(), len).map_err(io::Error::other)?;
-    let unknown = || io::Error::other(format!("{net}: {code} is no place that is known"));
-    Ok((net, Place::of(*code).ok_or_else(unknown)?))
+    let area = Area { space, net };
+    let unknown = || io::Error::other(format!("{area}: {code} is no place that is known"));
+    Ok((area, Place::of(*code).ok_or_else(unknown)?))
 }
 
-fn prefix<A: Addr>(len: u32, addr: A) -> Key<Raw<Bits<A>>>
+fn prefix<A: Addr>(area: Area, addr: A) -> Key<Raw<PlaceKey<A>>>
 where
-    Bits<A>: Plain,
+    PlaceKey<A>: Plain,
 {
-    Key::new(len, Raw(Bits(addr)))
+    let space = area.space;
+    let bits = SPACE_BITS + u32::from(area.net.prefix_len());
+    Key::new(bits, Raw(PlaceKey { space, addr }))
 }
 
 fn places_of(addr: IpAddr) -> &'static str {

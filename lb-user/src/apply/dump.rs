@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use lb_common::abi::{Service, SlotRange, backend_flags, service_flags};
+use lb_common::abi::{Service, SlotRange, backend_flags, place, service_flags};
 
 use super::lbmaps::{LbMaps, TableError};
 use crate::plan::{BackendId, BackendRow, FrontendKey, display_key, family_of};
@@ -28,8 +28,10 @@ pub fn dump(maps: &impl LbMaps, names: Names<'_>) -> Result<String, TableError> 
     for (id, row) in backends.iter().filter(|(_, row)| row.service != 0) {
         lines.push(backend_line(*id, row, names));
     }
-    for (net, place) in maps.places()? {
-        lines.push(format!("PLACE {net} {place}"));
+    for (area, place) in maps.places()? {
+        if area.space == place::NODE_SPACE {
+            lines.push(format!("PLACE {} {place}", area.net));
+        }
     }
     Ok(lines.into_iter().map(|line| line + "\n").collect())
 }
@@ -110,6 +112,12 @@ fn service_line(
     }
     if service.affinity_timeout_s != 0 {
         words.push(format!("affinity={}s", service.affinity_timeout_s));
+    }
+    if service.guard != place::NODE_SPACE {
+        let areas = maps.places()?.into_keys();
+        let ranges = areas.filter(|area| area.space == service.guard);
+        let ranges: Vec<_> = ranges.map(|area| area.net.to_string()).collect();
+        words.push(format!("sources=[{}]", ranges.join(" ")));
     }
     if service.flags != service_flags::CLUSTER_IP {
         words.push(format!("flags={}", frontend_flag_names(service.flags)));

@@ -4,13 +4,12 @@
 
 use std::{collections::BTreeMap, io, net::IpAddr};
 
-use ipnet::IpNet;
 use lb_common::abi::{Service, SlotRange, map};
 
-use super::lbmaps::{Access, LbMaps, TableError};
+use super::lbmaps::{Access, IsLive, LbMaps, TableError};
 use crate::{
     desired::Place,
-    plan::{BackendId, BackendRow, Capacity, FrontendKey, display_key},
+    plan::{Area, BackendId, BackendRow, Capacity, FrontendKey, display_key},
 };
 
 /// See the module.
@@ -20,7 +19,7 @@ pub struct FakeMaps {
     services: BTreeMap<FrontendKey, Service>,
     slots: BTreeMap<u32, u32>,
     backends: BTreeMap<BackendId, BackendRow>,
-    places: BTreeMap<IpNet, Place>,
+    places: BTreeMap<Area, Place>,
     n_writes: usize,
     n_graces: usize,
 }
@@ -122,20 +121,24 @@ impl LbMaps for FakeMaps {
         Ok(self.backends.clone())
     }
 
-    fn put_place(&mut self, net: IpNet, place: Place) -> Result<(), TableError> {
+    fn put_place(&mut self, area: Area, place: Place) -> Result<(), TableError> {
         self.n_writes += 1;
-        self.places.insert(net, place);
+        self.places.insert(area, place);
         Ok(())
     }
 
-    fn delete_place(&mut self, net: IpNet) -> Result<(), TableError> {
+    fn delete_place(&mut self, area: Area) -> Result<(), TableError> {
         self.n_writes += 1;
-        self.places.remove(&net);
+        self.places.remove(&area);
         Ok(())
     }
 
-    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError> {
+    fn places(&self) -> Result<BTreeMap<Area, Place>, TableError> {
         Ok(self.places.clone())
+    }
+
+    fn sweep_affinity(&mut self, _is_live: IsLive<'_>) -> Result<usize, TableError> {
+        Ok(0)
     }
 
     fn grace(&mut self) -> Result<(), TableError> {

@@ -5,13 +5,12 @@
 
 use std::{collections::BTreeMap, io};
 
-use ipnet::IpNet;
 use lb_common::abi::{Service, SlotRange};
 
-use super::lbmaps::{Access, LbMaps, TableError};
+use super::lbmaps::{Access, IsLive, LbMaps, TableError};
 use crate::{
     desired::Place,
-    plan::{BackendId, BackendRow, FrontendKey, display_key},
+    plan::{Area, BackendId, BackendRow, FrontendKey, display_key},
 };
 
 /// Which calls fail.
@@ -140,18 +139,23 @@ impl<M: LbMaps> LbMaps for FaultyMaps<M> {
         self.inner.backends()
     }
 
-    fn put_place(&mut self, net: IpNet, place: Place) -> Result<(), TableError> {
-        self.pass(Access::Write, "places", || net.to_string())?
-            .put_place(net, place)
+    fn put_place(&mut self, area: Area, place: Place) -> Result<(), TableError> {
+        self.pass(Access::Write, "places", || area.to_string())?
+            .put_place(area, place)
     }
 
-    fn delete_place(&mut self, net: IpNet) -> Result<(), TableError> {
-        self.pass(Access::Delete, "places", || net.to_string())?
-            .delete_place(net)
+    fn delete_place(&mut self, area: Area) -> Result<(), TableError> {
+        self.pass(Access::Delete, "places", || area.to_string())?
+            .delete_place(area)
     }
 
-    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError> {
+    fn places(&self) -> Result<BTreeMap<Area, Place>, TableError> {
         self.inner.places()
+    }
+
+    fn sweep_affinity(&mut self, is_live: IsLive<'_>) -> Result<usize, TableError> {
+        self.pass(Access::Delete, "affinity", String::new)?
+            .sweep_affinity(is_live)
     }
 
     fn grace(&mut self) -> Result<(), TableError> {

@@ -10,7 +10,10 @@ use std::{
 
 use aya::maps::{self, MapData, MapType};
 use lb_common::{
-    abi::{Backend, FlowSlot, LAYOUT_VERSION, NextHop, Service, ServiceKey, map},
+    abi::{
+        Affinity, AffinityKey, Backend, FlowSlot, LAYOUT_VERSION, NextHop, PlaceKey, Service,
+        ServiceKey, map,
+    },
     net::addr::{Addr4, Addr6},
 };
 use serde::Serialize;
@@ -61,7 +64,7 @@ pub struct Shape {
 }
 
 /// All maps, in the order of [`map::ALL`].
-pub const SHAPES: [Shape; 11] = [
+pub const SHAPES: [Shape; 13] = [
     shape::<ServiceKey<Addr4>, Service>(map::SERVICES4, MapKind::Hash),
     shape::<ServiceKey<Addr6>, Service>(map::SERVICES6, MapKind::Hash),
     shape::<u32, u32>(map::SLOTS, MapKind::Array),
@@ -71,8 +74,10 @@ pub const SHAPES: [Shape; 11] = [
     shape::<u32, FlowSlot<Addr6>>(map::FLOWS6, MapKind::Array),
     shape::<u32, NextHop>(map::NEXT_HOPS, MapKind::Array),
     shape::<u32, u64>(map::COUNTERS, MapKind::PerCpuArray),
-    shape::<(u32, Addr4), u32>(map::PLACES4, MapKind::LpmTrie),
-    shape::<(u32, Addr6), u32>(map::PLACES6, MapKind::LpmTrie),
+    shape::<(u32, PlaceKey<Addr4>), u32>(map::PLACES4, MapKind::LpmTrie),
+    shape::<(u32, PlaceKey<Addr6>), u32>(map::PLACES6, MapKind::LpmTrie),
+    shape::<AffinityKey<Addr4>, Affinity>(map::AFFINITY4, MapKind::Hash),
+    shape::<AffinityKey<Addr6>, Affinity>(map::AFFINITY6, MapKind::Hash),
 ];
 
 /// Why a map cannot be used.

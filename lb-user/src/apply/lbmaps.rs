@@ -7,14 +7,19 @@
 
 use std::{collections::BTreeMap, fmt, io};
 
-use ipnet::IpNet;
-use lb_common::abi::{Service, SlotRange};
+use lb_common::{
+    abi::{Service, SlotRange},
+    flow::clock::Tick,
+};
 use thiserror::Error;
 
 use crate::{
     desired::Place,
-    plan::{BackendId, BackendRow, FrontendKey},
+    plan::{Area, BackendId, BackendRow, FrontendKey},
 };
+
+/// Whether a client of a service port (its id), whose last connection was opened at a tick, still counts.
+pub type IsLive<'a> = &'a dyn Fn(u32, Tick) -> bool;
 
 /// See the module.
 pub trait LbMaps {
@@ -36,11 +41,14 @@ pub trait LbMaps {
     fn backends(&self) -> Result<BTreeMap<BackendId, BackendRow>, TableError>;
 
     /// Says what lies behind a prefix.
-    fn put_place(&mut self, net: IpNet, place: Place) -> Result<(), TableError>;
+    fn put_place(&mut self, area: Area, place: Place) -> Result<(), TableError>;
     /// Forgets what lies behind a prefix; one that is not there is no error.
-    fn delete_place(&mut self, net: IpNet) -> Result<(), TableError>;
+    fn delete_place(&mut self, area: Area) -> Result<(), TableError>;
     /// What lies where.
-    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError>;
+    fn places(&self) -> Result<BTreeMap<Area, Place>, TableError>;
+
+    /// Forgets the backends of clients of whom `is_live` says no; how many.
+    fn sweep_affinity(&mut self, is_live: IsLive<'_>) -> Result<usize, TableError>;
 
     /// Returns when every reader that was in flight at the call has gone.
     fn grace(&mut self) -> Result<(), TableError>;

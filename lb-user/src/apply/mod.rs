@@ -39,7 +39,7 @@ pub use self::{
     fake::FakeMaps,
     faulty::{Faults, FaultyMaps},
     layout::{MapError, MapKind, SHAPES, Shape, open_pinned},
-    lbmaps::{Access, LbMaps, TableError},
+    lbmaps::{Access, IsLive, LbMaps, TableError},
     pod::Raw,
     retry::Retry,
     rows::{MapInfo, Table, dump_rows, maps_table},
@@ -245,7 +245,7 @@ fn carry_out(step: &Step, maps: &mut impl LbMaps) -> Result<(), TableError> {
                 },
             )
         }
-        Step::PutPlace(net, place) => maps.put_place(*net, *place),
-        Step::DeletePlace(net) => maps.delete_place(*net),
+        Step::PutPlace(area, place) => maps.put_place(*area, *place),
+        Step::DeletePlace(area) => maps.delete_place(*area),
     }
 }

@@ -10,7 +10,10 @@ use std::{
 
 use aya::maps::{Array, HashMap, IterableMap as _, LpmTrie, MapData, PerCpuArray};
 use lb_common::{
-    abi::{Backend, FlowSlot, NextHop, Plain, Reason, Service, ServiceKey, map},
+    abi::{
+        Affinity, AffinityKey, Backend, FlowSlot, NextHop, PlaceKey, Plain, Reason, Service,
+        ServiceKey, map,
+    },
     flow::slot::State,
     net::addr::{Addr, Addr4, Addr6},
 };
@@ -22,9 +25,7 @@ use nix::{
 use serde_json::json;
 
 use super::{
-    BpfMaps, FakeMaps, LbMaps, MapError, Raw, Scenario,
-    bpf::Bits,
-    dump_rows, maps_table, open_pinned,
+    BpfMaps, FakeMaps, LbMaps, MapError, Raw, Scenario, dump_rows, maps_table, open_pinned,
     scenario::short_name,
     testing::{desired, endpoint, port},
 };
@@ -69,8 +70,10 @@ fn with_bpf_fs(test: impl FnOnce(&Path) + Send) {
 }
 
 fn pin_all(dir: &Path) {
-    pin_family::<Addr4>(dir, map::SERVICES4, map::BACKENDS4, map::PLACES4);
-    pin_family::<Addr6>(dir, map::SERVICES6, map::BACKENDS6, map::PLACES6);
+    let names = [map::SERVICES4, map::BACKENDS4, map::PLACES4, map::AFFINITY4];
+    pin_family::<Addr4>(dir, names);
+    let names = [map::SERVICES6, map::BACKENDS6, map::PLACES6, map::AFFINITY6];
+    pin_family::<Addr6>(dir, names);
     pin_array::<u32>(dir, map::SLOTS, CAPACITY.slots);
     pin_array::<FlowSlot<Addr4>>(dir, map::FLOWS4, N_FLOWS);
     pin_array::<FlowSlot<Addr6>>(dir, map::FLOWS6, N_FLOWS);
@@ -79,18 +82,23 @@ fn pin_all(dir: &Path) {
     pin(dir, map::COUNTERS, counters.map());
 }
 
-fn pin_family<A: Addr>(dir: &Path, services: &str, backends: &str, places: &str)
+fn pin_family<A: Addr>(dir: &Path, [services, backends, places, affinity]: [&str; 4])
 where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
-    Bits<A>: Plain,
+    PlaceKey<A>: Plain,
+    AffinityKey<A>: Plain,
 {
+    type Nets<A> = LpmTrie<MapData, Raw<PlaceKey<A>>, u32>;
+    type Clients<A> = HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>;
     type Services<A> = HashMap<MapData, Raw<ServiceKey<A>>, Raw<Service>>;
     let entries = Services::<A>::create(CAPACITY.services, 0).expect("services");
     pin(dir, services, entries.map());
     pin_array::<Backend<A>>(dir, backends, CAPACITY.backends);
-    let nets = LpmTrie::<MapData, Raw<Bits<A>>, u32>::create(CAPACITY.places, BPF_F_NO_PREALLOC);
+    let nets = Nets::<A>::create(CAPACITY.places, BPF_F_NO_PREALLOC);
     pin(dir, places, nets.expect("prefixes").map());
+    let clients = Clients::<A>::create(CAPACITY.services, 0).expect("clients");
+    pin(dir, affinity, clients.map());
 }
 
 fn pin_array<V: Plain>(dir: &Path, name: &str, max_entries: u32) {
@@ -166,7 +174,10 @@ fn maps_are_listed_and_dumped_from_their_pins() {
             list.iter().map(|map| map.name).collect::<Vec<_>>(),
             map::ALL
         );
-        assert_eq!(entries, [3, 1, 4, 2, 1, 1, 0, 0, Reason::ALL.len(), 2, 1]);
+        assert_eq!(
+            entries,
+            [3, 1, 4, 2, 1, 1, 0, 0, Reason::ALL.len(), 2, 1, 0, 0]
+        );
         assert!(
             list.iter()
                 .all(|map| map.memory.is_some_and(|bytes| bytes > 0)),
@@ -202,7 +213,7 @@ fn maps_are_listed_and_dumped_from_their_pins() {
             .to_json();
         assert_eq!(
             prefixes,
-            json!([{ "prefix": "fd00:244::/32", "place": "pods" }])
+            json!([{ "prefix": "fd00:244::/32", "place": "pods", "guard": null }])
         );
         let counters = dump_rows(dir, map::COUNTERS, &name)
             .expect("readable")
@@ -240,8 +251,8 @@ fn a_pin_of_another_layout_is_refused_by_name() {
         let error = BpfMaps::open(dir).expect_err("values of another size");
         assert_eq!(
             error.to_string(),
-            "map services4 is hash with keys of 8 and values of 8 bytes, but hash with keys of 8 and values of 40 \
-             bytes in layout version 2; it was made by another release: use that one, or remove its pins"
+            "map services4 is hash with keys of 8 and values of 8 bytes, but hash with keys of 8 and values of 44 \
+             bytes in layout version 3; it was made by another release: use that one, or remove its pins"
         );
     });
 }

@@ -8,7 +8,10 @@ use std::{fs, io, os::fd::AsFd as _, os::fd::AsRawFd as _, path::Path};
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use lb_common::{
-    abi::{Backend, FlowSlot, NextHop, Plain, Reason, Service, ServiceKey, SlotRange, map},
+    abi::{
+        Affinity, AffinityKey, Backend, FlowSlot, NextHop, PlaceKey, Plain, Reason, Service,
+        ServiceKey, SlotRange, map, place::NODE_SPACE,
+    },
     flow::{
         Direction,
         slot::{SlotFlags, StateWord},
@@ -19,7 +22,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
-    bpf::{Bits, place, typed},
+    bpf::{place, typed},
     dump::{Names, flag_names, frontend_flag_names},
     layout::{MapError, MapKind, SHAPES, errno, open_pinned, shape_of},
     pod::Raw,
@@ -118,6 +121,8 @@ fn rows(map: MapData, name: &'static str, names: Names<'_>) -> Result<Table, Map
         map::COUNTERS => counters(&typed(name, Map::PerCpuArray(map))?),
         map::PLACES4 => places::<Addr4>(&typed(name, Map::LpmTrie(map))?),
         map::PLACES6 => places::<Addr6>(&typed(name, Map::LpmTrie(map))?),
+        map::AFFINITY4 => Ok(affinity::<Addr4>(&typed(name, Map::HashMap(map))?, names)),
+        map::AFFINITY6 => Ok(affinity::<Addr6>(&typed(name, Map::HashMap(map))?, names)),
         _ => {
             return Err(MapError::Unknown {
                 name: name.to_owned(),
@@ -160,6 +165,7 @@ where
             range(service.internal_local),
             json!(frontend_flag_names(service.flags)),
             json!(service.affinity_timeout_s),
+            json!((service.guard != 0).then_some(service.guard)),
         ]
     };
     Ok(Table {
@@ -173,6 +179,7 @@ where
             "internal_local",
             "flags",
             "affinity_timeout_s",
+            "guard",
         ],
         rows: entries.into_iter().map(row).collect(),
     })
@@ -314,19 +321,59 @@ fn counters(map: &PerCpuArray<MapData, u64>) -> io::Result<Table> {
     })
 }
 
-fn places<A: Addr>(map: &LpmTrie<MapData, Raw<Bits<A>>, u32>) -> io::Result<Table>
+fn affinity<A: Addr>(
+    map: &HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>,
+    names: Names<'_>,
+) -> Table
 where
-    Bits<A>: Plain,
+    AffinityKey<A>: Plain,
+{
+    // An entry that goes under the walk ends it.
+    let mut entries: Vec<_> = map.iter().map_while(Result::ok).collect();
+    entries.sort_unstable_by_key(|(Raw(key), _)| (key.client.to_ip(), key.service));
+    let row = |(Raw(key), Raw(given)): (Raw<AffinityKey<A>>, Raw<Affinity>)| {
+        vec![
+            json!(key.client.to_string()),
+            json!(names(key.service)),
+            json!(key.service),
+            json!(given.backend),
+            json!(given.generation),
+            json!(given.last_opened),
+        ]
+    };
+    Table {
+        columns: vec![
+            "client",
+            "service",
+            "service_id",
+            "backend",
+            "generation",
+            "last_opened",
+        ],
+        rows: entries.into_iter().map(row).collect(),
+    }
+}
+
+fn places<A: Addr>(map: &LpmTrie<MapData, Raw<PlaceKey<A>>, u32>) -> io::Result<Table>
+where
+    PlaceKey<A>: Plain,
 {
     let entries = map.iter().map(|entry| place(&entry.map_err(errno)?));
     let mut entries = entries.collect::<io::Result<Vec<_>>>()?;
     entries.sort_unstable();
     let rows = entries
         .into_iter()
-        .map(|(net, place)| vec![json!(net.to_string()), json!(place.to_string())])
+        .map(|(area, place)| {
+            let guard = (area.space != NODE_SPACE).then_some(area.space);
+            vec![
+                json!(area.net.to_string()),
+                json!(place.to_string()),
+                json!(guard),
+            ]
+        })
         .collect();
     Ok(Table {
-        columns: vec!["prefix", "place"],
+        columns: vec!["prefix", "place", "guard"],
         rows,
     })
 }

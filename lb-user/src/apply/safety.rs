@@ -3,6 +3,8 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use ipnet::IpNet;
+use lb_common::net::addr::Family;
 use proptest::prelude::*;
 
 use super::{
@@ -11,7 +13,7 @@ use super::{
     watched::{Addresses, Watched, address, check_picture, content, expected},
 };
 use crate::{
-    desired::{Desired, DesiredPort, Place, PortName},
+    desired::{Desired, DesiredPort, Frontend, FrontendKind, Place, PortName},
     plan::{Capacity, Ledger, Step, Subject, family_of, plan},
 };
 
@@ -33,6 +35,14 @@ const BACKENDS4: [&str; 5] = [
 const BACKENDS6: [&str; 3] = ["[fd00:244::1]:80", "[fd00:244::2]:80", "[fd00:244::3]:80"];
 
 const PREFIXES: [&str; 3] = ["10.244.0.0/16", "10.244.1.0/24", "fd00:244::/64"];
+
+const SOURCES: [&str; 5] = [
+    "192.0.2.0/24",
+    "192.0.2.128/25",
+    "198.51.100.0/24",
+    "2001:db8::/32",
+    "2001:db8:1::/48",
+];
 
 /// Any state over few names, so that two states in a row have much in common and frontends move.
 fn any_desired() -> impl Strategy<Value = Desired> {
@@ -65,9 +75,11 @@ fn any_ports(
     ];
     let endpoints = prop::collection::vec(prop::option::weighted(0.6, facts), backends.len());
     let affinity = prop_oneof![3 => Just(0_u32), 1 => Just(10_800)];
-    let ports = prop::collection::vec((endpoints, affinity), NAMES.len());
+    let ranges = prop::sample::subsequence(&SOURCES[..], 0..=2);
+    let ports = prop::collection::vec((endpoints, affinity, ranges), NAMES.len());
     (owners, ports).prop_map(move |(owners, ports)| {
-        let port = |(idx, (endpoints, affinity)): (usize, (Vec<Option<&'static str>>, u32))| {
+        type Facts = (Vec<Option<&'static str>>, u32, Vec<&'static str>);
+        let port = |(idx, (endpoints, affinity, ranges)): (usize, Facts)| {
             let owned = frontends
                 .iter()
                 .zip(&owners)
@@ -80,6 +92,20 @@ fn any_ports(
             let (mut name, mut port) = port(NAMES[idx], &owned, &endpoints);
             name.family = family_of(cluster_ip(frontends[0]).addr);
             port.affinity_timeout_s = affinity;
+            // Every other address is a load balancer's.
+            let guarded = |frontend: Frontend| Frontend {
+                kind: if frontend.addr.to_string().ends_with('2') {
+                    FrontendKind::LoadBalancer
+                } else {
+                    frontend.kind
+                },
+                ..frontend
+            };
+            port.frontends = port.frontends.into_iter().map(guarded).collect();
+            let ranges = ranges.iter().map(|net| net.parse().expect("literal"));
+            let is_v6 = name.family == Family::V6;
+            let ranges = ranges.filter(|net: &IpNet| net.addr().is_ipv6() == is_v6);
+            port.source_ranges = ranges.collect();
             (name, port)
         };
         ports.into_iter().enumerate().map(port).collect()
@@ -98,7 +124,7 @@ const SMALL: Capacity = Capacity {
     services: 3,
     slots: 9,
     backends: 7,
-    places: 1,
+    places: 3,
 };
 
 proptest! {

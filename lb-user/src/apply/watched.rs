@@ -7,14 +7,17 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::abi::{Service, SlotRange, backend_flags};
+use lb_common::abi::{Service, SlotRange, backend_flags, place::NODE_SPACE};
 use proptest::prelude::*;
 
-use super::{FakeMaps, Faults, FaultyMaps, LbMaps, Outcome, Retry, TableError, reconcile};
+use super::{
+    FakeMaps, Faults, FaultyMaps, LbMaps, Outcome, Retry, TableError, lbmaps::IsLive, reconcile,
+};
 use crate::{
-    desired::{Desired, Endpoint, Place, PortName},
+    desired::{Desired, Endpoint, FrontendKind, Place, PortName},
     plan::{
-        BackendId, BackendRow, Capacity, FrontendKey, Ledger, display_key, family_of, frontend_key,
+        Area, BackendId, BackendRow, Capacity, FrontendKey, Ledger, display_key, family_of,
+        frontend_key,
     },
 };
 
@@ -30,8 +33,8 @@ const LISTS: [u32; 3] = [
     backend_flags::IN_INTERNAL_LOCAL,
 ];
 
-/// Addresses per list.
-pub(super) type Addresses = [Vec<SocketAddr>; 3];
+/// Addresses per list, and who may come in.
+pub(super) type Addresses = ([Vec<SocketAddr>; 3], BTreeSet<IpNet>);
 
 /// Tables under the eyes of readers.
 #[derive(Debug)]
@@ -91,18 +94,21 @@ impl Watched {
 
     /// What a reader gets that holds this copy of an entry; what it must not get is left out.
     fn follow(&self, key: &FrontendKey, service: &Service) -> Addresses {
-        [
+        let lists = [
             service.cluster,
             service.external_local,
             service.internal_local,
-        ]
-        .map(|range| {
+        ];
+        let lists = lists.map(|range| {
             let slots = (range.base..).take(range.count as usize);
             slots
                 .filter_map(|slot| self.accept(key, service, slot))
                 .map(|row| address(&row))
                 .collect()
-        })
+        });
+        let places = self.maps.places().expect("reads do not fail").into_keys();
+        let guard = places.filter(|area| service.guard != 0 && area.space == service.guard);
+        (lists, guard.map(|area| area.net).collect())
     }
 
     fn accept(&self, key: &FrontendKey, service: &Service, slot: u32) -> Option<BackendRow> {
@@ -198,16 +204,24 @@ impl LbMaps for Watched {
         self.maps.backends()
     }
 
-    fn put_place(&mut self, net: IpNet, place: Place) -> Result<(), TableError> {
-        self.maps.put_place(net, place)
+    fn put_place(&mut self, area: Area, place: Place) -> Result<(), TableError> {
+        let result = self.maps.put_place(area, place);
+        self.look();
+        result
     }
 
-    fn delete_place(&mut self, net: IpNet) -> Result<(), TableError> {
-        self.maps.delete_place(net)
+    fn delete_place(&mut self, area: Area) -> Result<(), TableError> {
+        let result = self.maps.delete_place(area);
+        self.look();
+        result
     }
 
-    fn places(&self) -> Result<BTreeMap<IpNet, Place>, TableError> {
+    fn places(&self) -> Result<BTreeMap<Area, Place>, TableError> {
         self.maps.places()
+    }
+
+    fn sweep_affinity(&mut self, is_live: IsLive<'_>) -> Result<usize, TableError> {
+        self.maps.sweep_affinity(is_live)
     }
 
     fn grace(&mut self) -> Result<(), TableError> {
@@ -223,7 +237,7 @@ pub(super) struct Content {
     /// Service port, lists, affinity.
     pub(super) frontends: BTreeMap<FrontendKey, (Option<PortName>, Addresses, u32)>,
     backends: BTreeSet<(Option<PortName>, SocketAddr, u32)>,
-    places: BTreeMap<IpNet, Place>,
+    places: BTreeMap<Area, Place>,
 }
 
 /// What the tables say.
@@ -241,14 +255,23 @@ pub(super) fn content(watched: &Watched, ledger: &Ledger) -> Content {
         backends: rows
             .map(|row| (name(row.service), address(row), row.flags))
             .collect(),
-        places: watched.places().expect("reads do not fail"),
+        places: watched
+            .places()
+            .expect("reads do not fail")
+            .into_iter()
+            .filter(|(area, _)| area.space == NODE_SPACE)
+            .collect(),
     }
 }
 
 /// What the tables should say, without a plan.
 pub(super) fn expected(desired: &Desired) -> Content {
     let mut content = Content {
-        places: desired.places.clone(),
+        places: desired
+            .places
+            .iter()
+            .map(|(net, place)| (Area::of_node(*net), *place))
+            .collect(),
         ..Content::default()
     };
     for (name, port) in desired
@@ -264,7 +287,12 @@ pub(super) fn expected(desired: &Desired) -> Content {
             backends.map(|(endpoint, _)| *endpoint).collect()
         };
         for frontend in &port.frontends {
-            let value = (Some(name.clone()), LISTS.map(list), port.affinity_timeout_s);
+            let guard = match frontend.kind {
+                FrontendKind::LoadBalancer => port.source_ranges.clone(),
+                _ => BTreeSet::new(),
+            };
+            let to = (LISTS.map(list), guard);
+            let value = (Some(name.clone()), to, port.affinity_timeout_s);
             content
                 .frontends
                 .insert(frontend_key(frontend, name.protocol), value);

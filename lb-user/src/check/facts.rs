@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{legacy, nftables, policy, programs};
+use super::{legacy, nftables, node_ports, policy, programs};
 use crate::{
     causes::with_causes,
     loader::{
@@ -55,6 +55,8 @@ pub struct Facts {
     pub devices: Vec<Forwarding>,
     /// What works on forwarded packets.
     pub policy: policy::Found,
+    /// Node ports, and the sockets that have their numbers.
+    pub node_ports: node_ports::Found,
     /// Reverse path filters of `all` and the uplinks.
     pub rp_filters: Vec<RpFilter>,
 }
@@ -101,7 +103,7 @@ pub struct Named {
 
 impl Facts {
     /// Looks.
-    pub async fn gather(bpffs: &Path, named: Named) -> Self {
+    pub async fn gather(bpffs: &Path, named: Named, agent: &node_ports::Agent) -> Self {
         let survey = survey().await;
         let (devices, programs, all) = match &survey {
             Ok(survey) => on_devices(survey, &named),
@@ -135,6 +137,7 @@ impl Facts {
                 devices: all,
                 programs,
             },
+            node_ports: node_ports::look(agent),
             rp_filters,
         }
     }

@@ -6,8 +6,10 @@ pub mod facts;
 pub mod legacy;
 pub mod netfilter;
 pub mod nftables;
+pub mod node_ports;
 pub mod policy;
 mod programs;
+pub mod sockets;
 
 use std::fmt;
 
@@ -26,6 +28,8 @@ const TCX_KERNEL: Version = Version(6, 6);
 pub enum Level {
     /// As it should be.
     Ok,
+    /// As it should be, and worth knowing.
+    Note,
     /// It works, with the limits that the finding names.
     Warn,
     /// It does not work.
@@ -50,6 +54,7 @@ impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let level = match self.level {
             Level::Ok => "ok",
+            Level::Note => "note",
             Level::Warn => "warn",
             Level::Fail => "fail",
         };
@@ -78,6 +83,7 @@ pub fn items(facts: &Facts) -> Vec<Item> {
     items.extend(device_forwarding(&facts.devices));
     items.extend(rp_filter(&facts.rp_filters));
     items.extend(policy::items(&facts.policy));
+    items.extend(node_ports::items(&facts.node_ports));
     items
 }
 
@@ -92,6 +98,13 @@ fn ok(item: &'static str, finding: impl Into<String>) -> Item {
         item,
         finding: finding.into(),
         remedy: None,
+    }
+}
+
+fn note(item: &'static str, finding: impl Into<String>, remedy: impl Into<String>) -> Item {
+    Item {
+        level: Level::Note,
+        ..warn(item, finding, remedy)
     }
 }
 

@@ -21,6 +21,7 @@ fn good() -> Facts {
             devices: Vec::new(),
             programs: Vec::new(),
         },
+        node_ports: node_ports::Found::default(),
         rp_filters: vec![filter("all", 0), filter("eth0", 2)],
     }
 }

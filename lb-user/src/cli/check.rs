@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use ipnet::IpNet;
+use serde_json::Value;
 
 use super::{
     Place,
@@ -14,8 +15,10 @@ use crate::{
     check::{
         self,
         facts::{Facts, Named},
+        node_ports::Agent,
     },
     config,
+    control::{Request, client::ask},
 };
 
 /// Flags of `check`.
@@ -40,6 +43,18 @@ pub(super) struct CheckArgs {
     output: Format,
 }
 
+/// The agent whose tables say which numbers are node ports. None need run.
+fn agent(place: &Place) -> Agent {
+    let run_dir = place.run_dir();
+    let status: Option<Value> = ask(&run_dir, Request::Status).ok();
+    let pid = status.as_ref().and_then(|it| it.get("pid")?.as_u64());
+    Agent {
+        pins: place.pins(),
+        pid: pid.and_then(|pid| u32::try_from(pid).ok()),
+        names: ask(&run_dir, Request::Names).unwrap_or_default(),
+    }
+}
+
 pub(super) fn check(args: &CheckArgs, place: &Place) -> anyhow::Result<ExitCode> {
     let named = Named {
         uplinks: config::patterns("uplink", &args.uplink)?,
@@ -50,7 +65,7 @@ pub(super) fn check(args: &CheckArgs, place: &Place) -> anyhow::Result<ExitCode>
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let facts = runtime.block_on(Facts::gather(&place.bpffs, named));
+    let facts = runtime.block_on(Facts::gather(&place.bpffs, named, &agent(place)));
     let items = check::items(&facts);
     let text = match args.output.structured(&items)? {
         Some(text) => text,

@@ -13,7 +13,11 @@ use ipnet::IpNet;
 
 pub use self::report::{Counts, FileText, Judgement, Report, Unread, Verdict, judge};
 use super::output::{self, Format};
-use crate::source::{dir, stdin};
+use crate::{
+    compile::NodeFacts,
+    config::PoolFlags,
+    source::{dir, stdin},
+};
 
 /// Flags of `check-manifests`.
 #[derive(Args, Debug)]
@@ -31,6 +35,9 @@ pub(super) struct CheckManifestsArgs {
     )]
     service_cidr: Vec<IpNet>,
 
+    #[command(flatten)]
+    pools: PoolFlags,
+
     /// The form of the result
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -41,8 +48,12 @@ pub(super) fn check_manifests(args: &CheckManifestsArgs) -> anyhow::Result<ExitC
     for path in &args.manifests {
         collect(path, &mut files, &mut unread);
     }
-    let cidrs = args.service_cidr.iter().map(IpNet::trunc).collect();
-    let mut report = judge(files, cidrs);
+    let mut facts = NodeFacts {
+        service_cidrs: args.service_cidr.iter().map(IpNet::trunc).collect(),
+        ..NodeFacts::default()
+    };
+    args.pools.tell(&mut facts);
+    let mut report = judge(files, &facts);
     report.unread = unread;
     let text = match args.output.structured(&report)? {
         Some(text) => text,

@@ -19,6 +19,7 @@ mod resource;
 mod run;
 mod status;
 mod tabs;
+mod trace;
 mod yaml;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -81,13 +82,19 @@ enum Verb {
     Describe(describe::DescribeArgs),
     /// Show the running agent's devices, findings and troubles
     Status(status::StatusArgs),
+    /// Say what would become of one packet, and why: which service, policy, endpoints, and what it is rewritten to
+    ///
+    /// Answers from the running agent's tables, or with --manifests for a node that the flags describe. Nothing is sent,
+    /// and no table is changed. The verdict is forward, reject, drop, local (for this node, not for a service) or
+    /// pass (neither ours nor this node's).
+    Trace(Box<trace::TraceArgs>),
     /// List the tables in the kernel, or show what one contains; needs no running agent
     Maps(maps::MapsArgs),
     /// Show how many packets went which way, and why; needs no running agent
     Counters(counters::CountersArgs),
     /// Find out whether this machine can run fulcrum, and what to do about it
     ///
-    /// Prints one line per fact: ok, warn or fail, what was found, and the remedy. Exit code 1 if anything failed.
+    /// Prints one line per fact: ok, note, warn or fail, what was found, and the remedy. Exit code 1 if anything failed.
     Check(check::CheckArgs),
     /// Say of every object in manifests what would become of it; needs no root and no running agent
     ///
@@ -113,6 +120,7 @@ pub fn main() -> ExitCode {
         Verb::Get(args) => get::get(&args, &place),
         Verb::Describe(args) => describe::describe(&args, &place),
         Verb::Status(args) => status::status(&args, &place),
+        Verb::Trace(args) => trace::trace(&args, &place),
         Verb::Maps(args) => maps::maps(&args, &place),
         Verb::Counters(args) => counters::counters(&args, &place),
         Verb::Check(args) => check::check(&args, &place),

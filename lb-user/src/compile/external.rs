@@ -8,23 +8,27 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
 use lb_common::net::addr::Family;
 
-use super::{NodeFacts, frontend};
+use super::{NodeFacts, NodePortAddresses, frontend};
 use crate::{
     alloc::Addresses,
     desired::{Frontend, FrontendKind, Protocol},
     model::{
         finding::{Finding, Severity},
         object::{Kind, Located, ObjectName, ObjectRef, family_of},
-        service::{IpMode, Service, ServicePort, ServiceType, TrafficPolicy},
+        service::{IpMode, Service, ServicePort, ServiceType},
     },
     store::Snapshot,
 };
 
-/// Which service has which address and port.
+/// Which port of which service has which address and port.
 #[derive(Debug, Default)]
-pub(super) struct Taken<'a>(BTreeMap<(IpAddr, u16, Protocol), &'a ObjectName>);
+pub(super) struct Taken<'a>(BTreeMap<(IpAddr, u16, Protocol), Owner<'a>>);
+
+/// A service and the name of one of its ports.
+type Owner<'a> = (&'a ObjectName, &'a str);
 
 impl<'a> Taken<'a> {
     /// All `ClusterIP`s.
@@ -38,109 +42,182 @@ impl<'a> Taken<'a> {
             };
             for ip in &addresses.ips {
                 let ports = service.spec.ports.iter();
-                taken.extend(ports.map(|port| ((*ip, port.port, port.protocol), name)));
+                taken.extend(ports.map(|port| {
+                    let owner = (name, port.name.as_str());
+                    ((*ip, port.port, port.protocol), owner)
+                }));
             }
         }
         Self(taken)
     }
 
-    /// The addresses for clients outside that a port gets; what another service has is a finding.
-    pub(super) fn external(
+    /// The addresses for clients outside of one service.
+    pub(super) fn outside<'t>(
+        &'t mut self,
+        (name, service): (&'a ObjectName, &'a Located<Service>),
+        addresses: &'t Addresses,
+        facts: &'t NodeFacts,
+    ) -> Outside<'t, 'a> {
+        Outside {
+            taken: self,
+            name,
+            service,
+            addresses,
+            facts,
+        }
+    }
+}
+
+/// One service, and what its addresses for clients outside follow from.
+pub(super) struct Outside<'t, 'a> {
+    taken: &'t mut Taken<'a>,
+    name: &'a ObjectName,
+    service: &'a Located<Service>,
+    addresses: &'t Addresses,
+    facts: &'t NodeFacts,
+}
+
+/// An address and port, what it is, and the field that asks for it.
+type Asked = (IpAddr, u16, FrontendKind, &'static str);
+
+impl<'a> Outside<'_, 'a> {
+    /// The addresses that a port gets in a family; what another one has is a finding.
+    pub(super) fn frontends(
         &mut self,
-        (name, service): (&'a ObjectName, &Located<Service>),
-        port: &ServicePort,
+        port: &'a ServicePort,
         family: Family,
-        facts: &NodeFacts,
         findings: &mut Vec<Finding>,
     ) -> BTreeSet<Frontend> {
-        let mut frontends = BTreeSet::new();
-        for (addr, number, kind, field) in asked_for(&service.object, port, family, facts) {
-            let holder = *self.0.entry((addr, number, port.protocol)).or_insert(name);
-            if holder == name {
-                frontends.insert(Frontend {
-                    addr,
-                    port: number,
-                    kind,
-                });
+        let mut kinds = BTreeMap::new();
+        for (addr, number, kind, field) in self.asked_for(port, family) {
+            if self.addresses.ips.contains(&addr) && number == port.port {
+                // The service's own ClusterIP stays one, whatever else it is called.
                 continue;
             }
-            let reference = ObjectRef {
-                kind: Kind::Service,
-                name: name.clone(),
-            };
-            let message = format!(
-                "{addr} port {number}/{} belongs to Service {holder} already; it is not served here",
-                port.protocol
-            );
-            findings.push(Finding::about(
-                Severity::Error,
-                (&reference, service),
-                field,
-                message,
-            ));
+            let owner = (self.name, port.name.as_str());
+            let key = (addr, number, port.protocol);
+            let holder = *self.taken.0.entry(key).or_insert(owner);
+            if holder == owner {
+                // The first kind wins: source ranges guard a load balancer's address by any other name.
+                kinds.entry((addr, number)).or_insert(kind);
+            } else {
+                findings.push(self.clash(key, holder, field));
+            }
         }
+        let frontends = kinds.into_iter();
         frontends
+            .map(|((addr, port), kind)| Frontend { addr, port, kind })
+            .collect()
     }
-}
 
-/// Why a service's addresses for clients outside are not served, and the field that says so.
-///
-/// To serve them otherwise than asked for would let in, or lead elsewhere, what the service keeps out.
-pub(super) fn obstacle(service: &Service) -> Option<(&'static str, &'static str)> {
-    if service.spec.external_traffic_policy == TrafficPolicy::Local {
-        return Some((
-            "spec.externalTrafficPolicy",
-            "the policy Local is not applied yet; only the ClusterIP is served",
-        ));
+    fn clash(
+        &self,
+        (addr, number, protocol): (IpAddr, u16, Protocol),
+        (holder, port): Owner<'_>,
+        field: &str,
+    ) -> Finding {
+        let owner = if holder == self.name {
+            format!("port `{port}` of this service")
+        } else {
+            format!("Service {holder}")
+        };
+        let message = format!(
+            "{addr} port {number}/{protocol} belongs to {owner} already; it is not served here"
+        );
+        let reference = ObjectRef {
+            kind: Kind::Service,
+            name: self.name.clone(),
+        };
+        let about = (&reference, self.service);
+        Finding::about(Severity::Error, about, field, message)
     }
-    None
-}
 
-/// The same for the addresses of a load balancer alone.
-pub(super) fn balancer_obstacle(service: &Service) -> Option<(&'static str, &'static str)> {
-    (!service.spec.load_balancer_source_ranges.is_empty()).then_some((
-        "spec.loadBalancerSourceRanges",
-        "source ranges are not applied yet; the addresses of the load balancer are not served",
-    ))
-}
-
-/// Addresses and port numbers of a family, and the field that asks for each.
-fn asked_for(
-    service: &Service,
-    port: &ServicePort,
-    family: Family,
-    facts: &NodeFacts,
-) -> Vec<(IpAddr, u16, FrontendKind, &'static str)> {
-    let spec = &service.spec;
-    if obstacle(service).is_some() {
-        return Vec::new();
-    }
-    let has_node_ports = matches!(
-        spec.service_type,
-        ServiceType::NodePort | ServiceType::LoadBalancer
-    );
-    let node_port = port.node_port.filter(|_| has_node_ports);
-    let nodes = facts.addresses.iter();
-    let nodes = nodes.filter_map(|addr| {
-        let kind = FrontendKind::NodePort;
-        node_port.map(|number| (*addr, number, kind, "spec.ports[].nodePort"))
-    });
-    let external = spec.external_ips.iter();
-    let kind = FrontendKind::ExternalIp;
-    let external = external.map(|addr| (*addr, port.port, kind, "spec.externalIPs"));
-    let is_balanced =
-        spec.service_type == ServiceType::LoadBalancer && balancer_obstacle(service).is_none();
-    let ingress = service.ingress.iter().filter(|_| is_balanced);
-    let ingress = ingress
-        .filter(|ingress| ingress.ip_mode != Some(IpMode::Proxy))
-        .filter_map(|ingress| ingress.ip)
-        .map(|addr| {
+    /// What a port asks for in a family.
+    fn asked_for(&self, port: &ServicePort, family: Family) -> Vec<Asked> {
+        let service = &self.service.object;
+        let balanced = balancer_addresses(service).map(|addr| {
             let kind = FrontendKind::LoadBalancer;
             (addr, port.port, kind, "status.loadBalancer.ingress")
         });
-    nodes
-        .chain(external)
-        .chain(ingress)
-        .filter(|(addr, ..)| family_of(*addr) == family)
-        .collect()
+        let external = service.spec.external_ips.iter().map(|addr| {
+            let kind = FrontendKind::ExternalIp;
+            (*addr, port.port, kind, "spec.externalIPs")
+        });
+        let node_port = self.addresses.node_ports.get(&port.name);
+        let nodes = node_addresses(self.facts).filter_map(|addr| {
+            let kind = FrontendKind::NodePort;
+            Some((addr, *node_port?, kind, "spec.ports[].nodePort"))
+        });
+        balanced
+            .chain(external)
+            .chain(nodes)
+            .filter(|(addr, ..)| family_of(*addr) == family)
+            .collect()
+    }
+}
+
+/// Addresses of load balancers that nodes answer on. One behind a proxy leads to nodes by their own addresses.
+fn balancer_addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
+    let is_balanced = service.spec.service_type == ServiceType::LoadBalancer;
+    let ingress = service.ingress.iter().filter(move |_| is_balanced);
+    ingress
+        .filter(|ingress| ingress.ip_mode != Some(IpMode::Proxy))
+        .filter_map(|ingress| ingress.ip)
+}
+
+/// The node's addresses that answer on node ports. That of the IPv6 loopback never does, as with kube-proxy.
+fn node_addresses(facts: &NodeFacts) -> impl Iterator<Item = IpAddr> {
+    let is_usable = |addr: &IpAddr| match addr {
+        IpAddr::V4(addr) => !addr.is_unspecified() && !addr.is_multicast(),
+        IpAddr::V6(addr) => {
+            !(addr.is_loopback()
+                || addr.is_unspecified()
+                || addr.is_multicast()
+                || addr.is_unicast_link_local())
+        }
+    };
+    let is_chosen = |addr: &IpAddr| match &facts.node_port_addresses {
+        NodePortAddresses::All => true,
+        NodePortAddresses::Primary => facts.primary.contains(addr),
+        NodePortAddresses::Inside(prefixes) => is_inside(prefixes, *addr),
+    };
+    let own = facts.addresses.iter().copied();
+    own.filter(is_usable).filter(is_chosen)
+}
+
+/// A family without any prefix is not limited, as with kube-proxy.
+fn is_inside(prefixes: &[IpNet], addr: IpAddr) -> bool {
+    let family = family_of(addr);
+    let mut of_family = prefixes
+        .iter()
+        .filter(|prefix| family_of(prefix.addr()) == family)
+        .peekable();
+    of_family.peek().is_none() || of_family.any(|prefix| prefix.contains(&addr))
+}
+
+/// Who may dial the addresses of load balancers of a family; empty: everybody.
+///
+/// Where the node itself may, so may these addresses: a request of the node to an address that is also on one of
+/// its devices has that address as its source.
+pub(super) fn source_ranges(
+    service: &Service,
+    family: Family,
+    facts: &NodeFacts,
+) -> BTreeSet<IpNet> {
+    let ranges = service.spec.load_balancer_source_ranges.iter();
+    let mut ranges: BTreeSet<IpNet> = ranges
+        .map(IpNet::trunc)
+        .filter(|range| family_of(range.addr()) == family)
+        .collect();
+    let mut balanced = balancer_addresses(service)
+        .filter(|addr| family_of(*addr) == family)
+        .peekable();
+    if balanced.peek().is_none() || ranges.iter().any(|range| range.prefix_len() == 0) {
+        return BTreeSet::new();
+    }
+    let holds_node = |range: &IpNet| facts.primary.iter().any(|addr| range.contains(addr));
+    if ranges.iter().any(holds_node) {
+        ranges.extend(balanced.map(IpNet::from));
+    }
+    ranges
 }

@@ -1,10 +1,12 @@
 //! Which addresses a service occupies, and whether it has a place in the datapath at all.
 
+use std::net::IpAddr;
+
 use lb_common::net::addr::Family;
 
 use crate::{
     alloc::Addresses,
-    desired::{DesiredPort, Frontend, FrontendKind, PortName, Protocol},
+    desired::{DesiredPort, Frontend, FrontendKind, PortName},
     model::{
         object::family_of,
         service::{LABEL_HEADLESS, LABEL_PROXY_NAME, Service, ServicePort},
@@ -20,33 +22,32 @@ pub(super) fn is_served(service: &Service) -> bool {
         && !labels.contains_key(LABEL_PROXY_NAME)
 }
 
-/// Every port of a service in every family that it has an address of, without endpoints.
+/// Every port of a service in every family that it has, without endpoints. The first one of each
+/// family also has what is dialled at its address and belongs to no port.
 pub(super) fn ports<'a>(
     service: &'a Service,
     addresses: &'a Addresses,
 ) -> impl Iterator<Item = (&'a ServicePort, PortName, DesiredPort)> {
-    let ports = service
-        .spec
-        .ports
-        .iter()
-        .filter(|port| port.protocol != Protocol::Sctp);
-    ports.flat_map(move |port| {
-        addresses.ips.iter().map(move |addr| {
-            let name = port_name(service, port, family_of(*addr));
-            let kind = FrontendKind::ClusterIp;
+    let ports = service.spec.ports.iter().enumerate();
+    ports.flat_map(move |(index, port)| {
+        addresses.families.iter().map(move |family| {
+            let name = port_name(service, port, *family);
+            let addr = addresses.ips.iter().find(|ip| family_of(**ip) == *family);
+            let own = addr.map(|addr| frontend(*addr, port.port, FrontendKind::ClusterIp));
+            let first = addr.filter(|_| index == 0);
+            let rest = first.map(|addr| frontend(*addr, 0, FrontendKind::AnyPort));
             let entry = DesiredPort {
-                frontends: [Frontend {
-                    addr: *addr,
-                    port: port.port,
-                    kind,
-                }]
-                .into(),
+                frontends: own.into_iter().chain(rest).collect(),
                 affinity_timeout_s: service.spec.affinity_timeout_s.unwrap_or(0),
                 ..DesiredPort::default()
             };
             (port, name, entry)
         })
     })
+}
+
+fn frontend(addr: IpAddr, port: u16, kind: FrontendKind) -> Frontend {
+    Frontend { addr, port, kind }
 }
 
 fn port_name(service: &Service, port: &ServicePort, family: Family) -> PortName {

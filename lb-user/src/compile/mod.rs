@@ -17,26 +17,25 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    alloc::{self, Addresses, Allocations},
-    desired::{Desired, Place, Protocol},
-    model::{
-        finding::{Finding, Severity},
-        object::{Kind, Located, ObjectName, ObjectRef},
-        service::{Service, ServiceType, TrafficPolicy},
-    },
+    alloc::{self, Addresses, Allocations, Pools, PortRange},
+    desired::Desired,
+    model::{finding::Finding, object::ObjectName},
     store::Snapshot,
 };
 
 mod endpoint;
+pub mod explain;
 mod external;
 mod frontend;
 mod generated;
+pub mod health;
 mod mirror;
+mod places;
 mod select;
 mod slices;
 pub mod view;
 
-use self::{external::Taken, slices::Sources};
+use self::{endpoint::Here, external::Taken, health::HealthCheck, slices::Sources};
 
 /// What is known about the node without any manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,10 +50,18 @@ pub struct NodeFacts {
     pub addresses: BTreeSet<IpAddr>,
     /// The address by which the cluster knows the node, one per family.
     pub primary: BTreeSet<IpAddr>,
+    /// Whether services have only what their manifests give: nothing is allocated.
+    pub gives_nothing: bool,
+    /// Whether nothing but prefixes tells pods from other clients, as kube-proxy has it.
+    pub prefixes_tell_pods: bool,
     /// The node's zone, where a flag gives it; else its Node object may.
     pub zone: Option<String>,
     /// Which of the node's addresses answer on node ports.
     pub node_port_addresses: NodePortAddresses,
+    /// Numbers that node ports are allocated from.
+    pub node_port_range: PortRange,
+    /// Whether explicit values outside of the ranges are errors instead of warnings.
+    pub is_strict: bool,
 }
 
 /// Which of a node's addresses answer on node ports.
@@ -76,6 +83,8 @@ pub struct Compiled {
     pub desired: Desired,
     /// What each service has; a service that is refused is missing.
     pub addresses: BTreeMap<ObjectName, Addresses>,
+    /// What load balancers outside are told on the services' health check ports.
+    pub health_checks: BTreeMap<ObjectName, HealthCheck>,
     /// What is not served as written, sorted by place.
     pub findings: Vec<Finding>,
     /// To be kept, and given in the next time.
@@ -84,35 +93,45 @@ pub struct Compiled {
 
 /// Compiles a snapshot for a node.
 pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -> Compiled {
-    let allocated = alloc::allocate(&snapshot.services, &facts.service_cidrs, previous);
+    let pools = Pools {
+        cidrs: &facts.service_cidrs,
+        node_ports: facts.node_port_range,
+        is_strict: facts.is_strict,
+        gives_nothing: facts.gives_nothing,
+    };
+    let allocated = alloc::allocate(&snapshot.services, pools, previous);
     let mut findings = allocated.findings;
     let mut sources = Sources::new(snapshot, &mut findings);
+    let here = Here::new(snapshot, facts);
     let mut taken = Taken::new(snapshot, &allocated.addresses);
     let mut compiled = Compiled {
         allocations: allocated.allocations,
         ..Compiled::default()
     };
-    compiled.desired.places = places(snapshot, facts);
+    compiled.desired.places = places::places(snapshot, facts, &allocated.addresses);
     for (name, service) in &snapshot.services {
         let Some(addresses) = allocated.addresses.get(name) else {
             continue;
         };
         let slices = sources.slices(service, &addresses.families, &mut findings);
-        limits(name, service, &mut findings);
-        if frontend::is_served(&service.object) {
-            for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
-                let endpoints = endpoint::merge(&slices, port, id.family);
-                entry.backends = endpoint::serving(&endpoints, &service.object, &facts.name);
-                let place = (name, &**service);
-                entry.frontends.extend(taken.external(
-                    place,
-                    port,
-                    id.family,
-                    facts,
-                    &mut findings,
-                ));
-                compiled.desired.ports.insert(id, entry);
-            }
+        if !frontend::is_served(&service.object) {
+            continue;
+        }
+        let check = health::check(&service.object, addresses, &slices, &facts.name);
+        compiled
+            .health_checks
+            .extend(check.map(|it| (name.clone(), it)));
+        let mut outside = taken.outside((name, service), addresses, facts);
+        for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
+            let endpoints = endpoint::merge(&slices, port, id.family);
+            entry.backends = endpoint::serving(&endpoints, &service.object, here);
+            entry.external_local = endpoint::external_local(&service.object);
+            entry.internal_local = endpoint::internal_local(&service.object);
+            entry
+                .frontends
+                .extend(outside.frontends(port, id.family, &mut findings));
+            entry.source_ranges = external::source_ranges(&service.object, id.family, facts);
+            compiled.desired.ports.insert(id, entry);
         }
     }
     compiled.addresses = allocated.addresses;
@@ -120,76 +139,6 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
     findings.dedup();
     compiled.findings = findings;
     compiled
-}
-
-/// What a manifest asks for and the datapath does not do yet.
-fn limits(name: &ObjectName, service: &Located<Service>, findings: &mut Vec<Finding>) {
-    let reference = ObjectRef {
-        kind: Kind::Service,
-        name: name.clone(),
-    };
-    let mut push = |severity, field: &str, message: String| {
-        findings.push(Finding::about(
-            severity,
-            (&reference, service),
-            field,
-            message,
-        ));
-    };
-    if !frontend::is_served(&service.object) {
-        return;
-    }
-    let spec = &service.object.spec;
-    for (index, port) in spec.ports.iter().enumerate() {
-        if port.protocol == Protocol::Sctp {
-            let field = format!("spec.ports[{index}].protocol");
-            let message = format!(
-                "port {} is not served: SCTP is not supported yet",
-                port.port
-            );
-            push(Severity::Error, &field, message);
-        }
-    }
-    let has_node_ports = spec.service_type == ServiceType::NodePort
-        || spec.service_type == ServiceType::LoadBalancer && spec.allocate_node_ports == Some(true);
-    if has_node_ports && spec.ports.iter().any(|port| port.node_port.is_none()) {
-        let message = "node ports are not allocated yet; a port without `nodePort` has none";
-        push(Severity::Notice, "spec.ports", message.into());
-    }
-    let is_external = spec.service_type != ServiceType::ClusterIp || !spec.external_ips.is_empty();
-    let obstacles = [
-        external::obstacle(&service.object).filter(|_| is_external),
-        external::balancer_obstacle(&service.object),
-    ];
-    for (field, message) in obstacles.into_iter().flatten() {
-        push(Severity::Warning, field, message.into());
-    }
-    if spec.affinity_timeout_s.is_some() {
-        let message =
-            "session affinity is not applied yet; each connection has a backend of its own";
-        push(Severity::Warning, "spec.sessionAffinity", message.into());
-    }
-    if spec.internal_traffic_policy == TrafficPolicy::Local {
-        let message = "the policy Local is not applied yet; all endpoints are used";
-        push(
-            Severity::Warning,
-            "spec.internalTrafficPolicy",
-            message.into(),
-        );
-    }
-}
-
-/// What lies where. An address of the node is the node's, also where it is a prefix of pods to the bit.
-fn places(snapshot: &Snapshot, facts: &NodeFacts) -> BTreeMap<IpNet, Place> {
-    let nodes = snapshot
-        .nodes
-        .values()
-        .flat_map(|node| &node.object.pod_cidrs);
-    let pods = facts.pod_cidrs.iter().chain(nodes);
-    let pods = pods.map(|net| (net.trunc(), Place::Pods));
-    let own = facts.addresses.iter();
-    let own = own.map(|addr| (IpNet::from(*addr), Place::Node));
-    pods.chain(own).collect()
 }
 
 #[cfg(test)]

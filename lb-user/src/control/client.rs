@@ -105,6 +105,11 @@ pub fn objects(run_dir: &Path, query: Query) -> Result<Objects, AskError> {
     Conversation::begin(run_dir, Request::Objects(query)).map(Objects)
 }
 
+/// Asks the agent of `run_dir` what its node makes of services; an agent that does not know the question refuses.
+pub fn choices(run_dir: &Path, query: Query) -> Result<Objects, AskError> {
+    Conversation::begin(run_dir, Request::Choices(query)).map(Objects)
+}
+
 impl Objects {
     /// What the agent tells next; waits as long as it takes once everything has been listed.
     pub fn event(&mut self) -> Result<Event, AskError> {

@@ -9,12 +9,18 @@
 //! -> {"version":2,"get":"objects","kind":"Service","namespace":"default"}
 //! <- {"version":2,"object":{"kind":"Service", ...}}
 //! <- {"version":2,"listed":1}
+//! -> {"version":2,"get":"choices","kind":"Service","namespace":"default","names":["web"]}
+//! <- {"version":2,"object":{"metadata":{"namespace":"default","name":"web"},"node":"node-1","ports":[ ...]}}
+//! <- {"version":2,"listed":1}
 //! -> {"version":3,"get":"anything"}
 //! <- {"version":2,"error":"this agent speaks version 2 of the protocol, not 3; ..."}
 //! ```
 //!
 //! Objects come one per line, so that neither side ever holds the text of a large answer. With `"watch":true`
 //! the connection stays: after `listed`, an `object` line tells what is new or changed, a `deleted` line what is gone.
+//!
+//! A question that an agent of the same version does not know yet is answered with an error, and nothing is misread: for
+//! a new question the version stays.
 //!
 //! Only reads: nothing that is asked here changes what the agent does.
 
@@ -30,6 +36,7 @@ use serde_json::Value;
 
 use self::selector::Selector;
 use crate::model::object::{Kind, Labels, ObjectName};
+use crate::trace::Question;
 
 /// Version of the protocol; raised when an old peer would misunderstand a new one.
 pub const VERSION: u32 = 2;
@@ -43,6 +50,10 @@ pub const MAX_REQUEST_BYTES: u64 = 16 << 10;
 pub enum Request {
     /// Objects as Kubernetes writes them.
     Objects(Query),
+    /// Of services: which endpoints each of their addresses uses on this node, and why not the others.
+    Choices(Query),
+    /// What would become of a packet.
+    Trace(Question),
     /// Service ids of the tables -> names.
     Names,
     /// The agent's own state: devices, findings, what it could not do.
@@ -213,6 +224,10 @@ mod tests {
             ..query
         };
         line(Request::Objects(query));
+        assert_eq!(
+            line(Request::Choices(Query::all(Kind::Service))),
+            r#"{"version":2,"get":"choices","kind":"Service"}"#
+        );
         assert_eq!(line(Request::Status), r#"{"version":2,"get":"status"}"#);
     }
 

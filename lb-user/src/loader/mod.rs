@@ -15,6 +15,7 @@ pub mod pattern;
 pub mod pin;
 pub mod route;
 pub mod sysctl;
+pub mod tracer;
 pub mod uplink;
 
 use std::path::{Path, PathBuf};
@@ -27,12 +28,15 @@ use attach::{AttachError, Attachment, Programs};
 use device::{Device, Role};
 use object::{Facts, ObjectError};
 use pin::{PinDirectory, PinError};
+use tracer::{TraceError, Tracer};
 
 /// Programs and maps, ready for devices.
 #[derive(Debug)]
 pub struct Datapath {
     programs: Programs,
     pins: PinDirectory,
+    /// Until somebody takes it.
+    tracer: Option<Tracer>,
 }
 
 /// Why there is no datapath.
@@ -47,6 +51,9 @@ pub enum LoaderError {
     /// A program does not load.
     #[error(transparent)]
     Program(#[from] AttachError),
+    /// Nobody could be told what becomes of packets.
+    #[error(transparent)]
+    Trace(#[from] TraceError),
     /// The object is not the one that this binary was made for.
     #[error("the BPF object has no map {0:?}")]
     NoMap(&'static str),
@@ -72,18 +79,21 @@ impl Datapath {
         mode: Mode,
     ) -> Result<Self, LoaderError> {
         let pins = PinDirectory::create(bpffs, run_dir)?;
-        #[cfg_attr(
-            not(feature = "bpf-log"),
-            expect(unused_mut, reason = "only the log takes a map out")
-        )]
         let mut ebpf = object::load(facts)?;
         #[cfg(feature = "bpf-log")]
         bpf_log::forward(&mut ebpf);
         pin_maps(&ebpf, pins.maps())?;
+        let tracer = Tracer::pinned(&mut ebpf, &pins.tracer(), facts.host.near)?;
         Ok(Self {
             programs: Programs::load(ebpf, mode)?,
             pins,
+            tracer: Some(tracer),
         })
+    }
+
+    /// What tells what would become of a packet; once.
+    pub fn take_tracer(&mut self) -> Option<Tracer> {
+        self.tracer.take()
     }
 
     /// The directory where the maps are pinned.

@@ -8,7 +8,7 @@ use aya::{
 use lb_common::abi::{NextHop, NodeConfig, map};
 
 use super::{pair::HostFacts, uplink::NodeAddresses};
-use crate::apply::Raw;
+use crate::{apply::Raw, config::Masquerade};
 
 /// Compiled from the crate `lb-ebpf`.
 pub static OBJECT: &[u8] = include_bytes_aligned!(env!("FULCRUM_BPF_OBJECT"));
@@ -35,6 +35,8 @@ pub struct Facts {
     pub addresses: NodeAddresses,
     /// The agent's own pair of devices.
     pub host: HostFacts,
+    /// When a client's source address gives way.
+    pub masquerade: Masquerade,
 }
 
 /// Why the object cannot be loaded.
@@ -79,6 +81,7 @@ fn node_config(facts: Facts) -> Result<NodeConfig, getrandom::Error> {
         fib_flags: fib_flags(KernelVersion::current().ok()),
         hairpin4: facts.host.hairpin.v4.into(),
         hairpin6: facts.host.hairpin.v6.into(),
+        masquerade: facts.masquerade.code(),
     })
 }
 
@@ -125,8 +128,10 @@ mod tests {
                 v6: None,
             },
             host: HOST,
+            masquerade: Masquerade::KubeProxy,
         };
         let node = node_config(facts).expect("random numbers");
+        assert_eq!(node.masquerade, 1);
         assert_eq!((node.flow_mask4, node.flow_mask6), (1023, 1023));
         assert_eq!(Ipv4Addr::from(node.addr4), Ipv4Addr::new(192, 0, 2, 1));
         assert_eq!(node.addr6, Addr6::default());
@@ -146,6 +151,7 @@ mod tests {
             flow_table_size: 64,
             addresses: NodeAddresses::default(),
             host: HOST,
+            masquerade: Masquerade::KubeProxy,
         };
         let [a, b] = [(); 2].map(|()| node_config(facts).expect("random numbers").hash_key);
         assert_ne!(a, b);

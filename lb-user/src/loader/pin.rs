@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/maps/<map>
+//! <bpffs>/fulcrum/<run directory>/v<layout version>/trace
 //! ```
 //!
 //! So several agents share one BPF filesystem, and a reader of another layout finds nothing rather
@@ -89,6 +90,11 @@ impl PinDirectory {
             source,
         })?;
         Ok(pins)
+    }
+
+    /// Where the program `trace` is pinned.
+    pub fn tracer(&self) -> PathBuf {
+        self.maps.with_file_name("trace")
     }
 
     /// The directory that holds one file per map.

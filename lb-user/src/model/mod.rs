@@ -8,5 +8,6 @@ pub mod finding;
 pub mod node;
 pub mod object;
 pub mod pod;
+pub mod probe;
 pub mod service;
 pub mod written;

@@ -2,11 +2,11 @@
 //!
 //! Readiness is the condition `Ready`. A pod whose status has no conditions at all is taken as
 //! ready: a manifest that gives an address and nothing else was written by hand, with no kubelet
-//! that would ever add one.
+//! that would ever add one. Where the agent runs readiness probes itself, it lays what they say over both.
 
 use std::net::IpAddr;
 
-use super::object::Meta;
+use super::{object::Meta, probe::Probe};
 use crate::desired::Protocol;
 
 /// One Pod.
@@ -26,9 +26,13 @@ pub struct Pod {
     pub phase: Option<String>,
     /// `status.conditions`.
     pub conditions: Vec<Condition>,
+    /// `status.startTime`, in seconds since 1970.
+    pub started_s: Option<i64>,
     /// `spec.nodeName`.
     pub node_name: Option<String>,
-    /// Condition `Ready`, or no conditions at all.
+    /// `spec.readinessGates`: conditions without which the pod is not ready.
+    pub readiness_gates: Vec<String>,
+    /// Condition `Ready`, or no conditions at all; what the agent's own probes say where it runs them.
     pub ready: bool,
     /// Phase `Succeeded` or `Failed`: it will never answer again.
     pub finished: bool,
@@ -45,6 +49,13 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// Whether a condition is true.
+    pub fn has(&self, condition: &str) -> bool {
+        self.conditions
+            .iter()
+            .any(|it| it.name == condition && it.status == "True")
+    }
+
     /// Number of the container port of this name and protocol.
     pub fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
         self.containers
@@ -86,6 +97,19 @@ pub struct Container {
     pub ready: Option<bool>,
     /// `status.containerStatuses[].restartCount`; 0 where the status has it not.
     pub restarts: u32,
+    /// `readinessProbe`.
+    pub readiness_probe: Option<Probe>,
+    /// What the agent's own probe of it says; none where there is none.
+    pub probed: Option<Probed>,
+}
+
+/// What a readiness probe has found out so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probed {
+    /// Whether the container is ready.
+    pub ready: bool,
+    /// Why the last try failed; none if it did not.
+    pub failure: Option<String>,
 }
 
 /// One container port.

@@ -12,17 +12,17 @@ use std::{
     net::SocketAddr,
 };
 
-use ipnet::IpNet;
 use lb_common::{
     abi::{Service, SlotRange, capacity},
     net::addr::Family,
 };
 
 use super::{
+    guard::Guard,
     ids::IdPool,
     lists::{Lists, first_slot},
     ranges::Ranges,
-    step::{BackendId, BackendRow, FrontendKey, Step},
+    step::{Area, BackendId, BackendRow, FrontendKey, Step},
 };
 use crate::desired::{Place, PortName};
 
@@ -35,7 +35,7 @@ pub struct Capacity {
     pub slots: u32,
     /// Rows of backends per family; row 0 is never used.
     pub backends: u32,
-    /// Prefixes of which is said what lies there, per family.
+    /// Prefixes of all spaces together, per family.
     pub places: u32,
 }
 
@@ -58,7 +58,10 @@ pub struct Ledger {
     pub(super) ports: BTreeMap<u32, Port>,
     pub(super) services: BTreeMap<FrontendKey, Service>,
     pub(super) backends: BTreeMap<BackendId, BackendRow>,
-    pub(super) places: BTreeMap<IpNet, Place>,
+    pub(super) places: BTreeMap<Area, Place>,
+    pub(super) guards: BTreeMap<u32, Guard>,
+    /// The guard that was made last.
+    pub(super) last_guard: u32,
     pub(super) free: Free,
     pub(super) resting: Resting,
     /// Retired backends that nobody reads any more, but whose rows are not empty yet.
@@ -177,6 +180,8 @@ impl Ledger {
             services: BTreeMap::new(),
             backends: BTreeMap::new(),
             places: BTreeMap::new(),
+            guards: BTreeMap::new(),
+            last_guard: 0,
             free: Free {
                 services: IdPool::new(last_service),
                 backends4: IdPool::new(last_backend),
@@ -215,8 +220,8 @@ impl Ledger {
         &self.backends
     }
 
-    /// What lies where.
-    pub fn places(&self) -> &BTreeMap<IpNet, Place> {
+    /// What is known of prefixes.
+    pub fn places(&self) -> &BTreeMap<Area, Place> {
         &self.places
     }
 
@@ -253,6 +258,7 @@ impl Ledger {
             && self.ports.is_empty()
             && self.resting.is_empty()
             && self.rested.is_empty()
+            && self.guards.is_empty()
     }
 
     /// Notes that a step was carried out.
@@ -275,12 +281,10 @@ impl Ledger {
             Step::RetireBackend { id, row } => self.retire_backend(*id, row),
             Step::Grace => self.end_rest(),
             Step::FreeBackend { id, .. } => self.free_backend(*id),
-            Step::PutPlace(net, place) => {
-                self.places.insert(*net, *place);
+            Step::PutPlace(area, place) => {
+                self.places.insert(*area, *place);
             }
-            Step::DeletePlace(net) => {
-                self.places.remove(net);
-            }
+            Step::DeletePlace(area) => self.forget_place(area),
         }
     }
 
@@ -291,6 +295,7 @@ impl Ledger {
         {
             block.users += 1;
         }
+        self.use_guard(service.guard);
         if let Some(old) = self.services.insert(key, service) {
             self.let_go(&key, &old);
         }
@@ -301,6 +306,7 @@ impl Ledger {
 
     /// Notes that an entry is no longer there.
     fn let_go(&mut self, key: &FrontendKey, entry: &Service) {
+        self.leave_guard(entry.guard);
         let Some(port) = self.ports.get_mut(&entry.id) else {
             return;
         };
@@ -353,6 +359,7 @@ impl Ledger {
             self.free.slots.give_back(range);
         }
         self.rested.extend(backends);
+        self.rest_guards();
         for service in services {
             if let Some(port) = self.ports.get_mut(&service) {
                 port.stage = Stage::Rested;

@@ -50,6 +50,7 @@
 
 mod claims;
 mod delta;
+mod guard;
 mod ids;
 mod ledger;
 mod lists;
@@ -63,7 +64,10 @@ mod step;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use lb_common::{abi::map, net::addr::Family};
+use lb_common::{
+    abi::{map, place},
+    net::addr::Family,
+};
 
 pub use self::{
     delta::Delta,
@@ -71,7 +75,7 @@ pub use self::{
     permit::Blocked,
     refusal::{Refusal, RefusalReason, Subject},
     restore::{Damaged, Fault, Found},
-    step::{BackendId, BackendRow, FrontendKey, Step, display_key, family_of, frontend_key},
+    step::{Area, BackendId, BackendRow, FrontendKey, Step, display_key, family_of, frontend_key},
 };
 use self::{
     ledger::Stage,
@@ -104,18 +108,15 @@ pub fn plan(desired: &Desired, ledger: &mut Ledger) -> Plan {
     let mut entries = Entries::new(ledger);
     let removals = removals(ledger, &ports, &refused, &wanted, &mut entries);
     let (changes, mut no_room) = changes(ledger, &ports, &wanted, &mut entries);
-    let places = Delta::between(
-        places(desired),
-        ledger.places.iter().map(|(net, place)| (*net, *place)),
-        PartialEq::eq,
-    );
+    let places = Delta::between(places(desired), node_places(ledger), PartialEq::eq);
 
     let frees = !removals.is_empty()
         || !ledger.resting.is_empty()
         || !ledger.rested.is_empty()
         || !places.delete.is_empty()
+        || ledger.has_resting_guards()
         || changes.iter().any(|change| change.frees(ledger));
-    let put = |(net, place)| Step::PutPlace(net, place);
+    let put = |(net, place)| Step::PutPlace(Area::of_node(net), place);
     let updated = places
         .update
         .iter()
@@ -129,7 +130,7 @@ pub fn plan(desired: &Desired, ledger: &mut Ledger) -> Plan {
         places
             .delete
             .into_iter()
-            .map(|(net, _)| Step::DeletePlace(net)),
+            .map(|(net, _)| Step::DeletePlace(Area::of_node(net))),
     );
     rest(&mut plan.steps, ledger);
     if frees {
@@ -286,7 +287,7 @@ fn room_for<'a>(
         ledger
             .places
             .keys()
-            .filter(|net| family_of(net.addr()) == family)
+            .filter(|area| family_of(area.net.addr()) == family)
             .count()
     };
     let mut room = [Family::V4, Family::V6]
@@ -318,7 +319,7 @@ fn room_for<'a>(
 
 /// The grace period, if anything needs it, and the rows that may be emptied after it.
 fn rest(steps: &mut Vec<Step>, ledger: &Ledger) {
-    let mut rests = !ledger.resting.is_empty();
+    let mut rests = !ledger.resting.is_empty() || ledger.has_resting_guards();
     let gone = ledger.rested.iter().chain(&ledger.resting.backends);
     let generation = |id| ledger.backends.get(id).map_or(0, |row| row.generation);
     let mut gone: BTreeMap<BackendId, u16> = gone.map(|id| (*id, generation(id))).collect();
@@ -332,17 +333,28 @@ fn rest(steps: &mut Vec<Step>, ledger: &Ledger) {
             Step::PutService { key, service } => {
                 let old = ledger.services.get(key);
                 rests |= old.is_some_and(|old| {
-                    old.id != service.id || first_slot(old) != first_slot(service)
+                    old.id != service.id
+                        || first_slot(old) != first_slot(service)
+                        || old.guard != service.guard
                 });
             }
             _ => {}
         }
     }
+    let idle = ledger.idle_guards(steps);
     if rests {
         steps.push(Step::Grace);
     }
+    steps.extend(idle);
     let free = |(id, generation)| Step::FreeBackend { id, generation };
     steps.extend(gone.into_iter().map(free));
+}
+
+/// What lies where.
+fn node_places(ledger: &Ledger) -> impl Iterator<Item = (IpNet, Place)> + '_ {
+    let places = ledger.places.iter();
+    let of_node = places.filter(|(area, _)| area.space == place::NODE_SPACE);
+    of_node.map(|(area, place)| (area.net, *place))
 }
 
 /// What shall lie where, by prefixes without host bits.

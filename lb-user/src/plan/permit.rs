@@ -37,6 +37,9 @@ pub enum Blocked {
     /// The frontend's entry is another service's.
     #[error("the frontend belongs to another service")]
     EntryElsewhere,
+    /// The guard is not there, or not written whole.
+    #[error("its source ranges are not written")]
+    NoSuchGuard,
     /// Readers in flight may still hold it.
     #[error("it has not rested for a grace period")]
     NotRested,
@@ -52,7 +55,10 @@ impl Ledger {
             }
             Step::PutService { service, .. } => Some(service.id),
             Step::FreeBackend { id, .. } => self.backends.get(id).map(|row| row.service),
-            Step::Grace | Step::PutPlace(..) | Step::DeletePlace(_) => None,
+            Step::PutPlace(area, _) | Step::DeletePlace(area) => {
+                self.guards.get(&area.space).map(|guard| guard.service)
+            }
+            Step::Grace => None,
         }
     }
 
@@ -81,7 +87,9 @@ impl Ledger {
                 .contains(id)
                 .then_some(())
                 .ok_or(Blocked::NotRested),
-            Step::Grace | Step::PutPlace(..) | Step::DeletePlace(_) => Ok(()),
+            Step::PutPlace(area, _) => self.permits_put_place(area),
+            Step::DeletePlace(area) => self.permits_delete_place(area),
+            Step::Grace => Ok(()),
         }
     }
 
@@ -109,6 +117,7 @@ impl Ledger {
     /// An entry points to written slots, all of them with backends that are in the list in question.
     fn permits_service(&self, service: &Service) -> Result<(), Blocked> {
         let port = self.ports.get(&service.id).ok_or(Blocked::NoSuchPort)?;
+        self.permits_guard(service)?;
         let Some(base) = first_slot(service) else {
             return Ok(());
         };

@@ -160,6 +160,7 @@ impl<'a> Planned<'a> {
         if change.is_err() {
             ledger.unclaim_blocks(service, |_| false);
             ledger.unclaim_backends(service, |_| false);
+            ledger.unclaim_guards(service, |_| false);
             let port = ledger.ports.get(&service);
             if port.is_some_and(Port::is_unseen) {
                 ledger.unclaim_port(service);
@@ -188,6 +189,17 @@ impl<'a> Planned<'a> {
             lists.push(id.id, flags(*facts));
         }
         ledger.unclaim_blocks(service, |there| *there == lists);
+        let none = BTreeSet::new();
+        let is_guarded = self.keys.values().any(|flags| is_guarded(*flags));
+        let nets = if is_guarded {
+            &self.desired.source_ranges
+        } else {
+            &none
+        };
+        ledger.unclaim_guards(service, |there| there == nets);
+        let stays = self.staying(ledger, service).map(|entry| entry.guard);
+        let stays = stays.collect();
+        let guard = ledger.claim_guard((service, self.name.family), nets, &stays)?;
         let base = self.block(ledger, service, &lists)?;
         let [cluster, external_local, internal_local] = lists.ranges(base);
         Ok(Service {
@@ -198,7 +210,18 @@ impl<'a> Planned<'a> {
             internal_local,
             flags: 0,
             affinity_timeout_s: self.desired.affinity_timeout_s,
+            guard,
         })
+    }
+
+    /// The entries of frontends that were the service port's and still are.
+    fn staying<'l>(
+        &'l self,
+        ledger: &'l Ledger,
+        service: u32,
+    ) -> impl Iterator<Item = &'l Service> {
+        let entries = self.keys().filter_map(|key| ledger.services.get(key));
+        entries.filter(move |entry| entry.id == service)
     }
 
     /// The first slot of a block with these lists: one that is there, or a fresh one.
@@ -214,9 +237,8 @@ impl<'a> Planned<'a> {
         if lists.len() == 0 {
             return Ok(0);
         }
-        let entries = self.keys().filter_map(|key| ledger.services.get(key));
-        let stays: BTreeSet<_> = entries
-            .filter(|entry| entry.id == service)
+        let stays: BTreeSet<_> = self
+            .staying(ledger, service)
             .filter_map(first_slot)
             .collect();
         let there = ledger.ports.get(&service).and_then(|port| {
@@ -283,6 +305,7 @@ impl<'a> Planned<'a> {
             });
         }
         self.backends(ledger, entry.id, port, &mut change);
+        change.prepare.extend(ledger.unwritten(entry.guard));
         if let Some(base) = first_slot(&entry)
             && let Some(block) = port.blocks.get(&base).filter(|block| !block.written)
         {
@@ -301,6 +324,7 @@ impl<'a> Planned<'a> {
         for (key, flags) in &self.keys {
             let entry = Service {
                 flags: *flags,
+                guard: if is_guarded(*flags) { entry.guard } else { 0 },
                 ..entry
             };
             let there = ledger.services.get(key);
@@ -376,6 +400,7 @@ const KEPT_UNTIL_SWITCH: u32 =
 pub(super) fn removal(ledger: &mut Ledger, service: u32) -> Change {
     ledger.unclaim_blocks(service, |_| false);
     ledger.unclaim_backends(service, |_| false);
+    ledger.unclaim_guards(service, |_| false);
     let mut change = Change::default();
     if let Some(port) = ledger.ports.get_mut(&service) {
         port.stage = Stage::Leaving;
@@ -413,6 +438,11 @@ fn row(service: u32, endpoint: SocketAddr, tenancy: Tenancy, flags: u32) -> Back
         generation: tenancy.generation,
         flags,
     }
+}
+
+/// Whether source ranges hold for a frontend with these flags.
+fn is_guarded(flags: u32) -> bool {
+    flags & service_flags::LOAD_BALANCER != 0
 }
 
 /// The flags of the entry of a frontend.

@@ -10,7 +10,6 @@ use std::{
     net::SocketAddr,
 };
 
-use ipnet::IpNet;
 use lb_common::{
     abi::{Service, SlotRange},
     net::addr::Family,
@@ -21,7 +20,7 @@ use super::{
     ids::IdPool,
     ledger::{Block, Capacity, Ledger, Port, Tenancy},
     lists::{Lists, first_slot},
-    step::{BackendId, BackendRow, FrontendKey, display_key, family_of, frontend_key},
+    step::{Area, BackendId, BackendRow, FrontendKey, display_key, family_of, frontend_key},
 };
 use crate::desired::{Desired, Place};
 
@@ -32,8 +31,8 @@ pub struct Found {
     pub services: BTreeMap<FrontendKey, (Service, [Vec<u32>; 3])>,
     /// All rows of backends that were ever in use.
     pub backends: BTreeMap<BackendId, BackendRow>,
-    /// What lies where.
-    pub places: BTreeMap<IpNet, Place>,
+    /// What is known of prefixes.
+    pub places: BTreeMap<Area, Place>,
 }
 
 /// Why tables cannot be taken over.
@@ -79,6 +78,7 @@ impl Ledger {
         for (id, row) in found.backends {
             ledger.restore_backend(id, row);
         }
+        ledger.restore_guards();
         ledger.restore_names(desired);
         ledger.restore_pools();
         Ok(ledger)

@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use lb_common::{
-    abi::{Backend, Service, ServiceKey},
+    abi::{Backend, Service, ServiceKey, place},
     net::addr::Family,
 };
 
@@ -29,6 +29,34 @@ pub struct BackendId {
     pub family: Family,
     /// The id in this table; never 0.
     pub id: u32,
+}
+
+/// A prefix in one space of the table of prefixes ([`place`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Area {
+    /// [`place::NODE_SPACE`], or a guard.
+    pub space: u32,
+    /// The prefix.
+    pub net: IpNet,
+}
+
+impl Area {
+    /// A prefix of which is said what lies there.
+    pub fn of_node(net: IpNet) -> Self {
+        Self {
+            space: place::NODE_SPACE,
+            net,
+        }
+    }
+}
+
+impl fmt::Display for Area {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.space {
+            place::NODE_SPACE => self.net.fmt(f),
+            guard => write!(f, "{} of guard {guard}", self.net),
+        }
+    }
 }
 
 /// What is done to the tables, in the order of a plan.
@@ -80,10 +108,10 @@ pub enum Step {
         /// The generation, which outlives the backend.
         generation: u16,
     },
-    /// Says what lies behind a prefix.
-    PutPlace(IpNet, Place),
-    /// Forgets what lies behind a prefix.
-    DeletePlace(IpNet),
+    /// Says what is to be known of a prefix.
+    PutPlace(Area, Place),
+    /// Forgets it.
+    DeletePlace(Area),
 }
 
 /// The key of a frontend.
@@ -165,8 +193,8 @@ impl fmt::Display for Step {
             }
             Self::Grace => f.write_str("wait for readers in flight"),
             Self::FreeBackend { id, .. } => write!(f, "free {id}"),
-            Self::PutPlace(net, place) => write!(f, "put place {net} {place}"),
-            Self::DeletePlace(net) => write!(f, "delete place {net}"),
+            Self::PutPlace(area, place) => write!(f, "put place {area} {place}"),
+            Self::DeletePlace(area) => write!(f, "delete place {area}"),
         }
     }
 }

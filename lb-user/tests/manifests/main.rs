@@ -9,7 +9,10 @@ mod mutated;
 
 use std::path::PathBuf;
 
-use lb_user::cli::check_manifests::{FileText, Report};
+use lb_user::{
+    cli::check_manifests::{FileText, Report},
+    compile::NodeFacts,
+};
 
 /// A file or directory of the repository's test data.
 fn testdata(path: &str) -> PathBuf {
@@ -20,9 +23,13 @@ fn testdata(path: &str) -> PathBuf {
 fn judge(name: &str, text: impl Into<Vec<u8>>) -> Report {
     let cidrs = ["10.96.0.0/12", "fd00:10:96::/112"];
     let cidrs = cidrs.map(|cidr| cidr.parse().expect("literal"));
+    let facts = NodeFacts {
+        service_cidrs: cidrs.to_vec(),
+        ..NodeFacts::default()
+    };
     let file = FileText {
         name: name.to_owned(),
         bytes: text.into(),
     };
-    lb_user::cli::check_manifests::judge(vec![file], cidrs.to_vec())
+    lb_user::cli::check_manifests::judge(vec![file], &facts)
 }

@@ -1,7 +1,9 @@
 //! Dropped packets that their senders are told of: the whole frame that goes back.
 
 use lb_common::{
-    abi::Reason::{self, Answered, DropTooBig, DropTtl, Fragmented, Open, Resolved},
+    abi::Reason::{
+        self, Answered, DropTooBig, DropTtl, Fragmented, Open, RejectNoBackend, Resolved,
+    },
     fake::{PacketSpec, Transport},
     net::{
         addr::{Addr, Addr4, Addr6},
@@ -68,6 +70,11 @@ fn told<A: Addr>(fixture: &Fixture, protocol: u8) {
             };
             let vip = Vip::Narrow.frontend().0;
             check("larger than the route takes", &big, NARROW, vip, DropTooBig);
+        }
+        if protocol == proto::UDP {
+            let (vip, error) = (Vip::Empty.frontend().0, IcmpError::PortUnreachable);
+            let spec = dialling(Vip::Empty);
+            check("nobody serves", &spec, error, vip, RejectNoBackend);
         }
         // The node's own packets lose no hop here.
         if program == "host" {

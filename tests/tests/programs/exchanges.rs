@@ -15,7 +15,7 @@ use lb_tests::{
     poll,
     progrun::Action,
 };
-use lb_user::{apply::LbMaps, desired::Place};
+use lb_user::{apply::LbMaps, desired::Place, plan::Area};
 
 use crate::fixture::{
     ACK, Case, Fixture, SNAT_PORT, SYN_ACK, Vip, arriving, label, leaving, opening, pod, sent_on,
@@ -181,7 +181,7 @@ fn a_pod_of_another_node_keeps_its_address() {
         fixture
             .datapath
             .tables
-            .put_place(cidr.parse().unwrap(), Place::Pods)
+            .put_place(Area::of_node(cidr.parse().unwrap()), Place::Pods)
             .unwrap();
     }
     keeps_address::<Addr4>(&fixture);

@@ -19,7 +19,7 @@ use lb_tests::{
     progrun::{Action, Arrival, Counts, Datapath, Outcome, ServicePort, backend, frontend},
 };
 
-use lb_user::{apply::LbMaps, desired::Place};
+use lb_user::{apply::LbMaps, desired::Place, plan::Area};
 
 pub(crate) const SYN: Transport = Transport::Tcp(0x02);
 pub(crate) const ACK: Transport = Transport::Tcp(0x10);
@@ -164,7 +164,10 @@ impl Fixture {
         let mut datapath = Datapath::load(facts, size, programs).unwrap();
         for own in [format!("{v4}/32"), format!("{v6}/128")] {
             let own = own.parse().unwrap();
-            datapath.tables.put_place(own, Place::Node).unwrap();
+            datapath
+                .tables
+                .put_place(Area::of_node(own), Place::Node)
+                .unwrap();
         }
         for vip in Vip::ALL {
             for protocol in [proto::TCP, proto::UDP] {

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use lb_common::net::addr::Addr4;
+use lb_common::{abi::service_flags, net::addr::Addr4};
 use lb_tests::netns::require_root;
 use lb_user::{
     apply::{BpfMaps, LbMaps},
@@ -82,7 +82,7 @@ fn bpftool_loads_the_object_and_names_the_fields_of_its_tables() {
         "key": {"addr": {"be32": u32::from_ne_bytes([10, 96, 0, 1])}, "port": 80, "proto": 6, "pad": 0},
         "value": {
             "id": 2, "version": 3, "cluster": {"base": 2, "count": 1}, "external_local": none, "internal_local": none,
-            "flags": 0, "affinity_timeout_s": 0,
+            "flags": service_flags::CLUSTER_IP, "affinity_timeout_s": 0, "guard": 0,
         },
     }]);
     let entries = dump.as_array().map_or(&[][..], Vec::as_slice);

@@ -156,7 +156,13 @@ const EDITED_V4: &Edited = &[
         Edit::Set(7, 1),
     ),
     ("ICMP", Reason::PassProtocol, SYN, Edit::Set(9, 1)),
-    ("SCTP", Reason::PassProtocol, SYN, Edit::Set(9, 132)),
+    ("GRE", Reason::PassProtocol, SYN, Edit::Set(9, 47)),
+    (
+        "SCTP, which nobody serves on this port",
+        Reason::PassNoService,
+        SYN,
+        Edit::Set(9, 132),
+    ),
 ];
 
 const EDITED_V6: &Edited = &[

@@ -161,7 +161,7 @@ fn a_reader_never_sees_another_services_backend_while_slots_are_permuted() {
     println!("{n_calls} connections were opened during {PERMUTATIONS} permutations: {counters:?}");
     assert!(n_calls > 10_000, "the reader had no time: {n_calls} calls");
     // There is a backend at any moment, and two changes within a packet's time are rare.
-    assert_eq!(counters.get(Reason::DropNoBackend), 0, "{counters:?}");
+    assert_eq!(counters.get(Reason::RejectNoBackend), 0, "{counters:?}");
     assert!(
         counters.get(Reason::DropServiceChanged) < n_calls as u64 / 100,
         "{counters:?}"

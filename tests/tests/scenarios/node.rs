@@ -1,9 +1,9 @@
 //! A node without a network: a directory of manifests, and everything from there to the tables.
 //!
-//! Goes the way of the agent (source, store, compile, plan, apply). The node is called `node-1`; `ClusterIP`s are
-//! allocated from 10.96.0.0/16 and `fd00:10:96::/112`.
+//! Goes the way of the agent (source, store, compile, plan, apply). The node is called `node-1` and has the addresses
+//! 192.0.2.1 and `2001:db8::1`; `ClusterIP`s are allocated from 10.96.0.0/16 and `fd00:10:96::/112`.
 
-use std::{collections::BTreeSet, fs, ops::ControlFlow};
+use std::{fs, ops::ControlFlow};
 
 use anyhow::{Context, Result, ensure};
 use lb_user::{
@@ -66,7 +66,7 @@ impl<M: LbMaps> Node<M> {
                 name: "node-1".to_owned(),
                 service_cidrs: vec!["10.96.0.0/16".parse()?, "fd00:10:96::/112".parse()?],
                 pod_cidrs: Vec::new(),
-                addresses: BTreeSet::new(),
+                addresses: ["192.0.2.1".parse()?, "2001:db8::1".parse()?].into(),
                 ..NodeFacts::default()
             },
             allocations: Allocations::default(),
@@ -116,7 +116,7 @@ impl<M: LbMaps> Node<M> {
         findings.sort();
         let findings = findings.iter().map(|finding| format!("{finding}\n"));
         Ok(Observed {
-            tables: self.tables.dump()?,
+            tables: self.without_own_places(&self.tables.dump()?),
             findings: self.with_short_paths(&findings.collect::<String>()),
             services: without_age(&services),
             endpoints: without_age(&endpoints),
@@ -137,6 +137,24 @@ impl<M: LbMaps> Node<M> {
         );
         let steps = planned.steps.iter().map(|step| format!("{step}\n"));
         Ok(steps.collect())
+    }
+
+    /// Without the prefixes of services and the node's own, which are there from the start and stay.
+    fn without_own_places(&self, dump: &str) -> String {
+        let cidrs = self.facts.service_cidrs.iter();
+        let cidrs = cidrs.map(|cidr| format!("PLACE {cidr} services"));
+        let own = self.facts.addresses.iter();
+        let own = own.map(|addr| {
+            format!(
+                "PLACE {addr}/{} node",
+                if addr.is_ipv4() { 32 } else { 128 }
+            )
+        });
+        let constant: Vec<_> = cidrs.chain(own).collect();
+        let changing = dump
+            .lines()
+            .filter(|line| !constant.iter().any(|it| it == line));
+        changing.flat_map(|line| [line, "\n"]).collect()
     }
 
     /// Files by their names in the directory, whose own place differs from run to run.

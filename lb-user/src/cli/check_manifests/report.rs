@@ -5,7 +5,6 @@ use std::{
     fmt,
 };
 
-use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::{
@@ -106,8 +105,8 @@ pub struct Counts {
     pub notices: usize,
 }
 
-/// Judges files, each object alone and all of them together.
-pub fn judge(files: Vec<FileText>, service_cidrs: Vec<IpNet>) -> Report {
+/// Judges files, each object alone and all of them together, for a node of which these facts are known.
+pub fn judge(files: Vec<FileText>, facts: &NodeFacts) -> Report {
     let mut held = Files::default();
     let mut judged = BTreeMap::new();
     for file in files {
@@ -121,11 +120,7 @@ pub fn judge(files: Vec<FileText>, service_cidrs: Vec<IpNet>) -> Report {
         store.apply(change);
     }
     let snapshot = store.snapshot();
-    let facts = NodeFacts {
-        service_cidrs,
-        ..NodeFacts::default()
-    };
-    let compiled = compile::compile(&snapshot, &facts, &Allocations::default());
+    let compiled = compile::compile(&snapshot, facts, &Allocations::default());
     let mut findings = scanned.findings;
     findings.extend(compiled.findings);
     findings.extend(without_pods(&snapshot));
@@ -370,10 +365,11 @@ mod tests {
             name: (*name).to_owned(),
             bytes: text.as_bytes().to_vec(),
         });
-        judge(
-            files.collect(),
-            vec!["10.96.0.0/12".parse().expect("literal")],
-        )
+        let facts = NodeFacts {
+            service_cidrs: vec!["10.96.0.0/12".parse().expect("literal")],
+            ..NodeFacts::default()
+        };
+        judge(files.collect(), &facts)
     }
 
     #[test]

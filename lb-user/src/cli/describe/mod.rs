@@ -15,12 +15,13 @@ use super::{
 use crate::{
     control::{
         Name, Query,
-        client::{Event, objects},
+        client::{self, AskError, Event, Objects},
         selector::Selector,
     },
     model::{endpoint::LABEL_SERVICE_NAME, object::Kind},
 };
 
+mod choice;
 mod container;
 mod endpoints;
 mod node;
@@ -114,7 +115,10 @@ fn find(
 }
 
 fn take(query: Query, place: &Place) -> anyhow::Result<BTreeMap<Name, Value>> {
-    let mut told = objects(&place.run_dir(), query)?;
+    Ok(take_all(client::objects(&place.run_dir(), query)?)?)
+}
+
+fn take_all(mut told: Objects) -> Result<BTreeMap<Name, Value>, AskError> {
     let mut found = BTreeMap::new();
     loop {
         match told.event()? {
@@ -128,35 +132,61 @@ fn take(query: Query, place: &Place) -> anyhow::Result<BTreeMap<Name, Value>> {
 }
 
 /// What else a description speaks of: the slices of services, the pods of nodes.
-struct Related(Vec<Value>);
+struct Related {
+    objects: Vec<Value>,
+    /// What the agent's node makes of services; why it does not say.
+    choices: Result<BTreeMap<Name, Value>, String>,
+}
 
 impl Related {
+    /// These objects, and nothing about the node.
+    fn of(objects: Vec<Value>) -> Self {
+        Self {
+            objects,
+            choices: Ok(BTreeMap::new()),
+        }
+    }
+
     fn new<'a>(
         args: &DescribeArgs,
         kind: Kind,
         place: &Place,
         found: impl ExactSizeIterator<Item = &'a Value>,
     ) -> anyhow::Result<Self> {
-        let query = match kind {
-            _ if found.len() == 0 => return Ok(Self(Vec::new())),
+        let namespace = args.scope.namespace(kind).map(str::to_owned);
+        match kind {
+            _ if found.len() == 0 => Ok(Self::of(Vec::new())),
             Kind::Service => {
-                let names: Vec<String> = found.map(|object| Name::of(object).name).collect();
-                let selector = format!("{LABEL_SERVICE_NAME} in ({})", names.join(","));
-                Query {
-                    namespace: args.scope.namespace(kind).map(str::to_owned),
-                    // Beyond what a request holds, all slices are asked for.
-                    selector: if names.len() > MAX_NAMES {
-                        Selector::default()
-                    } else {
-                        selector.parse()?
-                    },
-                    ..Query::all(Kind::EndpointSlice)
+                let mut names: Vec<String> = found.map(|object| Name::of(object).name).collect();
+                // Beyond what a request holds, all are asked for.
+                if names.len() > MAX_NAMES {
+                    names.clear();
                 }
+                let selector = match names.as_slice() {
+                    [] => Selector::default(),
+                    names => format!("{LABEL_SERVICE_NAME} in ({})", names.join(",")).parse()?,
+                };
+                let slices = Query {
+                    namespace: namespace.clone(),
+                    selector,
+                    ..Query::all(Kind::EndpointSlice)
+                };
+                let services = Query {
+                    namespace,
+                    names,
+                    ..Query::all(kind)
+                };
+                Ok(Self {
+                    objects: take(slices, place)?.into_values().collect(),
+                    choices: choices(services, place)?,
+                })
             }
-            Kind::Node => Query::all(Kind::Pod),
-            Kind::Endpoints | Kind::EndpointSlice | Kind::Pod => return Ok(Self(Vec::new())),
-        };
-        Ok(Self(take(query, place)?.into_values().collect()))
+            Kind::Node => {
+                let pods = take(Query::all(Kind::Pod), place)?;
+                Ok(Self::of(pods.into_values().collect()))
+            }
+            Kind::Endpoints | Kind::EndpointSlice | Kind::Pod => Ok(Self::of(Vec::new())),
+        }
     }
 
     fn text(&self, kind: Kind, name: &Name, object: &Value) -> String {
@@ -169,18 +199,39 @@ impl Related {
                     Name::of(slice).namespace == name.namespace
                         && service.is_some_and(|(_, service)| service == name.name)
                 };
-                let slices: Vec<&Value> = self.0.iter().filter(is_its).collect();
-                service::describe(object, &slices)
+                let slices: Vec<&Value> = self.objects.iter().filter(is_its).collect();
+                let mut text = service::describe(object, &slices);
+                if let Some(here) = self.here(name, object) {
+                    text.push('\n');
+                    text.push_str(&here);
+                }
+                text
             }
             Kind::Endpoints => endpoints::describe(object),
             Kind::EndpointSlice => slice::describe(object),
             Kind::Pod => pod::describe(object),
             Kind::Node => {
                 let is_its = |pod: &&Value| super::object::text(pod, "/spec/nodeName") == name.name;
-                let pods: Vec<&Value> = self.0.iter().filter(is_its).collect();
+                let pods: Vec<&Value> = self.objects.iter().filter(is_its).collect();
                 node::describe(object, &pods)
             }
         }
+    }
+
+    /// What the node makes of a service.
+    fn here(&self, name: &Name, object: &Value) -> Option<String> {
+        match &self.choices {
+            Ok(choices) => Some(choice::describe(object, choices.get(name)?)),
+            Err(reason) => Some(choice::unknown(reason)),
+        }
+    }
+}
+
+/// What the agent's node makes of services, or why the agent does not say: an older one does not know the question.
+fn choices(query: Query, place: &Place) -> anyhow::Result<Result<BTreeMap<Name, Value>, String>> {
+    match take_all(client::choices(&place.run_dir(), query)?) {
+        Err(AskError::Refused { message, .. }) => Ok(Err(message)),
+        found => Ok(Ok(found?)),
     }
 }
 

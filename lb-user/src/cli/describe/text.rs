@@ -73,9 +73,14 @@ impl Text {
         );
     }
 
-    /// The whole, laid out.
+    /// The whole of an object, laid out.
     pub(super) fn finish(mut self) -> String {
         self.field(0, "Events", NONE);
+        self.lay_out()
+    }
+
+    /// What was written, laid out.
+    pub(super) fn lay_out(self) -> String {
         output::visible(&tabs::lay_out(&self.0))
     }
 }

@@ -6,13 +6,17 @@ use lb_common::net::addr::Family;
 
 use super::*;
 use crate::{
-    desired::{self, PortName},
+    desired::{self, FrontendKind, PortName, Protocol},
     source::{Change, manifest},
     store::Store,
 };
 
+mod categorize;
+mod explain;
 mod external;
+mod health;
 mod order;
+mod reference;
 mod slices;
 
 const SERVICE: &str = "
@@ -70,7 +74,7 @@ fn facts() -> NodeFacts {
 
 fn snapshot(text: &str) -> std::sync::Arc<Snapshot> {
     let parsed = manifest::parse("m.yaml", text);
-    assert_eq!(parsed.rejected.len(), 0, "{:?}", parsed.findings);
+    assert!(parsed.rejected.is_empty(), "{:?}", parsed.findings);
     let mut store = Store::new([]);
     for located in parsed.objects {
         store.apply(Change::Upsert(located));
@@ -131,7 +135,9 @@ fn a_service_with_pods_is_served_on_every_port() {
         .ports
         .iter()
         .map(|(name, port)| {
-            let frontend = port.frontends.first().expect("one frontend");
+            let mut frontends = port.frontends.iter();
+            let own = frontends.find(|it| it.kind == FrontendKind::ClusterIp);
+            let frontend = own.expect("one frontend");
             (
                 name.to_string(),
                 format!("{}:{}", frontend.addr, frontend.port),
@@ -401,21 +407,53 @@ fn services_of_nobody_or_of_others_have_no_place_in_the_datapath() {
 }
 
 #[test]
-fn what_is_not_served_yet_is_said() {
-    let text = SERVICE
-        .replace("protocol: UDP", "protocol: SCTP")
-        .replace("spec:\n", "spec:\n  type: LoadBalancer\n");
+fn every_protocol_is_served() {
+    let text = SERVICE.replace("protocol: UDP", "protocol: SCTP");
     let compiled = compiled(&text);
-    assert_eq!(compiled.desired.ports.len(), 1);
-    let messages = messages(&compiled);
-    assert!(
-        messages[0].contains("error: Service default/web: spec.ports[1].protocol"),
-        "{messages:?}"
+    let protocols: Vec<_> = compiled
+        .desired
+        .ports
+        .keys()
+        .map(|it| it.protocol)
+        .collect();
+    assert_eq!(protocols, [Protocol::Sctp, Protocol::Tcp]);
+    assert_eq!(messages(&compiled), Vec::<String>::new());
+}
+
+#[test]
+fn one_port_of_a_service_has_whatever_else_is_dialled_at_its_addresses() {
+    let text = SERVICE.replace("clusterIP: 10.96.0.10", "ipFamilyPolicy: RequireDualStack");
+    let compiled = compiled(&text);
+    let mut rest = Vec::new();
+    for (name, port) in &compiled.desired.ports {
+        let any = port.frontends.iter();
+        let any = any.filter(|frontend| frontend.kind == FrontendKind::AnyPort);
+        rest.extend(any.map(|it| (name.port.as_str(), it.addr, it.port)));
+    }
+    let addresses = &compiled.addresses[&ObjectName::new("default", "web")];
+    let expected: Vec<_> = addresses
+        .ips
+        .iter()
+        .map(|addr| ("http", *addr, 0))
+        .collect();
+    assert_eq!(rest, expected);
+}
+
+#[test]
+fn policies_are_those_of_the_service() {
+    let policies = |text: &str| {
+        let compiled = compiled(text);
+        let port = compiled.desired.ports.values().next().expect("a port");
+        (port.external_local, port.internal_local)
+    };
+    assert_eq!(policies(SERVICE), (false, false));
+    let local = SERVICE.replace("spec:\n", "spec:\n  internalTrafficPolicy: Local\n");
+    assert_eq!(policies(&local), (false, true));
+    let both = local.replace(
+        "spec:\n",
+        "spec:\n  type: NodePort\n  externalTrafficPolicy: Local\n",
     );
-    assert!(
-        messages[1].contains("notice: Service default/web: spec.ports: node ports"),
-        "{messages:?}"
-    );
+    assert_eq!(policies(&both), (true, true));
 }
 
 #[test]
@@ -451,8 +489,10 @@ fn pod_prefixes_come_from_the_node_and_from_node_objects() {
     assert_eq!(
         prefixes,
         [
+            "10.96.0.0/16 services",
             "10.244.0.0/16 pods",
             "10.245.0.0/24 pods",
+            "fd00:10:96::/112 services",
             "fd00:245::/64 pods"
         ]
     );
@@ -463,7 +503,7 @@ fn the_nodes_own_addresses_are_the_nodes_also_inside_a_prefix_of_pods() {
     let node =
         "{apiVersion: v1, kind: Node, metadata: {name: n2}, spec: {podCIDRs: [10.244.1.1/32]}}";
     let facts = NodeFacts {
-        addresses: ["10.244.1.1", "2001:db8::1"]
+        addresses: ["10.244.1.1", "127.0.0.1", "2001:db8::1"]
             .map(|addr| addr.parse().expect("literal"))
             .into(),
         ..facts()
@@ -478,9 +518,11 @@ fn the_nodes_own_addresses_are_the_nodes_also_inside_a_prefix_of_pods() {
     assert_eq!(
         places,
         [
+            "10.96.0.0/16 services",
             "10.244.0.0/16 pods",
             "10.244.1.1/32 node",
-            "2001:db8::1/128 node"
+            "2001:db8::1/128 node",
+            "fd00:10:96::/112 services"
         ]
     );
 }

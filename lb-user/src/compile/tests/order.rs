@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use proptest::{prelude::*, sample::Index};
 
 use super::*;
-use crate::model::object::Object;
+use crate::model::object::{Located, Object};
 
 /// A small cluster in which objects meet: services by selector and by slice, of all families.
 fn world() -> Vec<Located<Object>> {

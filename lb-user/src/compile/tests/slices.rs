@@ -12,11 +12,14 @@ use crate::{
 /// The slices of every service, one line each and one per endpoint; names without what is made up.
 fn written(text: &str) -> Vec<String> {
     let snapshot = snapshot(text);
-    let allocated = alloc::allocate(
-        &snapshot.services,
-        &facts().service_cidrs,
-        &Allocations::default(),
-    );
+    let facts = facts();
+    let pools = Pools {
+        cidrs: &facts.service_cidrs,
+        node_ports: facts.node_port_range,
+        is_strict: false,
+        gives_nothing: false,
+    };
+    let allocated = alloc::allocate(&snapshot.services, pools, &Allocations::default());
     let mut findings = Vec::new();
     let mut sources = Sources::new(&snapshot, &mut findings);
     let mut lines = Vec::new();

@@ -60,7 +60,7 @@ impl View<'_> {
             Kind::Service => self.services(is_meant, emit),
             Kind::Endpoints => self.endpoints(is_meant, emit),
             Kind::EndpointSlice => self.slices(is_meant, emit),
-            Kind::Pod => self.written(kind, &self.snapshot.pods, is_meant, pod::defaults, emit),
+            Kind::Pod => self.pods(is_meant, emit),
             Kind::Node => self.written(kind, &self.snapshot.nodes, is_meant, node::defaults, emit),
         };
     }
@@ -143,6 +143,16 @@ impl View<'_> {
                     emit(self.dated(Kind::Service, name, slice::object(slice)))?;
                 }
             }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Pods as written, and as ready as the agent's own probes say.
+    fn pods(&self, is_meant: &IsMeant<'_>, emit: &mut Emit<'_>) -> ControlFlow<()> {
+        for (name, located) in &self.snapshot.pods {
+            let laid = &mut |shown| emit(pod::probed(shown, &located.object));
+            let place = (name, &**located);
+            self.written_one(Kind::Pod, place, is_meant, pod::defaults, laid)?;
         }
         ControlFlow::Continue(())
     }

@@ -13,19 +13,36 @@ use crate::{
     alloc::Addresses,
     model::{
         object::{Kind, Located},
-        service::{IpFamilyPolicy, Service, ServicePort, TargetPort, TrafficPolicy},
+        service::{
+            IpFamilyPolicy, IpMode, Service, ServicePort, ServiceType, TargetPort, TrafficPolicy,
+        },
     },
 };
 
 /// The service as written, with defaults and its addresses; without addresses where it is refused.
 pub(super) fn object(located: &Located<Service>, addresses: Option<&Addresses>) -> Value {
     let service = &located.object;
+    let written = located.written.value();
     let top = json!({
         "spec": spec(service, addresses),
-        "status": {"loadBalancer": {}},
+        "status": {"loadBalancer": {"ingress": ingress(service, &written)}},
     });
     let identity = meta::identity(Kind::Service, &service.meta.name);
-    merge::over(merge::over(located.written.value(), identity), top)
+    merge::over(merge::over(written, identity), top)
+}
+
+/// What is filled in at a load balancer's addresses.
+fn ingress(service: &Service, written: &Value) -> Value {
+    const INGRESS: &str = "/status/loadBalancer/ingress";
+    if service.spec.service_type != ServiceType::LoadBalancer {
+        let as_written = written.pointer(INGRESS);
+        return as_written.cloned().unwrap_or_default();
+    }
+    merge::items(written, INGRESS, |point| {
+        let lacks_mode = point.get("ip").is_some() && point.get("ipMode").is_none();
+        let mode = lacks_mode.then(|| IpMode::Vip.to_string());
+        fields([("ipMode", json!(mode))])
+    })
 }
 
 fn spec(service: &Service, addresses: Option<&Addresses>) -> Value {
@@ -34,7 +51,7 @@ fn spec(service: &Service, addresses: Option<&Addresses>) -> Value {
     let policy = |policy: Option<TrafficPolicy>| policy.map_or(Value::Null, policy_name);
     let mut shown = fields([
         ("type", json!(spec.service_type.to_string())),
-        ("ports", ports(&spec.ports)),
+        ("ports", ports(&spec.ports, addresses)),
         ("sessionAffinity", json!(service.shown_session_affinity())),
         (
             "sessionAffinityConfig",
@@ -55,17 +72,29 @@ fn spec(service: &Service, addresses: Option<&Addresses>) -> Value {
     ]);
     if let Some(shown) = shown.as_object_mut() {
         shown.extend(cluster_ips(service, addresses));
+        if let Some(addresses) = addresses {
+            let number = json!(addresses.health_check_node_port);
+            shown.insert("healthCheckNodePort".to_owned(), number);
+        }
     }
     shown
 }
 
-fn ports(ports: &[ServicePort]) -> Value {
+fn ports(ports: &[ServicePort], addresses: Option<&Addresses>) -> Value {
     let port = |port: &ServicePort| {
         let target = match &port.target_port {
             TargetPort::Number(number) => json!(number),
             TargetPort::Name(name) => json!(name),
         };
-        json!({"port": port.port, "protocol": port.protocol, "targetPort": target})
+        fields([
+            ("port", json!(port.port)),
+            ("protocol", json!(port.protocol)),
+            ("targetPort", target),
+            (
+                "nodePort",
+                json!(addresses.and_then(|it| it.node_ports.get(&port.name))),
+            ),
+        ])
     };
     match ports {
         [] => Value::Null,

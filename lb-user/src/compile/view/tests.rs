@@ -8,6 +8,7 @@ use super::*;
 use crate::{
     alloc::Allocations,
     compile::{NodeFacts, compile},
+    model::pod::Probed,
     source::{Change, manifest},
     store::Store,
 };
@@ -96,6 +97,28 @@ fn a_service_is_shown_as_written_with_defaults_and_addresses() {
 }
 
 #[test]
+fn addresses_of_load_balancers_have_a_mode_and_names_have_none() {
+    let text = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {type: LoadBalancer, ports: [{port: 80}]}
+status:
+  loadBalancer:
+    ingress: [{ip: 203.0.113.5}, {ip: 203.0.113.6, ipMode: Proxy}, {hostname: lb.example.org}]
+";
+    let service = shown(&snapshot(text), Kind::Service).remove(0);
+    assert_eq!(
+        service["status"]["loadBalancer"]["ingress"],
+        json!([
+            {"ip": "203.0.113.5", "ipMode": "VIP"},
+            {"ip": "203.0.113.6", "ipMode": "Proxy"},
+            {"hostname": "lb.example.org"},
+        ])
+    );
+}
+
+#[test]
 fn every_type_of_service_has_its_defaults() {
     let service = |spec: &str| {
         let text =
@@ -118,9 +141,25 @@ fn every_type_of_service_has_its_defaults() {
     assert_eq!(balanced["spec"]["externalTrafficPolicy"], "Cluster");
     assert_eq!(balanced["spec"]["allocateLoadBalancerNodePorts"], true);
     assert_eq!(balanced["spec"]["ports"][0]["nodePort"], 30080);
+    let pending = &balanced["status"]["loadBalancer"];
+    assert_eq!(*pending, json!({}));
+    assert_eq!(balanced["spec"]["healthCheckNodePort"], Value::Null);
+    let local = service("type: LoadBalancer, externalTrafficPolicy: Local, ports: [{port: 80}]");
+    let number = |pointer: &str| local.pointer(pointer).and_then(Value::as_u64);
+    let (node_port, health) = (
+        number("/spec/ports/0/nodePort"),
+        number("/spec/healthCheckNodePort"),
+    );
+    let range = 30_000..=32_767;
+    assert!(node_port.is_some_and(|it| range.contains(&it)), "{local}");
+    assert!(health.is_some_and(|it| range.contains(&it)), "{local}");
+    assert_ne!(node_port, health);
+    let unused = service("type: LoadBalancer, healthCheckNodePort: 30000, ports: [{port: 80}]");
+    assert_eq!(unused["spec"]["healthCheckNodePort"], Value::Null);
     let without =
         service("type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{port: 80}]");
     assert_eq!(without["spec"]["allocateLoadBalancerNodePorts"], false);
+    assert_eq!(without["spec"]["ports"][0]["nodePort"], Value::Null);
     let alias = service("type: ExternalName, externalName: a.example");
     let spec = alias["spec"].as_object().expect("a spec");
     assert_eq!(
@@ -315,4 +354,43 @@ fn who_has_seen_enough_gets_no_more() {
         ControlFlow::Continue(())
     });
     assert_eq!(names, ["b"]);
+}
+
+#[test]
+fn a_probed_pod_shows_what_its_probes_say() {
+    let text = "
+apiVersion: v1
+kind: Pod
+metadata: {name: p}
+spec:
+  containers: [{name: a, readinessProbe: {grpc: {port: 1}}}, {name: b}]
+status:
+  podIP: 10.0.0.1
+  conditions: [{type: Ready, status: 'True', reason: x}, {type: Initialized, status: 'True'}]
+  containerStatuses: [{name: b, ready: true, restartCount: 3, image: i, imageID: i}]
+";
+    let mut snapshot = Snapshot::clone(&snapshot(text));
+    for located in snapshot.pods.values_mut() {
+        let pod = &mut Arc::make_mut(located).object;
+        pod.ready = false;
+        pod.containers[0].probed = Some(Probed {
+            ready: false,
+            failure: Some("nobody answers".to_owned()),
+        });
+    }
+    let pod = shown(&snapshot, Kind::Pod).remove(0);
+    assert_eq!(
+        pod["status"]["conditions"],
+        json!([
+            {"type": "Ready", "status": "False", "message": "container a: nobody answers"},
+            {"type": "Initialized", "status": "True"},
+        ])
+    );
+    assert_eq!(
+        pod["status"]["containerStatuses"],
+        json!([
+            {"name": "a", "ready": false, "started": true, "restartCount": 0, "state": {"running": {}}},
+            {"name": "b", "ready": true, "restartCount": 3, "image": "i", "imageID": "i"},
+        ])
+    );
 }

@@ -27,7 +27,7 @@ async fn with_server<T>(
     let answer = move |request: &Request| match request {
         Request::Names => Err("no names today".to_owned()),
         Request::Status => Ok(Answer::Value(json!("fine"))),
-        Request::Objects(_) => {
+        Request::Objects(_) | Request::Choices(_) | Request::Trace(_) => {
             let numbers = numbers.borrow().clone();
             Ok(Answer::Objects(Box::new(move |emit| {
                 let object = |number: u32| json!({"metadata": {"name": number.to_string()}});
@@ -176,7 +176,7 @@ async fn a_client_that_does_not_read_holds_up_nobody_and_has_little_made_for_it(
     let made = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&made);
     let answer = move |request: &Request| match request {
-        Request::Objects(_) => {
+        Request::Objects(_) | Request::Choices(_) | Request::Trace(_) => {
             let count = Arc::clone(&count);
             Ok(Answer::Objects(Box::new(move |emit| {
                 for _ in 0..N_OBJECTS {

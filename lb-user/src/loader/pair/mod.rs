@@ -56,8 +56,8 @@ pub struct HostPair {
     refused: BTreeSet<(IpNet, String)>,
 }
 
-/// What the programs must know about the pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the programs must know about the pair; by default there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
     /// Index of the node's end.
     pub near: u32,

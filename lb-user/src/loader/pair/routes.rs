@@ -158,7 +158,8 @@ fn prefixes_of(wanted: &Wanted) -> impl Iterator<Item = IpNet> {
     let outside = wanted
         .services
         .iter()
-        .filter(move |addr| !is_covered(addr))
+        // What is sent to a loopback address never leaves it.
+        .filter(move |addr| !addr.is_loopback() && !is_covered(addr))
         .map(|addr| IpNet::from(*addr));
     let cidrs = wanted.service_cidrs.iter().map(IpNet::trunc);
     cidrs

@@ -33,6 +33,8 @@ pub fn settings(name: &PairName, surroundings: Surroundings) -> Vec<Setting> {
     // Replies are injected here with a service's address as their source, and with the node's own where
     // both ends of a connection are on the node.
     settings.push(Setting::of_device("ipv4", &near, "accept_local", 1));
+    // So are replies to a process that dialled a node port at 127.0.0.1. Nothing else comes in here.
+    settings.push(Setting::of_device("ipv4", &near, "route_localnet", 1));
     if surroundings.has_ipv6 {
         for device in [&near, &far] {
             settings.extend(ipv6(device));

@@ -91,6 +91,29 @@ fn unreachable(ip: IpAddr) -> Option<&'static str> {
 
 /// The prefix in a field. Bits after its length are refused.
 pub(super) fn cidr(text: &str, field: &str, remarks: &mut Remarks) -> Option<IpNet> {
+    let net = prefix(text, field, remarks)?;
+    if net.addr() != net.network() {
+        let message = format!("`{text}` has bits after its length; write {}", net.trunc());
+        remarks.error(field, message);
+        return None;
+    }
+    Some(net)
+}
+
+/// A prefix to compare addresses with: bits after its length are cut off with a warning, as every proxy does. The API
+/// server refuses them in new objects since 1.36.
+pub(super) fn range(text: &str, field: &str, remarks: &mut Remarks) -> Option<IpNet> {
+    let net = prefix(text, field, remarks)?;
+    let cut = net.trunc();
+    if cut != net {
+        let message =
+            format!("`{text}` has bits after its length and is read as {cut}; write that");
+        remarks.warning(field, message);
+    }
+    Some(cut)
+}
+
+fn prefix(text: &str, field: &str, remarks: &mut Remarks) -> Option<IpNet> {
     let no_prefix = || format!("`{text}` is no prefix; write it as 10.0.0.0/24");
     let Some((address, length)) = text.split_once('/') else {
         remarks.error(field, no_prefix());
@@ -107,11 +130,6 @@ pub(super) fn cidr(text: &str, field: &str, remarks: &mut Remarks) -> Option<IpN
         remarks.error(field, no_prefix());
         return None;
     };
-    if net.addr() != net.network() {
-        let message = format!("`{text}` has bits after its length; write {}", net.trunc());
-        remarks.error(field, message);
-        return None;
-    }
     let padded_length = length.len() > 1 && length.starts_with('0');
     if padded_length || !of_address.into_inner().is_empty() {
         let message = format!("`{text}` has leading zeros and is read as {net}; write that");

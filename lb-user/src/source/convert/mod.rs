@@ -5,6 +5,9 @@
 //! `pkg/apis/discovery/validation` and the registry's defaults in Kubernetes 1.36), with these differences:
 //!
 //! * Leading zeros in addresses are used with a warning; 1.36 refuses them in new objects.
+//! * Bits after the length of a source range are cut off with a warning; 1.36 refuses them in new objects too.
+//! * A `healthCheckNodePort` that has no use is a warning and not used: objects of old have it.
+//! * Which numbers node ports may have is the allocator's to say, which knows the range.
 //! * `status` is read, since nobody else could write it; the API drops it when an object is made. What is
 //!   wrong in it is a warning, and that part is not used.
 //! * A Pod may lack what only a kubelet needs (`containers`, `image`).

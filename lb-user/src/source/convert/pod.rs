@@ -13,6 +13,8 @@ use crate::{
     source::spelling,
 };
 
+mod probe;
+
 /// A Pod.
 pub(crate) fn pod(raw: core::Pod, remarks: &mut Remarks) -> Pod {
     let terminating = raw.metadata.deletion_timestamp.is_some();
@@ -38,6 +40,8 @@ pub(crate) fn pod(raw: core::Pod, remarks: &mut Remarks) -> Pod {
         terminating,
         host_network: spec.host_network.unwrap_or(false),
         containers: containers(&spec, &status, remarks),
+        started_s: status.start_time.map(|time| time.0.as_second()),
+        readiness_gates: gates(spec.readiness_gates.unwrap_or_default(), remarks),
         node_name: spec.node_name.filter(|text| !text.is_empty()),
         hostname: spec.hostname.filter(|text| !text.is_empty()),
         subdomain: spec.subdomain.filter(|text| !text.is_empty()),
@@ -52,6 +56,14 @@ pub(crate) fn pod(raw: core::Pod, remarks: &mut Remarks) -> Pod {
             })
             .collect(),
     }
+}
+
+fn gates(raw: Vec<core::PodReadinessGate>, remarks: &mut Remarks) -> Vec<String> {
+    for (index, gate) in raw.iter().enumerate() {
+        let field = format!("spec.readinessGates[{index}].conditionType");
+        name::want_qualified(&gate.condition_type, "type of a condition", &field, remarks);
+    }
+    raw.into_iter().map(|gate| gate.condition_type).collect()
 }
 
 fn want_names(spec: &core::PodSpec, remarks: &mut Remarks) {
@@ -201,11 +213,22 @@ fn container(
 ) -> Container {
     name::want_label(&raw.name, "a container", &format!("{field}.name"), remarks);
     let status = statuses.and_then(|list| list.iter().find(|status| status.name == raw.name));
+    let is_init = field.starts_with("spec.initContainers");
+    let is_sidecar = is_init && raw.restart_policy.as_deref() == Some("Always");
+    let readiness_probe = raw.readiness_probe.as_ref().and_then(|probe| {
+        let field = format!("{field}.readinessProbe");
+        if is_init && !is_sidecar {
+            let message = "an init container that ends has none; leave it out or write `restartPolicy: Always`";
+            remarks.error(&field, message);
+        }
+        probe::probe(probe, &field, remarks)
+    });
     Container {
         name: raw.name.clone(),
         ports: ports(raw, spec, field, remarks),
-        is_sidecar: field.starts_with("spec.initContainers")
-            && raw.restart_policy.as_deref() == Some("Always"),
+        is_sidecar,
+        readiness_probe,
+        probed: None,
         ready: status.map(|status| status.ready),
         restarts: status.map_or(0, |status| u32::try_from(status.restart_count).unwrap_or(0)),
     }
@@ -379,6 +402,36 @@ mod tests {
         );
     }
 
+    fn expect_refusal(spec: &Value, expected: &str) {
+        let said = pod_of(spec, &json!({})).1;
+        assert_eq!(said.len(), 1, "{said:?}");
+        let expected = format!("error {expected}");
+        assert!(said[0].starts_with(&expected), "{said:?}");
+    }
+
+    #[test]
+    fn what_readiness_rests_on_is_checked() {
+        let cases = [
+            (
+                json!({"containers": [{"name": "c"}],
+                       "initContainers": [{"name": "i", "readinessProbe": {"grpc": {"port": 1}}}]}),
+                "spec.initContainers[0].readinessProbe: an init container that ends has none; leave it out or \
+                 write `restartPolicy: Always`",
+            ),
+            (
+                json!({"containers": [{"name": "c", "readinessProbe": {}}]}),
+                "spec.containers[0].readinessProbe: it asks for nothing; ",
+            ),
+            (
+                json!({"containers": [{"name": "c"}], "readinessGates": [{"conditionType": "a b"}]}),
+                "spec.readinessGates[0].conditionType: `a b` is no type of a condition",
+            ),
+        ];
+        for (spec, expected) in cases {
+            expect_refusal(&spec, expected);
+        }
+    }
+
     #[test]
     fn faulty_fields_are_refused() {
         let port = |port: Value| json!({"containers": [{"name": "c", "ports": [port]}]});
@@ -433,12 +486,7 @@ mod tests {
             ),
         ];
         for (spec, expected) in cases {
-            let said = pod_of(&spec, &json!({})).1;
-            assert_eq!(said.len(), 1, "{said:?}");
-            assert!(
-                said[0].starts_with(&format!("error {expected}")),
-                "{said:?}"
-            );
+            expect_refusal(&spec, expected);
         }
     }
 }

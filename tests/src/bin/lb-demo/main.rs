@@ -1,12 +1,16 @@
 //! The demo: two nodes made of network namespaces, `fulcrum run` on each, and the requests of a first look at Services.
 //!
 //! Serves the directory `examples` and shows what its readers expect: the tables of services and endpoints, and answers of
-//! every endpoint, for TCP and UDP, IPv4 and IPv6, from a pod, from a node itself and from outside. Whatever is not as it
-//! should be ends the demo with a message and exit code 1. It removes everything that it made, also when it fails or is
-//! interrupted.
+//! every endpoint, for TCP and UDP, IPv4 and IPv6, from a pod, from a node itself and from outside; then node ports, session
+//! affinity, and what `externalTrafficPolicy` is for. Whatever is not as it should be ends the demo with a message and exit
+//! code 1. It removes everything that it made, also when it fails or is interrupted.
 //!
 //! With `--keep` a background process holds it all until `--down NAME` asks it to end; there is one way of taking down.
 
+mod affinity;
+mod health;
+mod node_port;
+mod policy;
 mod scene;
 mod served;
 mod show;

@@ -1,6 +1,6 @@
 //! All that is up while a demo is: nodes, pods, servers and agents.
 
-use std::path::Path;
+use std::{net::Ipv4Addr, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use lb_tests::{
@@ -8,14 +8,14 @@ use lb_tests::{
     manifest,
     netns::Namespace,
     server::Server,
-    topology::{Cluster, Config, Naming, Outside, UPLINK},
+    topology::{Cluster, Config, Naming, Node, Outside, UPLINK},
 };
 use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 use crate::{
     NAME_PREFIX,
-    served::{FILES, NODE_PORT, OUTSIDE, PODS, SECOND_OUTSIDE},
+    served::{FILES, NODE_PORT, OUTSIDE, PODS, SECOND_OUTSIDE, further_outside},
 };
 
 /// Agents go before servers, and those before the namespaces that they are in.
@@ -39,7 +39,7 @@ impl Demo {
         );
         // Node 1 has one more pod, which asks.
         let cluster = Cluster::new(&Config {
-            pods: vec![4, 3],
+            pods: vec![5, 5],
             outside: Outside::BehindGateway,
             naming,
             ..Config::default()
@@ -80,6 +80,11 @@ impl Demo {
         Ok(&pod.context("node 1 has a pod that asks")?.namespace)
     }
 
+    /// The nodes.
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.cluster.nodes
+    }
+
     /// Node 1 itself.
     pub(crate) fn node(&self) -> &Namespace {
         &self.cluster.nodes[0].namespace
@@ -88,6 +93,11 @@ impl Demo {
     /// Who is outside.
     pub(crate) fn outside(&self) -> &Namespace {
         &self.cluster.client.namespace
+    }
+
+    /// His address that the topology gives.
+    pub(crate) fn outside_address(&self) -> Ipv4Addr {
+        self.cluster.client.addresses.v4
     }
 
     /// The directory that the agents follow.
@@ -103,14 +113,20 @@ fn serve(cluster: &Cluster) -> Result<Vec<Server>> {
         for (pod, served) in node.pods.iter().zip(pods) {
             for (port, suffix) in served.listens {
                 let name = format!("{}{suffix}", served.name);
-                servers.push(Server::hostname(&pod.namespace, &name, *port)?);
+                servers.push(if served.is_witness {
+                    Server::witness(&pod.namespace, &name, *port)?
+                } else {
+                    Server::hostname(&pod.namespace, &name, *port)?
+                });
             }
         }
         servers.push(Server::hostname(&node.namespace, &node.name, NODE_PORT)?);
     }
     let outside = &cluster.client.namespace;
-    let second = format!("addr add {SECOND_OUTSIDE}/24 dev {UPLINK}");
-    outside.ip(&[second])?;
+    let further = further_outside().map(|address| address.to_string());
+    let more = std::iter::once(SECOND_OUTSIDE.to_owned()).chain(further);
+    let more = more.map(|address| format!("addr add {address}/24 dev {UPLINK}"));
+    outside.ip(&more.collect::<Vec<_>>())?;
     let (port, name) = OUTSIDE;
     servers.push(Server::hostname(outside, name, port)?);
     Ok(servers)

@@ -1,9 +1,14 @@
 //! What is served, as a person would write it, and who answers.
 
-use lb_tests::client::{Exchange, UdpMode};
+use std::{net::Ipv4Addr, ops::RangeInclusive};
+
+use lb_tests::{
+    addressing,
+    client::{Exchange, UdpMode},
+};
 
 /// The files of the directory `examples`, by name.
-pub(crate) const FILES: [(&str, &str); 4] = [
+pub(crate) const FILES: [(&str, &str); 7] = [
     (
         "hostname.yaml",
         include_str!("../../../../examples/hostname.yaml"),
@@ -20,7 +25,20 @@ pub(crate) const FILES: [(&str, &str); 4] = [
         "my-service.yaml",
         include_str!("../../../../examples/my-service.yaml"),
     ),
+    (
+        "node-port.yaml",
+        include_str!("../../../../examples/node-port.yaml"),
+    ),
+    (
+        "session-affinity.yaml",
+        include_str!("../../../../examples/session-affinity.yaml"),
+    ),
+    (POLICY_FILE, POLICY),
 ];
+/// The file of the two services that differ in their policy, and of their pods.
+pub(crate) const POLICY_FILE: &str = "traffic-policy.yaml";
+/// What it says.
+pub(crate) const POLICY: &str = include_str!("../../../../examples/traffic-policy.yaml");
 
 /// A pod of the manifests.
 pub(crate) struct Pod {
@@ -28,37 +46,42 @@ pub(crate) struct Pod {
     pub(crate) name: &'static str,
     /// The ports that it listens on, and what it adds to its name there.
     pub(crate) listens: &'static [(u16, &'static str)],
+    /// Whether it names the client's address, as it sees it, beside itself.
+    pub(crate) is_witness: bool,
+}
+
+impl Pod {
+    const fn new(name: &'static str, listens: &'static [(u16, &'static str)]) -> Self {
+        Self {
+            name,
+            listens,
+            is_witness: false,
+        }
+    }
+
+    const fn witness(name: &'static str) -> Self {
+        Self {
+            name,
+            listens: &[(80, "")],
+            is_witness: true,
+        }
+    }
 }
 
 /// The pods of the manifests, in the order of the topology's, on each node.
-pub(crate) const PODS: [[Pod; 3]; 2] = [
-    [
-        Pod {
-            name: "hostname-4xq7k",
-            listens: &[(8080, "")],
-        },
-        Pod {
-            name: "hostname-9qhbv",
-            listens: &[(8080, "")],
-        },
-        Pod {
-            name: "kubia-7nog1",
-            listens: &[(8080, ""), (8443, ":https")],
-        },
+pub(crate) const PODS: [&[Pod]; 2] = [
+    &[
+        Pod::new("hostname-4xq7k", &[(8080, "")]),
+        Pod::new("hostname-9qhbv", &[(8080, "")]),
+        Pod::new("kubia-7nog1", &[(8080, ""), (8443, ":https")]),
+        Pod::witness("webserver-a1"),
     ],
-    [
-        Pod {
-            name: "hostname-qsth7",
-            listens: &[(8080, "")],
-        },
-        Pod {
-            name: "hostname-tz5mc",
-            listens: &[(8080, "")],
-        },
-        Pod {
-            name: "kubia-3inly",
-            listens: &[(8000, ""), (8400, ":https")],
-        },
+    &[
+        Pod::new("hostname-qsth7", &[(8080, "")]),
+        Pod::new("hostname-tz5mc", &[(8080, "")]),
+        Pod::new("kubia-3inly", &[(8000, ""), (8400, ":https")]),
+        Pod::witness("webserver-b1"),
+        Pod::witness("webserver-b2"),
     ],
 ];
 /// Where a process on each node listens; it calls itself as its node.
@@ -67,6 +90,8 @@ pub(crate) const NODE_PORT: u16 = 9376;
 pub(crate) const OUTSIDE: (u16, &str) = (80, "outside");
 /// A second address of who is outside, whose first one the topology gives.
 pub(crate) const SECOND_OUTSIDE: &str = "198.19.0.201";
+/// The last bytes of his further addresses in the same network.
+pub(crate) const FURTHER_OUTSIDE: RangeInclusive<u8> = 202..=233;
 
 /// A port of a service.
 pub(crate) struct Served {
@@ -83,8 +108,9 @@ pub(crate) struct Served {
 }
 
 const TCP: &[Exchange] = &[Exchange::Tcp];
-const TCP_AND_UDP: &[Exchange] = &[Exchange::Tcp, Exchange::Udp(UdpMode::Connected)];
-const HOSTNAMES: &[&str] = &[
+pub(crate) const TCP_AND_UDP: &[Exchange] = &[Exchange::Tcp, Exchange::Udp(UdpMode::Connected)];
+/// The pods of `hostname` and `hostname-nodeport`.
+pub(crate) const HOSTNAMES: &[&str] = &[
     "hostname-4xq7k",
     "hostname-9qhbv",
     "hostname-qsth7",
@@ -147,6 +173,37 @@ pub(crate) const SERVED: [Served; 6] = [
     },
 ];
 
+/// The service of all hostnames.
+pub(crate) const NODE_PORT_ALL: (&str, u16) = ("hostname-nodeport", 30123);
+/// The service whose clients keep their pods.
+pub(crate) const NODE_PORT_AFFINITY: (&str, u16) = ("kubia-affinity", 30124);
+/// Its `ClusterIP`.
+pub(crate) const AFFINITY_IP: &str = "10.111.249.154";
+/// The service of the web servers with the policy Cluster.
+pub(crate) const CLUSTER: (&str, u16) = ("hostname-svc-lb", 31000);
+/// The same with the policy Local.
+pub(crate) const LOCAL: (&str, u16) = ("hostname-svc-lb-local", 31001);
+/// Where nodes say whether they have endpoints of it.
+pub(crate) const HEALTH_CHECK_PORT: u16 = 31002;
+/// The web servers of node 1, then those of node 2.
+pub(crate) const WEB_SERVERS: [&[&str]; 2] = [&["webserver-a1"], &["webserver-b1", "webserver-b2"]];
+
+/// The file of the policies when the web servers of node 2 are gone.
+pub(crate) fn scaled_down() -> String {
+    let is_gone = |object: &&str| {
+        let mut gone = WEB_SERVERS[1].iter();
+        gone.any(|name| object.contains(&format!("\n  name: {name}\n")))
+    };
+    let objects: Vec<&str> = POLICY.split("---\n").filter(|it| !is_gone(it)).collect();
+    objects.join("---\n")
+}
+
+/// The further addresses of who is outside.
+pub(crate) fn further_outside() -> impl Iterator<Item = Ipv4Addr> {
+    let [a, b, c, _] = addressing::client_behind_gateway().v4.octets();
+    FURTHER_OUTSIDE.map(move |last| Ipv4Addr::new(a, b, c, last))
+}
+
 /// How a person writes the address in a URL.
 pub(crate) fn url(frontend: &str) -> String {
     let host = frontend.strip_suffix(":80").unwrap_or(frontend);
@@ -178,7 +235,7 @@ mod tests {
     #[test]
     fn the_pods_have_the_addresses_nodes_and_ports_of_the_topology() {
         for (number, pods) in (1..).zip(PODS) {
-            for (pod, Pod { name, listens }) in (1..).zip(pods) {
+            for (pod, Pod { name, listens, .. }) in (1..).zip(pods) {
                 let object = object("Pod", name);
                 let node = format!("nodeName: node-{number}\n");
                 assert!(object.contains(&node), "{name}");
@@ -186,7 +243,7 @@ mod tests {
                     let line = format!("- ip: {address}\n");
                     assert!(object.contains(&line), "{name}: {address}");
                 }
-                for (port, _) in listens {
+                for (port, _) in *listens {
                     let line = format!("containerPort: {port}\n");
                     assert!(object.contains(&line), "{name}: {port}");
                 }
@@ -220,6 +277,29 @@ mod tests {
             let port = format!("port: {}\n", address.port());
             assert!(object.replace(" #", "\n").contains(&port), "{frontend}");
         }
+    }
+
+    #[test]
+    fn node_ports_are_those_that_are_dialled() {
+        for (service, number) in [NODE_PORT_ALL, NODE_PORT_AFFINITY, CLUSTER, LOCAL] {
+            let object = object("Service", service);
+            assert!(
+                object.contains(&format!("nodePort: {number}\n")),
+                "{service}"
+            );
+        }
+        let health = format!("healthCheckNodePort: {HEALTH_CHECK_PORT}\n");
+        assert!(object("Service", LOCAL.0).contains(&health));
+        let object = object("Service", NODE_PORT_AFFINITY.0);
+        assert!(object.contains(&format!("clusterIP: {AFFINITY_IP}\n")));
+    }
+
+    #[test]
+    fn scaled_down_the_web_servers_are_one() {
+        let text = scaled_down();
+        assert_eq!(text.matches("kind: Pod\n").count(), 1);
+        assert_eq!(text.matches("kind: Service\n").count(), 2);
+        assert!(text.contains("name: webserver-a1\n"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
 use lb_tests::{
-    balancer,
+    balancer::{self, Balancer},
     client::{self, Exchange},
     deployment::ready_endpoints,
     netns::Namespace,
@@ -13,7 +13,7 @@ use lb_tests::{
 use crate::{
     NAME_PREFIX,
     scene::Demo,
-    served::{SERVED, Served, url},
+    served::{NODE_PORT_ALL, SERVED, url},
     signals::Signals,
 };
 
@@ -22,14 +22,39 @@ const N_REQUESTS: usize = 200;
 /// Requests that are shown one by one.
 const N_SHOWN: usize = 4;
 /// How long agents may take to serve what the manifests say.
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// The service that is described: of two named ports.
 const DESCRIBED: &str = "kubia";
 
 impl Demo {
     /// Prints what a reader of the manifests expects, and fails where it is not so.
     pub(crate) fn show(&self, signals: &Signals) -> Result<()> {
+        self.show_all(signals)
+            .with_context(|| format!("what the nodes dropped: {}", self.drops()))
+    }
+
+    /// The counters of all nodes that say why a packet got nowhere.
+    fn drops(&self) -> String {
+        let of_node = |balancer: &Balancer| {
+            let mut counters = balancer.counters().unwrap_or_default();
+            counters.retain(|reason, n| {
+                *n > 0 && (reason.starts_with("drop_") || reason.starts_with("reject_"))
+            });
+            format!("{} {counters:?}", balancer.node_name())
+        };
+        let nodes: Vec<String> = self.balancers().iter().map(of_node).collect();
+        nodes.join(", ")
+    }
+
+    fn show_all(&self, signals: &Signals) -> Result<()> {
         self.show_tables()?;
+        self.show_services(signals)?;
+        self.show_node_ports(signals)?;
+        self.show_affinity(signals)?;
+        self.show_policies(signals)
+    }
+
+    fn show_services(&self, signals: &Signals) -> Result<()> {
         let sources = [
             ("In a pod on node-1", self.pod()?),
             ("On node-1 itself", self.node()),
@@ -43,20 +68,25 @@ impl Demo {
             println!();
         }
         println!("And many, each on a connection or port of its own:\n");
-        let sources = [
-            ("a pod on node-1", self.pod()?),
-            ("node-1 itself", self.node()),
-            ("outside", self.outside()),
-        ];
-        for (source, namespace) in sources {
+        for source in self.sources()? {
             for served in &SERVED {
                 for exchange in served.exchanges {
                     signals.check()?;
-                    show_spread(source, namespace, *exchange, served)?;
+                    let address = socket_address(served.frontend)?;
+                    show_spread(source, *exchange, address, served.servers)?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Who asks, and what he is called.
+    pub(crate) fn sources(&self) -> Result<[(&'static str, &Namespace); 3]> {
+        Ok([
+            ("node-1 itself", self.node()),
+            ("a pod on node-1", self.pod()?),
+            ("outside", self.outside()),
+        ])
     }
 
     fn show_tables(&self) -> Result<()> {
@@ -93,6 +123,7 @@ impl Demo {
             "get services",
             "get endpoints",
             "describe service kubia",
+            "describe service hostname-svc-lb-local",
             "status",
             "maps",
             "counters",
@@ -105,6 +136,10 @@ impl Demo {
         let url = url(SERVED[0].frontend);
         for namespace in [self.pod()?, self.node(), self.outside()] {
             println!("  {} curl {url}", enter(namespace));
+        }
+        for node in self.nodes() {
+            let (ip, (_, port)) = (node.addresses.v4, NODE_PORT_ALL);
+            println!("  {} curl http://{ip}:{port}/", enter(self.outside()));
         }
         println!("  {} ip route", enter(self.node()));
         println!(
@@ -149,24 +184,23 @@ fn show_requests(source: &str, namespace: &Namespace, frontend: &str) -> Result<
 }
 
 /// Sends many requests of one kind, prints who answered, and fails unless all did and nobody else.
-fn show_spread(
-    source: &str,
-    namespace: &Namespace,
+pub(crate) fn show_spread(
+    (source, namespace): (&str, &Namespace),
     exchange: Exchange,
-    served: &Served,
+    address: SocketAddr,
+    servers: &[&str],
 ) -> Result<()> {
-    let frontend = served.frontend;
-    let tally = client::many(namespace, exchange, socket_address(frontend)?, N_REQUESTS);
+    let tally = client::many(namespace, exchange, address, N_REQUESTS);
     tally
         .complete()
-        .and_then(|tally| tally.spread_over(served.servers))
+        .and_then(|tally| tally.spread_over(servers))
         .with_context(|| format!("from {source}"))?;
     let protocol = if exchange == Exchange::Tcp {
         "TCP"
     } else {
         "UDP"
     };
-    print!("  from {source:15}  {protocol} {frontend:22}");
+    print!("  from {source:15}  {protocol} {:25}", address.to_string());
     for (server, n) in tally.hits() {
         print!("  {server} {n:3}");
     }
@@ -174,7 +208,7 @@ fn show_spread(
     Ok(())
 }
 
-fn socket_address(frontend: &str) -> Result<SocketAddr> {
+pub(crate) fn socket_address(frontend: &str) -> Result<SocketAddr> {
     frontend
         .parse()
         .with_context(|| format!("{frontend}: not an address and port"))

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as core;
 
 use super::{
     super::{Remarks, address, name, port, protocol},
-    no_choice, only_for, ports,
+    no_choice, only_for,
 };
 use crate::model::{
     object::Annotations,
@@ -56,7 +56,7 @@ pub(super) fn source_ranges(
     (0..)
         .zip(given)
         .filter_map(|(index, text): (usize, _)| {
-            address::cidr(text.trim(), &format!("{FIELD}[{index}]"), remarks)
+            address::range(text.trim(), &format!("{FIELD}[{index}]"), remarks)
         })
         .collect()
 }
@@ -102,13 +102,14 @@ pub(super) fn health_check_node_port(
     const FIELD: &str = "spec.healthCheckNodePort";
     let number = raw.health_check_node_port.filter(|number| *number != 0)?;
     if service_type != ServiceType::LoadBalancer || policy != TrafficPolicy::Local {
+        // The API refuses new objects like this, and kube-proxy takes them as this does.
         let message = format!(
-            "{number} needs `type: LoadBalancer` and `externalTrafficPolicy: Local`; leave it out"
+            "{number} needs `type: LoadBalancer` and `externalTrafficPolicy: Local`; it is not used"
         );
-        remarks.error(FIELD, message);
+        remarks.warning(FIELD, message);
         return None;
     }
-    ports::in_node_ports(number, FIELD, remarks)
+    port(number, FIELD, remarks)
 }
 
 /// `status.loadBalancer.ingress`. A faulty entry is not used; the API would have kept it out of the status,

@@ -1,6 +1,6 @@
 //! `spec.ports`.
 
-use std::{collections::BTreeSet, ops::RangeInclusive};
+use std::collections::BTreeSet;
 
 use k8s_openapi::{api::core::v1 as core, apimachinery::pkg::util::intstr::IntOrString};
 
@@ -12,8 +12,6 @@ use crate::{
 
 /// Where kubelets listen.
 const KUBELET_PORT: u16 = 10_250;
-/// The range that clusters give node ports from, unless told otherwise.
-const NODE_PORTS: RangeInclusive<u16> = 30_000..=32_767;
 
 pub(super) fn ports(
     raw: Vec<core::ServicePort>,
@@ -151,22 +149,6 @@ fn want_node_port(
             remarks.warning(field, "a service of type ExternalName has no node port");
             None
         }
-        ServiceType::NodePort | ServiceType::LoadBalancer => in_node_ports(number, field, remarks),
+        ServiceType::NodePort | ServiceType::LoadBalancer => port(number, field, remarks),
     }
-}
-
-/// A number that a cluster gives to node ports.
-pub(super) fn in_node_ports(number: i32, field: &str, remarks: &mut Remarks) -> Option<u16> {
-    let port = u16::try_from(number)
-        .ok()
-        .filter(|port| NODE_PORTS.contains(port));
-    if port.is_none() {
-        let message = format!(
-            "{number} is outside of the range of node ports; use {} to {}",
-            NODE_PORTS.start(),
-            NODE_PORTS.end()
-        );
-        remarks.error(field, message);
-    }
-    port
 }

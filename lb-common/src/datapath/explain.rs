@@ -1,0 +1,88 @@
+//! The decision about one packet without anything done: no flow, no counter, no rewrite.
+//!
+//! The same code decides, over tables whose [`Tables::DRY`] is true. A known flow does not hide what the service
+//! would say: both are told.
+
+use super::{
+    Call, Decision, Packet, Tables, Via, Work,
+    follow::{self, Followed, OnLoss},
+    open, parse,
+};
+use crate::{
+    abi::{NextHop, Reason, next_hop::NextHopRef},
+    flow::{Direction, table::FlowTable},
+    net::addr::Addr,
+};
+
+/// What is decided, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// What becomes of the packet.
+    pub decision: Decision,
+    /// Which direction of a known flow it is.
+    pub flow: Option<Direction>,
+    /// What a new connection would come to; [`Work::call`] has its particulars.
+    pub service: Result<(), Decision>,
+}
+
+/// Decides about a packet. What it would become is in [`Work::flow`], where it would be sent in [`Work::hop`].
+///
+/// A next hop that cannot be found does not alter the decision.
+#[inline(always)]
+pub fn explain<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &P,
+    tables: &T,
+    work: &mut Work<A>,
+) -> Explained {
+    work.call = Call::default();
+    if let Err(reason) = parse::parse(packet, work) {
+        let decision = Decision::Pass(reason);
+        return Explained {
+            decision,
+            flow: None,
+            service: Err(decision),
+        };
+    }
+    work.now = tables.now();
+    let service = open::call(work, tables);
+    let decision = match service {
+        Ok(()) => route(work, tables),
+        Err(decision) => decision,
+    };
+    let on_loss = if decision.is_for_want_of_backends() {
+        OnLoss::Stay
+    } else {
+        OnLoss::OpenAnew
+    };
+    let node = tables.node();
+    let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
+    if let Some(found) = table.find(&work.key)
+        && let Followed::Decided(followed) = follow::follow(work, tables, &table, &found, on_loss)
+    {
+        return Explained {
+            decision: followed,
+            flow: Some(found.slot.flags().direction()),
+            service,
+        };
+    }
+    Explained {
+        decision,
+        flow: None,
+        service,
+    }
+}
+
+/// The way of a new connection's first packet.
+#[inline(always)]
+fn route<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Decision {
+    let way = open::find_way(work, tables);
+    if way.is_err() {
+        work.hop = NextHop::default();
+    }
+    open::masquerade(work, tables);
+    let via = match work.flow.next_hop {
+        NextHopRef::HOST => Via::Host,
+        _ => way.unwrap_or(Via::Kernel),
+    };
+    Decision::Send(Reason::Open, via)
+}

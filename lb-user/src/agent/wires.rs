@@ -1,0 +1,152 @@
+//! What the agent's tasks tell each other, and by which channels.
+//!
+//! ```text
+//! sources, devices, probes, health checks ── News ──► reconciliation ── Told ──► devices, probes, health checks, askers
+//! ```
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use tokio::{
+    sync::{mpsc, watch},
+    time::{self, Interval},
+};
+
+use super::{
+    Published,
+    controller::Controller,
+    devices::{Channels, DeviceView},
+    health::{self, Health, Troubles},
+    node::Demand,
+    probe::{overlay::Readiness, target::Targets},
+    with_loopback,
+};
+use crate::{apply::LbMaps, source::ScanResult};
+
+/// Time between two sweeps of the tables.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// Every channel, by who holds which end.
+pub(super) struct Wires {
+    pub(super) channels: Channels,
+    pub(super) told: Told,
+    pub(super) news: News,
+    pub(super) shown: Shown,
+    pub(super) probing: Probing,
+    pub(super) checking: Checking,
+}
+
+/// Where the outcome of a reconciliation is published.
+pub(super) struct Told {
+    pub(super) view: watch::Sender<Published>,
+    pub(super) demand: watch::Sender<Demand>,
+    pub(super) targets: watch::Sender<Targets>,
+    pub(super) health: watch::Sender<Health>,
+}
+
+/// What those who ask are told.
+pub(super) struct Shown {
+    pub(super) view: watch::Receiver<Published>,
+    pub(super) devices: watch::Receiver<Vec<DeviceView>>,
+}
+
+/// The probes' ends.
+pub(super) struct Probing {
+    pub(super) targets: watch::Receiver<Targets>,
+    pub(super) readiness: watch::Sender<Readiness>,
+}
+
+/// The health check ports' ends.
+pub(super) struct Checking {
+    pub(super) health: watch::Receiver<Health>,
+    pub(super) troubles: watch::Sender<Troubles>,
+}
+
+impl Wires {
+    /// Channels beside that of the sources' `looks`; the node has these addresses.
+    pub(super) fn new(looks: mpsc::Receiver<ScanResult>, own: BTreeSet<IpAddr>) -> Self {
+        let (view_in, view) = watch::channel(None);
+        let (views, devices) = watch::channel(Vec::new());
+        let (demand_in, demand) = watch::channel(Demand::default());
+        let (addresses_in, addresses) = watch::channel(own);
+        let (targets_in, targets) = watch::channel(Targets::new());
+        let (readiness_in, readiness) = watch::channel(Readiness::new());
+        let (health_in, health) = watch::channel(Health::default());
+        let (troubles_in, troubles) = watch::channel(Troubles::new());
+        Self {
+            channels: Channels {
+                views,
+                addresses: addresses_in,
+                demand,
+            },
+            told: Told {
+                view: view_in,
+                demand: demand_in,
+                targets: targets_in,
+                health: health_in,
+            },
+            news: News {
+                looks,
+                addresses,
+                readiness,
+                troubles,
+                sweeps: time::interval(SWEEP),
+            },
+            shown: Shown { view, devices },
+            probing: Probing {
+                targets,
+                readiness: readiness_in,
+            },
+            checking: Checking {
+                health,
+                troubles: troubles_in,
+            },
+        }
+    }
+}
+
+/// Where news comes from. What is replaced before somebody looks is never seen: only what holds now counts.
+pub(super) struct News {
+    pub(super) looks: mpsc::Receiver<ScanResult>,
+    /// The node's own addresses.
+    pub(super) addresses: watch::Receiver<BTreeSet<IpAddr>>,
+    pub(super) readiness: watch::Receiver<Readiness>,
+    /// Of the health check ports.
+    pub(super) troubles: watch::Receiver<Troubles>,
+    /// When the tables are swept.
+    pub(super) sweeps: Interval,
+}
+
+impl News {
+    /// Waits for the next news and hands it to the controller; false: it is time to sweep the tables instead.
+    pub(super) async fn arrive<M: LbMaps>(&mut self, controller: &mut Controller<M>) -> bool {
+        tokio::select! {
+            _ = self.sweeps.tick() => return false,
+            look = next(&mut self.looks) => controller.absorb(look),
+            own = changed(&mut self.addresses) => controller.relocate(with_loopback(own)),
+            readiness = changed(&mut self.readiness) => controller.probed(readiness),
+            troubles = changed(&mut self.troubles) => controller.hear(health::texts(&troubles)),
+        }
+        true
+    }
+
+    /// The next look of a source.
+    pub(super) async fn look(&mut self) -> ScanResult {
+        next(&mut self.looks).await
+    }
+}
+
+/// The next look of a source; waits for ever when there is none left to come.
+async fn next(looks: &mut mpsc::Receiver<ScanResult>) -> ScanResult {
+    match looks.recv().await {
+        Some(look) => look,
+        None => std::future::pending().await,
+    }
+}
+
+/// A value, when it has changed.
+async fn changed<T: Clone>(values: &mut watch::Receiver<T>) -> T {
+    match values.changed().await {
+        Ok(()) => values.borrow_and_update().clone(),
+        Err(_) => std::future::pending().await,
+    }
+}

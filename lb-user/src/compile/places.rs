@@ -1,0 +1,76 @@
+//! What lies where: pods, this node, prefixes that `ClusterIP`s are taken from.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
+use ipnet::IpNet;
+
+use super::{NodeFacts, frontend};
+use crate::{
+    alloc::Addresses,
+    desired::Place,
+    model::{
+        object::{ObjectName, family_of},
+        service::LABEL_PROXY_NAME,
+    },
+    store::Snapshot,
+};
+
+/// All prefixes; the longest counts, and of two for one prefix the one that is said last here.
+pub(super) fn places(
+    snapshot: &Snapshot,
+    facts: &NodeFacts,
+    addresses: &BTreeMap<ObjectName, Addresses>,
+) -> BTreeMap<IpNet, Place> {
+    let services = facts.service_cidrs.iter();
+    let mut places: BTreeMap<IpNet, Place> =
+        services.map(|net| (net.trunc(), Place::Services)).collect();
+    places.extend(exceptions(snapshot, facts, addresses));
+    let nodes = snapshot.nodes.values();
+    let pods = nodes.flat_map(|node| &node.object.pod_cidrs);
+    let pods = facts.pod_cidrs.iter().chain(pods);
+    places.extend(pods.map(|net| (net.trunc(), Place::Pods)));
+    // An address of the node is the node's, also where it is a prefix of pods to the bit. Its loopback address is
+    // not: that is everybody's.
+    let own = facts.addresses.iter().filter(|addr| !addr.is_loopback());
+    places.extend(own.map(|addr| (IpNet::from(*addr), Place::Node)));
+    if facts.prefixes_tell_pods {
+        let everything = [
+            IpAddr::from(Ipv4Addr::UNSPECIFIED),
+            IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        ];
+        for addr in everything {
+            let family = family_of(addr);
+            let mut known = places.iter();
+            if !known.any(|(net, place)| *place == Place::Pods && family_of(net.addr()) == family) {
+                let net = IpNet::new_assert(addr, 0);
+                places.entry(net).or_insert(Place::Unknown);
+            }
+        }
+    }
+    places
+}
+
+/// Single addresses: `ClusterIP`s outside of the prefixes, where nothing else than their services is served either;
+/// and those inside of services that another proxy serves, whose traffic is none of ours.
+fn exceptions(
+    snapshot: &Snapshot,
+    facts: &NodeFacts,
+    addresses: &BTreeMap<ObjectName, Addresses>,
+) -> impl Iterator<Item = (IpNet, Place)> {
+    let is_inside = |ip: &IpAddr| facts.service_cidrs.iter().any(|net| net.contains(ip));
+    let services = snapshot.services.iter();
+    services.flat_map(move |(name, service)| {
+        let service = &service.object;
+        let is_served = frontend::is_served(service);
+        let is_foreign = service.meta.labels.contains_key(LABEL_PROXY_NAME);
+        let ips = addresses.get(name).into_iter().flat_map(|it| &it.ips);
+        ips.filter_map(move |ip| match is_inside(ip) {
+            false if is_served => Some((IpNet::from(*ip), Place::Services)),
+            true if is_foreign => Some((IpNet::from(*ip), Place::Unknown)),
+            _ => None,
+        })
+    })
+}
