@@ -173,7 +173,7 @@ fn masquerade<A: Addr>(fixture: &Fixture, protocol: u8) {
 }
 
 #[test]
-fn a_pod_of_another_node_keeps_its_address() {
+fn a_pod_of_another_node_keeps_its_address_where_its_backend_answers_by_this_node() {
     let Some(mut fixture) = Fixture::new(&["uplink"]) else {
         return;
     };
@@ -184,23 +184,30 @@ fn a_pod_of_another_node_keeps_its_address() {
             .put_place(Area::of_node(cidr.parse().unwrap()), Place::Pods)
             .unwrap();
     }
-    keeps_address::<Addr4>(&fixture);
-    keeps_address::<Addr6>(&fixture);
+    seen_by_backends::<Addr4>(&fixture);
+    seen_by_backends::<Addr6>(&fixture);
 }
 
-fn keeps_address<A: Addr>(fixture: &Fixture) {
+/// A backend elsewhere would answer the pod past this node, and from an address that the pod never dialled.
+fn seen_by_backends<A: Addr>(fixture: &Fixture) {
     let client = (pod::<A>(NEIGHBOUR, 2), CLIENT);
-    let open = PacketSpec::new(client, Vip::Remote.frontend(), Transport::Udp);
+    let node = (address::<A>(addressing::node(NODE)), CLIENT);
     let macs = arriving(Device::Uplink);
-    fixture.check(Case {
-        name: label::<A>(proto::UDP, "a pod behind the uplink"),
-        program: "uplink",
-        device: Device::Uplink,
-        input: Frame::of(macs, &open),
-        action: Action::Redirect,
-        output: Frame::of(macs, &sent_on(&open, client, Vip::Remote.backend())),
-        counts: OPENED,
-    });
+    for (name, vip, seen) in [
+        ("its backend is here", Vip::Local, client),
+        ("its backend is elsewhere", Vip::Remote, node),
+    ] {
+        let open = PacketSpec::new(client, vip.frontend(), Transport::Udp);
+        fixture.check(Case {
+            name: label::<A>(proto::UDP, name),
+            program: "uplink",
+            device: Device::Uplink,
+            input: Frame::of(macs, &open),
+            action: Action::Redirect,
+            output: Frame::of(macs, &sent_on(&open, seen, vip.backend())),
+            counts: OPENED,
+        });
+    }
 }
 
 #[test]
