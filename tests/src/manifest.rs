@@ -129,6 +129,16 @@ impl Manifest {
         nodes.fold(Self::default(), |manifest, node| manifest.with(&node))
     }
 
+    /// Adds the pods of these names, ready, with this label `app`.
+    #[must_use]
+    pub fn with_pods_of(self, cluster: &Cluster, names: &[&str], app: &str) -> Self {
+        let pods = cluster.pods();
+        let serving = pods.filter(|(_, pod)| names.contains(&pod.name.as_str()));
+        serving.fold(self, |manifest, (node, pod)| {
+            manifest.with(&Pod::of(node, pod, app))
+        })
+    }
+
     /// Adds an object.
     #[must_use]
     pub fn with(mut self, object: &impl fmt::Display) -> Self {

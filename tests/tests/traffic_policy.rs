@@ -16,7 +16,7 @@ use lb_tests::{
     client,
     deployment::Deployment,
     dial::{Dial, Ended, Protocol, dial},
-    manifest::{Exposed, Governed, Manifest, Pod, Port, Service},
+    manifest::{Exposed, Governed, Manifest, Port, Service},
     netns::{Namespace, require_root},
     poll,
     server::Server,
@@ -352,13 +352,8 @@ fn manifest(cluster: &Cluster, spec: &[&'static str], serving: &[&str]) -> Manif
         },
         spec: spec.to_vec(),
     };
-    let serving = cluster
-        .pods()
-        .filter(|(_, pod)| serving.contains(&pod.name.as_str()));
-    let pods = serving.map(|(node, pod)| Pod::of(node, pod, "web"));
-    pods.fold(Manifest::default().with(&service), |manifest, pod| {
-        manifest.with(&pod)
-    })
+    let manifest = Manifest::default().with(&service);
+    manifest.with_pods_of(cluster, serving, "web")
 }
 
 #[track_caller]

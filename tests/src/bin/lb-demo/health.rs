@@ -1,9 +1,6 @@
 //! The health check port: how a balancer learns which nodes have a pod.
 
-use std::{
-    io::{Read, Write},
-    net::SocketAddr,
-};
+use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail};
 use lb_tests::{client, poll, topology::Node};
@@ -43,19 +40,7 @@ impl Demo {
 
     fn health(&self, node: &Node) -> Result<Health> {
         let address = SocketAddr::new(node.addresses.v4.into(), HEALTH_CHECK_PORT);
-        let response = self.outside().run(|| {
-            let mut stream = client::connect(address)?;
-            let request =
-                format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-            stream
-                .write_all(request.as_bytes())
-                .context("send the request")?;
-            let mut response = String::new();
-            stream
-                .read_to_string(&mut response)
-                .context("receive the response")?;
-            Ok::<_, anyhow::Error>(response)
-        });
+        let response = self.outside().run(|| client::http(address));
         let response = response.with_context(|| format!("ask {address} for its health"))?;
         match health(&response) {
             Some(health) => Ok(health),
