@@ -79,19 +79,9 @@ static WORK6: PerCpuArray<Work<Addr6>, 1> = PerCpuArray::new();
 /// Load-time facts; the loader writes them before the verifier sees the program.
 #[unsafe(no_mangle)]
 pub(crate) static NODE: Global<NodeConfig> = Global::new(NodeConfig {
-    hash_key: [0; 12],
     flow_mask4: capacity::FLOWS - 1,
     flow_mask6: capacity::FLOWS - 1,
-    addr4: Addr4 { be32: 0 },
-    addr6: Addr6 { be32: [0; 4] },
-    snat_port_base: 0,
-    snat_port_count: 0,
-    host_ifindex: 0,
-    host_macs: [0; 3],
-    fib_flags: 0,
-    hairpin4: Addr4 { be32: 0 },
-    hairpin6: Addr6 { be32: [0; 4] },
-    masquerade: 0,
+    ..NodeConfig::DEFAULT
 });
 
 /// One family's maps and facts; everything that uses them is written once.

@@ -63,7 +63,7 @@ fn reserve<A: FamilyMaps>(key: *const FlowKey<A>, request: u32, now: u32) -> u64
         return Refusal::Busy as u64;
     };
     let node = node();
-    let table = FlowTable::new(&KernelSlots, A::flow_mask(node), &node.hash_key, now);
+    let table = FlowTable::new(&KernelSlots, A::flow_mask(node), node, now);
     table.reserve_here(key, Request(request)).0
 }
 

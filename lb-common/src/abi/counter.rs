@@ -119,6 +119,24 @@ reasons! {
     PassOwnSocket = 34, "pass_own_socket", Pass;
     /// No room to remember a client's backend: its next connection may get another.
     AffinityFull = 35, "affinity_full", Note;
+    /// An ICMP error about a packet of a known flow: translated, and what it quotes too.
+    HitError = 36, "hit_error", Forward;
+    /// An echo request to a service address: answered here.
+    EchoAnswered = 37, "echo_answered", Forward;
+    /// In the middle of a connection that is not known here; its sender is told to end it.
+    RejectNoFlow = 38, "reject_no_flow", Reject;
+    /// The connection's backend serves no more, and --tcp-after-removal says to end such connections.
+    RejectBackendGone = 39, "reject_backend_gone", Reject;
+    /// A source port was taken again before its rest was over, since no other was free.
+    PortUnrested = 40, "port_unrested", Note;
+    /// A later fragment came before the first one: kept until that comes.
+    FragmentHeld = 41, "fragment_held", Forward;
+    /// A first fragment came after later ones, which follow it now.
+    FragmentsReleased = 42, "fragments_released", Note;
+    /// A later fragment whose first one was not seen, and that could not be kept.
+    DropFragment = 43, "drop_fragment", Drop;
+    /// A connection that was never answered gave its place in the flow table to a new one.
+    FlowDisplaced = 44, "flow_displaced", Note;
 }
 
 impl Reason {

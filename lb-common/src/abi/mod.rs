@@ -28,7 +28,7 @@ pub use trace::TraceRecord;
 /// Version of the tables' layout; part of the directory where they are pinned.
 ///
 /// Any change of a key, a value, a map type or the meaning of a field raises it.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Plain data of the tables: `repr(C)`, no padding, every bit pattern valid.
 ///

@@ -55,7 +55,7 @@ pub fn explain<A: Addr, P: Packet, T: Tables<A>>(
         OnLoss::OpenAnew
     };
     let node = tables.node();
-    let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
+    let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
     if let Some(found) = table.find(&work.key)
         && let Followed::Decided(followed) = follow::follow(work, tables, &table, &found, on_loss)
     {

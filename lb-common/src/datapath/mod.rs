@@ -168,7 +168,7 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     }
     work.now = tables.now();
     let node = tables.node();
-    let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
+    let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
     let Some(found) = table.find(&work.key) else {
         return Progress::Missed;
     };

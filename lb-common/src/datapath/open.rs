@@ -49,7 +49,7 @@ fn opened<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, existing: Exist
         return refuse(reason);
     }
     let node = tables.node();
-    let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
+    let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
     if !T::DRY
         && let Err(refusal) = insert(work, tables, &table, existing)
     {

@@ -37,12 +37,12 @@ use core::marker::PhantomData;
 
 use super::{
     Direction, FlowKey, Rewrite,
-    clock::{Tick, age, lifetime},
+    clock::{Lifetimes, Tick, age, row},
     reserve::{Claim, Request, Reserved},
     slot::{BackendRef, Home, Slot, SlotFlags, State, StateWord, Words},
 };
 use crate::{
-    abi::next_hop::NextHopRef,
+    abi::{NodeConfig, next_hop::NextHopRef},
     hash::{self, HashKey},
     net::addr::Addr,
 };
@@ -79,6 +79,7 @@ pub struct FlowTable<'a, A, S> {
     /// Number of positions, a power of two, minus one.
     pub(super) mask: u32,
     hash_key: &'a HashKey,
+    lifetimes: &'a Lifetimes,
     pub(super) now: Tick,
     family: PhantomData<A>,
 }
@@ -143,11 +144,12 @@ pub(super) struct Homes {
 impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     /// The table in `slots` at the moment `now`.
     #[inline(always)]
-    pub fn new(slots: &'a S, mask: u32, hash_key: &'a HashKey, now: Tick) -> Self {
+    pub fn new(slots: &'a S, mask: u32, node: &'a NodeConfig, now: Tick) -> Self {
         Self {
             slots,
             mask,
-            hash_key,
+            hash_key: &node.hash_key,
+            lifetimes: &node.lifetimes,
             now,
             family: PhantomData,
         }
@@ -346,7 +348,11 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
             word,
         } = *found;
         let flags = slot.flags();
-        let limit = lifetime(slot.protocol(), word, flags);
+        let limit = self
+            .lifetimes
+            .get(row(slot.protocol(), word, flags))
+            .copied()
+            .unwrap_or_default();
         if age(self.now, slot.last_seen()) <= limit {
             return true;
         }

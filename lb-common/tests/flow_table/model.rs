@@ -9,7 +9,7 @@ use lb_common::{
     fake::FakeSlots,
     flow::{
         FlowKey, Rewrite,
-        clock::{Tick, age, lifetime, seconds},
+        clock::{Tick, age, row, seconds},
         slot::{SlotFlags, State, StateWord},
         table::{Existing, Refusal},
     },
@@ -19,7 +19,7 @@ use proptest::prelude::*;
 
 use crate::{
     invariant::{check, rewrite},
-    keys::{addr, from_client, reply_key, reply_rewrite, table, to_backend},
+    keys::{NODE, addr, from_client, reply_key, reply_rewrite, table, to_backend},
 };
 
 const CLIENTS: u32 = 24;
@@ -72,7 +72,8 @@ struct Flow {
 
 impl Flow {
     fn is_live(&self, proto: u8, now: Tick) -> bool {
-        let limit = lifetime(proto, StateWord(self.state as u32), SlotFlags::default());
+        let word = StateWord(self.state as u32);
+        let limit = NODE.lifetimes[row(proto, word, SlotFlags::default())];
         self.seen.iter().any(|seen| age(now, *seen) <= limit)
     }
 }

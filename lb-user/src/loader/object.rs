@@ -82,6 +82,7 @@ fn node_config(facts: Facts) -> Result<NodeConfig, getrandom::Error> {
         hairpin4: facts.host.hairpin.v4.into(),
         hairpin6: facts.host.hairpin.v6.into(),
         masquerade: facts.masquerade.code(),
+        ..NodeConfig::DEFAULT
     })
 }
 
