@@ -25,6 +25,8 @@ mod refusal;
 mod refused;
 mod sctp;
 mod sockets;
+mod source_ports;
+mod states;
 mod told;
 mod truth;
 mod world;
