@@ -65,11 +65,18 @@ impl<const L2: u32> TcPacket<L2> {
     #[inline(always)]
     pub(crate) fn swap_macs(&mut self) -> Option<()> {
         let (data, end) = self.bounds();
-        within::<[[u16; 3]; 2]>(data, end, 0).map(|start| {
-            // SAFETY: the pointer was checked against the packet's end.
-            let [dst, src] = unsafe { start.read_unaligned() };
-            // SAFETY: as above.
-            unsafe { start.write_unaligned([src, dst]) };
+        within::<[u16; 6]>(data, end, 0).map(|start| {
+            let half = start.cast::<u16>();
+            for at in 0..3 {
+                // SAFETY: the pointer was checked against the packet's end. One half word at a time: an array of them
+                // would take stack.
+                unsafe {
+                    let (dst, src) = (half.add(at), half.add(at + 3));
+                    let (to, from) = (dst.read_unaligned(), src.read_unaligned());
+                    dst.write_unaligned(from);
+                    src.write_unaligned(to);
+                }
+            }
         })
     }
 

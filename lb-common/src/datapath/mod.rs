@@ -152,13 +152,7 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
     let existing = match glance(packet, tables, work, OnLoss::OpenAnew) {
         Progress::Missed => Existing::Keep,
         Progress::Lost => Existing::Replace,
-        Progress::Icmp => {
-            return match related::related(packet, tables, work) {
-                Progress::Related => related::translate(packet, tables, work),
-                Progress::Echo => related::reply(packet, tables, work),
-                done => done,
-            };
-        }
+        Progress::Icmp => return related::related(packet, tables, work),
         done => return done,
     };
     if open::choose(work, tables) {

@@ -39,11 +39,25 @@ pub struct Letterhead<A> {
     pub end: u32,
 }
 
-/// Decides about an ICMP message: [`Work::decision`], if it becomes another one.
+/// Takes an ICMP message through.
 ///
-/// A call of its own in the BPF object, beside the others.
+/// A call of its own in the BPF object, beside those for packets of flows, and its steps are calls one after the other.
 #[inline(never)]
 pub(super) fn related<A: Addr, P: Packet, T: Tables<A>>(
+    packet: &mut P,
+    tables: &T,
+    work: &mut Work<A>,
+) -> Progress {
+    match decide(packet, tables, work) {
+        Progress::Related => translate(packet, tables, work),
+        Progress::Echo => reply(packet, tables, work),
+        done => done,
+    }
+}
+
+/// Decides about an ICMP message: [`Work::decision`], if it becomes another one.
+#[inline(never)]
+fn decide<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
@@ -194,7 +208,7 @@ fn echo<A: Addr, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> Decision {
 
 /// Writes what [`related`] has decided: the error as its receiver knows the flow.
 #[inline(never)]
-pub(super) fn translate<A: Addr, P: Packet, T: Tables<A>>(
+fn translate<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
@@ -246,7 +260,7 @@ fn write_error<A: Addr, P: Packet>(packet: &mut P, work: &Work<A>, hops: u8) -> 
 
 /// Writes the answer to an echo request: the same, to its sender.
 #[inline(never)]
-pub(super) fn reply<A: Addr, P: Packet, T: Tables<A>>(
+fn reply<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
