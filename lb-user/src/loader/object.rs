@@ -5,7 +5,7 @@
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned, util::KernelVersion,
 };
-use lb_common::abi::{NextHop, NodeConfig, map};
+use lb_common::abi::{NextHop, NodeConfig, map, node::features};
 
 use super::{pair::HostFacts, uplink::NodeAddresses};
 use crate::{apply::Raw, config::Masquerade};
@@ -82,6 +82,7 @@ fn node_config(facts: Facts) -> Result<NodeConfig, getrandom::Error> {
         hairpin4: facts.host.hairpin.v4.into(),
         hairpin6: facts.host.hairpin.v6.into(),
         masquerade: facts.masquerade.code(),
+        features: features::ECHO,
         ..NodeConfig::DEFAULT
     })
 }
