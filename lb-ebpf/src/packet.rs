@@ -19,7 +19,7 @@ use lb_common::{
 };
 
 /// Offsets from the IP header stay below this; it bounds them for the verifier.
-const OFFSET_MASK: u32 = 0x7f;
+const OFFSET_MASK: u32 = 0xff;
 /// The longest headers that are read: IPv4 with options and TCP without.
 const HEADERS: u32 = 60 + 20;
 /// Bytes from the IP header that reach beyond the beginning of any transport header: with them goes the
@@ -130,6 +130,16 @@ impl<const L2: u32> Packet for TcPacket<L2> {
         // SAFETY: as in `read`; the kernel has made the packet this program's own before it ran.
         self.pointer::<T>(at)
             .map(|header| unsafe { header.write_unaligned(value) })
+    }
+
+    #[inline(always)]
+    fn reach(&mut self, len: u32) -> bool {
+        let (data, end) = self.bounds();
+        // SAFETY: the context lives as long as the program.
+        let wanted = unsafe { (*self.skb).len }.min(L2 + len);
+        // SAFETY: the helper checks the length against the packet's.
+        end.wrapping_sub(data) as u32 >= wanted
+            || unsafe { bpf_skb_pull_data(self.skb, wanted) } == 0
     }
 
     #[inline(always)]
@@ -280,6 +290,12 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn replace(&mut self, _words: &[u32], _len: u32) -> Option<()> {
         None
+    }
+
+    /// What lies in the driver's first buffer is all that there is.
+    #[inline(always)]
+    fn reach(&mut self, _len: u32) -> bool {
+        true
     }
 
     #[inline(always)]

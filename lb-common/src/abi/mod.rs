@@ -9,6 +9,8 @@ pub mod affinity;
 pub mod backend;
 pub mod counter;
 pub mod flow;
+pub mod fragment;
+pub mod held_piece;
 pub mod next_hop;
 pub mod node;
 pub mod place;
@@ -19,6 +21,8 @@ pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, backend_flags};
 pub use counter::Reason;
 pub use flow::FlowSlot;
+pub use fragment::Fragment;
+pub use held_piece::{HeldPiece, PieceKey};
 pub use next_hop::NextHop;
 pub use node::NodeConfig;
 pub use place::PlaceKey;
@@ -68,13 +72,20 @@ pub mod map {
     /// `AffinityKey<Addr6>` -> `Affinity`.
     pub const AFFINITY6: &str = "affinity6";
 
+    /// Position -> `Fragment<Addr4>`.
+    pub const FRAGMENTS4: &str = "fragments4";
+    /// Position -> `Fragment<Addr6>`.
+    pub const FRAGMENTS6: &str = "fragments6";
+    /// Buffer -> `HeldPiece`, of both families.
+    pub const PIECES: &str = "pieces";
+
     /// 0 -> `TraceRecord`; not pinned.
     pub const TRACE_RECORD: &str = "trace_record";
 
     /// All that are pinned, in the order in which `fulcrum maps` lists them.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 16] = [
         SERVICES4, SERVICES6, SLOTS, BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, NEXT_HOPS, COUNTERS,
-        PLACES4, PLACES6, AFFINITY4, AFFINITY6,
+        PLACES4, PLACES6, AFFINITY4, AFFINITY6, FRAGMENTS4, FRAGMENTS6, PIECES,
     ];
 }
 
@@ -94,4 +105,10 @@ pub mod capacity {
     pub const PLACES: u32 = 65_536;
     /// Clients that affinity is remembered of, per family.
     pub const AFFINITY: u32 = 65_536;
+    /// Datagrams whose first fragment is remembered, per family; a power of two.
+    pub const FRAGMENTS: u32 = 32_768;
+    /// Fragments in one set of `pieces`: what one source can have kept.
+    pub const PIECES_PER_SET: u32 = 64;
+    /// Sets of `pieces`, both families together; 600 kB each.
+    pub const PIECE_SETS: u32 = 8;
 }

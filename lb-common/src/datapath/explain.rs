@@ -11,7 +11,7 @@ use super::{
 use crate::{
     abi::{NextHop, Reason, next_hop::NextHopRef},
     flow::{Direction, table::FlowTable},
-    net::addr::Addr,
+    net::{addr::Addr, ip::Piece},
 };
 
 /// What is decided, and why.
@@ -30,12 +30,18 @@ pub struct Explained {
 /// A next hop that cannot be found does not alter the decision.
 #[inline(always)]
 pub fn explain<A: Addr, P: Packet, T: Tables<A>>(
-    packet: &P,
+    packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
 ) -> Explained {
     work.call = Call::default();
-    if let Err(reason) = parse::parse(packet, work) {
+    let parsed = parse::parse(packet, work);
+    // A fragment's way hangs on what came before it.
+    let parsed = match work.ip.piece {
+        Piece::Whole => parsed,
+        _ => Err(Reason::PassFragment),
+    };
+    if let Err(reason) = parsed {
         let decision = Decision::Pass(reason);
         return Explained {
             decision,

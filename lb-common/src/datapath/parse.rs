@@ -5,20 +5,28 @@ use crate::{
     abi::Reason,
     net::{
         addr::Addr,
-        ip::{IpHeader, proto},
+        ip::{IpHeader, Piece, proto},
         sctp,
         tcp::{Flags, Tcp},
         udp::Udp,
     },
 };
 
-/// Reads the headers.
+/// Reads the headers. The ports of a later fragment are left as they are: it has none.
 ///
 /// # Errors
 /// The reason to pass the packet untouched.
 #[inline(always)]
-pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<(), Reason> {
+pub(super) fn parse<A: Addr, P: Packet>(packet: &mut P, work: &mut Work<A>) -> Result<(), Reason> {
+    work.ip.piece = Piece::Whole;
     let ip = A::Header::read(packet, &mut work.key.ends)?;
+    if ip.piece == Piece::Later {
+        work.key.proto = ip.proto;
+        work.tcp = Flags::default();
+        work.segment_len = packet.len();
+        work.ip = ip;
+        return Ok(());
+    }
     let (sport, dport, tcp, headers) = if ip.proto == proto::TCP {
         let Some(header) = packet.read::<Tcp>(ip.l4) else {
             return Err(Reason::PassMalformed);

@@ -4,7 +4,9 @@ use bytemuck::Pod;
 
 use super::Route;
 use crate::{
-    abi::{Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
+    abi::{
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, PieceKey, Reason, Service, ServiceKey,
+    },
     flow::{FlowKey, clock::Tick, table::Slots},
     net::{addr::Addr, crc32c, csum::Delta, ip::Ends},
 };
@@ -27,6 +29,8 @@ pub trait Packet {
     fn read<T: Pod>(&self, at: u32) -> Option<T>;
     /// Writes a header, or part of one.
     fn write<T: Pod>(&mut self, at: u32, value: T) -> Option<()>;
+    /// Makes the first `len` bytes, or as many as it has, such as [`Packet::read`] reaches. False: out of memory.
+    fn reach(&mut self, len: u32) -> bool;
     /// What was written altered the sum over the whole packet, which the device may have left for the
     /// kernel to check.
     fn change_sum(&mut self, change: Delta);
@@ -75,6 +79,18 @@ impl Role {
     pub fn is_host(self) -> bool {
         matches!(self, Self::Host | Self::Loopback)
     }
+}
+
+/// What letting fragments in has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Released {
+    /// There were none.
+    None,
+    /// There were some.
+    Some,
+    /// There were some, and the packet at hand was lost over them.
+    Damaged,
 }
 
 /// Where in the kernel the program runs.
@@ -136,6 +152,24 @@ pub trait Tables<A: Addr> {
     /// validity aside), and which source the node prefers on it, written to `source`; unspecified where the
     /// kernel does not say.
     fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route;
+    /// What the first fragment of this datagram has told: [`crate::fragment::record::find`].
+    fn recall(&self, _key: &FlowKey<A>, _id: u32, _now: Tick) -> u64 {
+        0
+    }
+    /// Notes the first fragment of a datagram: [`crate::fragment::record::note`].
+    fn note(&self, _key: &FlowKey<A>, _id: u32, _now: Tick) {}
+    /// Keeps a copy of the packet, a later fragment of this datagram: the [`crate::fragment::shelf::Claim`].
+    fn hold<P: Packet>(&self, _packet: &P, _datagram: &PieceKey, _now: Tick) -> u64 {
+        0
+    }
+    /// Gives up the copy that was kept by this claim; false: it is being let in at this moment.
+    fn take_back(&self, _claim: u64) -> bool {
+        false
+    }
+    /// Lets the fragments of this datagram that were kept come in again.
+    fn release(&self, _datagram: &PieceKey, _now: Tick) -> Released {
+        Released::None
+    }
     /// The coarse clock.
     fn now(&self) -> Tick;
     /// 32 random bits.

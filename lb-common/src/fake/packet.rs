@@ -143,6 +143,10 @@ impl Packet for FakePacket {
         Some(())
     }
 
+    fn reach(&mut self, _len: u32) -> bool {
+        true
+    }
+
     fn change_sum(&mut self, change: Delta) {
         self.device_sum = change.apply(self.device_sum);
     }

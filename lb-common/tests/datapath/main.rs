@@ -7,6 +7,8 @@ mod changed;
 mod choice;
 mod connection;
 mod explained;
+mod ext_headers;
+mod fragments;
 mod guards;
 mod hairpin;
 mod here;
