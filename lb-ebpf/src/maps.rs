@@ -11,8 +11,8 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, NextHop, NodeConfig, PlaceKey, Reason, Service,
-        ServiceKey, TraceRecord, capacity, held_piece::FRAME_LEN,
+        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, NextHop, NodeConfig,
+        PlaceKey, Reason, Service, ServiceKey, TraceRecord, capacity, held_piece::FRAME_LEN,
     },
     datapath::Work,
     flow::FlowKey,
@@ -183,10 +183,10 @@ macro_rules! bind {
 }
 
 bind!(
-    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, AFFINITY4, WORK4, FRAGMENTS4, recall4, note4, reserve4, flow_mask4, addr4,
-    hairpin4
+    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, AFFINITY4, WORK4, FRAGMENTS4, recall4, note4,
+    reserve4, flow_mask4, addr4, hairpin4
 );
 bind!(
-    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, AFFINITY6, WORK6, FRAGMENTS6, recall6, note6, reserve6, flow_mask6,
-    addr6, hairpin6
+    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, AFFINITY6, WORK6, FRAGMENTS6, recall6, note6,
+    reserve6, flow_mask6, addr6, hairpin6
 );

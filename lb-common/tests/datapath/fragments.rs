@@ -1,7 +1,10 @@
 //! Fragments follow the first one of their datagram, in whatever order they come.
 
+use std::sync::atomic::AtomicU32;
+
 use lb_common::{
     abi::{
+        Fragment,
         Reason::{
             self, DropFragment, DropTtl, FragmentHeld, FragmentsReleased, HitOriginal, HitReply,
             Open, PassFragment, PassMalformed, PassNoService, PassProtocol, PassToTc,
@@ -10,7 +13,8 @@ use lb_common::{
         capacity, place,
     },
     datapath::Verdict,
-    fake::{FakePacket, FakeTables, PacketSpec},
+    fake::{FakePacket, FakeTables, FakeWordRows, PacketSpec},
+    fragment::record,
     net::{
         addr::{Addr, Addr4, Addr6},
         ip::proto,
@@ -20,9 +24,9 @@ use lb_common::{
 use crate::{
     made,
     world::{
-        BACKEND_PORT, CLIENT_PORT, POD_DEVICE, SERVICE_PORT, SYN, UDP, UPLINK, World, addr, answer,
-        assert_counts, delivered, for_both_families, forwarded, leaves, local_pod, node_addr,
-        outsider, remote_pod, renamed, request, vip,
+        BACKEND_PORT, CLIENT_PORT, NOW, POD_DEVICE, SERVICE_PORT, SYN, UDP, UPLINK, World, addr,
+        answer, assert_counts, delivered, for_both_families, forwarded, leaves, local_pod,
+        node_addr, outsider, remote_pod, renamed, request, vip,
     },
 };
 
@@ -99,21 +103,22 @@ fn assert_joined<A: Addr>(pieces: &[FakePacket], expected: &PacketSpec<A>) {
 
 fn in_order_all_follow_the_first<A: Addr>() {
     let world = World::<A>::with_local_backends(3);
-    let spec = long(request(local_pod(9), UDP));
+    let spec = long(request(local_pod::<A>(9), UDP));
     let pieces = cut(&spec);
     assert_eq!(pieces.len(), 4);
     let mut out = sent(&world, world.pod(), &pieces[..1], Open);
     out.extend(sent(&world, world.pod(), &pieces[1..], HitOriginal));
     let whole = FakePacket::join(&out);
-    let to = (1..=3).find(|n| whole.bytes() == forwarded(&spec, local_pod(*n)).packet().bytes());
+    let to =
+        (1..=3).find(|n| whole.bytes() == forwarded(&spec, local_pod::<A>(*n)).packet().bytes());
     assert!(to.is_some() && whole.checksums_valid());
 }
 
 fn answers_follow_their_first<A: Addr>() {
     let world = World::<A>::with_local_backends(1);
-    let open = long(request(local_pod(9), UDP));
-    sent(&world, world.pod(), &cut(&open), Resolved);
-    let back = long(answer(&forwarded(&open, local_pod(1)), UDP));
+    let open = long(request(local_pod::<A>(9), UDP));
+    sent(&world, world.pod(), &cut(&open)[..1], Open);
+    let back = long(answer(&forwarded(&open, local_pod::<A>(1)), UDP));
     let out = sent(&world, world.pod(), &cut(&back), HitReply);
     assert_joined(&out, &long(delivered(&open, UDP)));
 }
@@ -121,7 +126,7 @@ fn answers_follow_their_first<A: Addr>() {
 fn a_new_source_and_port_reach_all_pieces<A: Addr>() {
     let world = World::<A>::with_remote_backends(1);
     for client in 1..=2 {
-        let spec = long(request(outsider(client), UDP));
+        let spec = long(request(outsider::<A>(client), UDP));
         let mut packets = cut(&spec);
         let first = packets.remove(0);
         let mut out = sent(&world, world.uplink(), &[first], Open);
@@ -133,14 +138,18 @@ fn a_new_source_and_port_reach_all_pieces<A: Addr>() {
         let sport = u16::from_be_bytes([ports[0], ports[1]]);
         // The second client's port is the first's.
         assert_eq!(client == 1, sport == CLIENT_PORT);
-        let there = renamed(&spec, (node_addr(), sport), (remote_pod(1), BACKEND_PORT));
+        let there = renamed(
+            &spec,
+            (node_addr(), sport),
+            (remote_pod::<A>(1), BACKEND_PORT),
+        );
         assert_joined(&out, &PacketSpec { ttl: 63, ..there });
     }
 }
 
 fn early_ones_wait_for_the_first<A: Addr>() {
     let world = World::<A>::with_local_backends(1);
-    let spec = long(request(local_pod(9), UDP));
+    let spec = long(request(local_pod::<A>(9), UDP));
     for round in 0..3 {
         let pieces = cut(&spec);
         for piece in pieces[1..].iter().rev() {
@@ -150,14 +159,15 @@ fn early_ones_wait_for_the_first<A: Addr>() {
         let outcome = world.pod().run(&mut first);
         assert!(matches!(outcome.verdict, Verdict::Send(_)));
         let opened = [Open, Resolved, FragmentsReleased];
-        let hit = [HitOriginal, FragmentsReleased];
+        // The next hop's time is over too.
+        let hit = [HitOriginal, Resolved, FragmentsReleased];
         assert_counts(&world.node, if round == 0 { &opened } else { &hit });
         let released = world.node.take_released();
         assert_eq!(released.len(), 3);
         let released: Vec<_> = released.into_iter().map(|(_, piece)| piece).collect();
         let mut out = sent(&world, world.pod(), &released, HitOriginal);
         out.push(first);
-        assert_joined(&out, &forwarded(&spec, local_pod(1)));
+        assert_joined(&out, &forwarded(&spec, local_pod::<A>(1)));
         assert_eq!(world.node.take_released(), []);
         world.wait(TWO_SECONDS + 1);
     }
@@ -165,7 +175,7 @@ fn early_ones_wait_for_the_first<A: Addr>() {
 
 fn pieces_come_in_again_by_their_own_device<A: Addr>() {
     let world = World::<A>::with_remote_backends(1);
-    let pieces = cut(&long(request(outsider(1), UDP)));
+    let pieces = cut(&long(request(outsider::<A>(1), UDP)));
     let counts = &[FragmentHeld];
     leaves(&world.node, world.pod(), &pieces[2], Verdict::Drop, counts);
     leaves(
@@ -186,12 +196,12 @@ fn pieces_come_in_again_by_their_own_device<A: Addr>() {
 
 fn neither_another_source_nor_another_number_is_the_same_datagram<A: Addr>() {
     let world = World::<A>::with_local_backends(1);
-    let spec = long(request(local_pod(9), UDP));
+    let spec = long(request(local_pod::<A>(9), UDP));
     sent(&world, world.pod(), &cut(&spec)[..1], Open);
-    let other_source = cut(&long(request(local_pod(8), UDP)));
+    let other_source = cut(&long(request(local_pod::<A>(8), UDP)));
     let other_vip = cut(&renamed(
         &spec,
-        (local_pod(9), CLIENT_PORT),
+        (local_pod::<A>(9), CLIENT_PORT),
         (vip(2), SERVICE_PORT),
     ));
     let other_number = spec.packet().cut(SIZE, ID + 1);
@@ -239,13 +249,13 @@ fn an_ipv6_datagram_may_begin_with_options() {
         .expect("short")
         .to_be_bytes();
     joined[4..6].copy_from_slice(&len);
-    let expected = forwarded(&long(request(local_pod(9), UDP)), local_pod(1)).packet();
+    let expected = forwarded(&long(request::<Addr6>(local_pod(9), UDP)), local_pod(1)).packet();
     assert_eq!(joined, expected.bytes());
 }
 
 fn a_record_lives_two_seconds<A: Addr>() {
     let world = World::<A>::with_local_backends(1);
-    let pieces = cut(&long(request(local_pod(9), UDP)));
+    let pieces = cut(&long(request(local_pod::<A>(9), UDP)));
     sent(&world, world.pod(), &pieces[..1], Open);
     world.wait(TWO_SECONDS);
     sent(&world, world.pod(), &pieces[1..2], HitOriginal);
@@ -255,13 +265,15 @@ fn a_record_lives_two_seconds<A: Addr>() {
 
 fn what_was_kept_too_long_is_given_up<A: Addr>() {
     let world = World::<A>::with_local_backends(1);
-    let pieces = cut(&long(request(local_pod(9), UDP)));
+    let pieces = cut(&long(request(local_pod::<A>(9), UDP)));
     held(&world, &pieces[1]);
     world.wait(TWO_SECONDS + 1);
     sent(&world, world.pod(), &pieces[..1], Open);
     assert_eq!(world.node.take_released(), []);
     // Its buffer is the first to be taken.
-    let other = long(request::<A>(local_pod(9), UDP)).packet().cut(SIZE, 7);
+    let other = long(request::<A>(local_pod::<A>(9), UDP))
+        .packet()
+        .cut(SIZE, 7);
     let counts = &[DropFragment, FragmentHeld];
     leaves(&world.node, world.pod(), &other[1], Verdict::Drop, counts);
 }
@@ -270,21 +282,21 @@ fn a_second_datagram_of_one_number_has_its_own_ports<A: Addr>() {
     let world = World::<A>::with_local_backends(1);
     for port in [CLIENT_PORT, CLIENT_PORT + 1] {
         let spec = renamed(
-            &long(request(local_pod(9), UDP)),
-            (local_pod(9), port),
+            &long(request(local_pod::<A>(9), UDP)),
+            (local_pod::<A>(9), port),
             (vip(1), SERVICE_PORT),
         );
         let mut out = sent(&world, world.pod(), &cut(&spec)[..1], Open);
         out.extend(sent(&world, world.pod(), &cut(&spec)[1..], HitOriginal));
-        assert_joined(&out, &forwarded(&spec, local_pod(1)));
+        assert_joined(&out, &forwarded(&spec, local_pod::<A>(1)));
     }
 }
 
 fn others_traffic_passes<A: Addr>() {
     let world = World::<A>::with_local_backends(1);
     let pieces = cut(&long(PacketSpec::new(
-        (local_pod(9), CLIENT_PORT),
-        (outsider(1), 53),
+        (local_pod::<A>(9), CLIENT_PORT),
+        (outsider::<A>(1), 53),
         UDP,
     )));
     let (first, later) = (&pieces[0], &pieces[1]);
@@ -301,7 +313,7 @@ fn a_stray_inside_a_service_cidr_goes_nowhere<A: Addr>() {
     world
         .node
         .set_place(addr(96, 0), World::<A>::net_bits(), place::SERVICES);
-    let pieces = cut(&long(request(local_pod(9), UDP)));
+    let pieces = cut(&long(request(local_pod::<A>(9), UDP)));
     world.pod().run(&mut pieces[0].clone());
     assert!(world.node.take_counts().contains_key(&RejectNoBackend));
     let counts = &[DropFragment];
@@ -337,7 +349,7 @@ fn one_source_fills_one_set<A: Addr>() {
     // Others have sets of their own, or half of this one.
     let mut displaced = 0;
     for client in 10..50 {
-        let piece = numbered(local_pod(client), vip(1), 1).remove(1);
+        let piece = numbered(local_pod::<A>(client), vip(1), 1).remove(1);
         assert_eq!(world.pod().run(&mut piece.clone()).verdict, Verdict::Drop);
         let counts = world.node.take_counts();
         assert_eq!(counts.get(&FragmentHeld), Some(&1));
@@ -357,30 +369,34 @@ fn held_again<A: Addr>(world: &World<A>, piece: &FakePacket) {
 
 fn nothing_is_kept_on_the_way_out<A: Addr>() {
     let world = World::<A>::with_backend_here();
-    let pieces = cut(&long(request(outsider(1), UDP)));
+    let pieces = cut(&long(request(outsider::<A>(1), UDP)));
     for program in [world.egress(), world.lo()] {
         let counts = &[PassFragment];
         leaves(&world.node, program, &pieces[1], Verdict::Pass, counts);
     }
     // What the node's own server answers is translated all the same.
-    let open = long(request(outsider(1), UDP));
+    let open = long(request(outsider::<A>(1), UDP));
     let mut received = sent(&world, world.uplink(), &cut(&open)[..1], Open);
     received.extend(sent(&world, world.uplink(), &cut(&open)[1..], HitOriginal));
     let there = renamed(
         &open,
-        (outsider(1), CLIENT_PORT),
+        (outsider::<A>(1), CLIENT_PORT),
         (node_addr(), BACKEND_PORT),
     );
     assert_joined(&received, &there);
     let back = long(answer(&there, UDP));
     let out = sent(&world, world.egress(), &cut(&back), HitReply);
-    let home = renamed(&back, (vip(1), SERVICE_PORT), (outsider(1), CLIENT_PORT));
+    let home = renamed(
+        &back,
+        (vip(1), SERVICE_PORT),
+        (outsider::<A>(1), CLIENT_PORT),
+    );
     assert_joined(&out, &home);
 }
 
 fn before_the_stack_fragments_are_left_to_tc<A: Addr>() {
     let world = World::<A>::with_remote_backends(1);
-    for piece in &cut(&long(request(outsider(1), UDP))) {
+    for piece in &cut(&long(request(outsider::<A>(1), UDP))) {
         let counts = &[PassToTc];
         leaves(&world.node, world.xdp(), piece, Verdict::Pass, counts);
     }
@@ -388,7 +404,7 @@ fn before_the_stack_fragments_are_left_to_tc<A: Addr>() {
 
 fn nobody_is_told_about_a_later_fragment<A: Addr>() {
     let world = World::<A>::with_local_backends(1);
-    let spec = long(request(local_pod(9), UDP));
+    let spec = long(request(local_pod::<A>(9), UDP));
     sent(&world, world.pod(), &cut(&spec)[..1], Open);
     let last_hop = cut(&PacketSpec { ttl: 1, ..spec });
     let counts = &[DropTtl];
@@ -401,29 +417,30 @@ fn nobody_is_told_about_a_later_fragment<A: Addr>() {
     );
 }
 
-/// More datagrams than there is room for: those of others stay.
+/// Twice as many datagrams as there is room for: those of others stay.
 fn the_oldest_record_of_a_source_gives_way<A: Addr>() {
-    let world = World::<A>::with_local_backends(1);
-    let of = |client, id| {
-        long(request::<A>(local_pod(client), UDP))
-            .packet()
-            .cut(SIZE, id)
-    };
-    for id in 0..200 {
-        world.pod().run(&mut of(8, id)[0].clone());
+    let rows = FakeWordRows::<AtomicU32>::new(capacity::FRAGMENTS, size_of::<Fragment<A>>());
+    let hash_key = World::<A>::config().hash_key;
+    let of = |client| request(local_pod::<A>(client), UDP).key();
+    let victims = |client: u32| 1000 * client..1000 * client + 200;
+    for id in victims(1) {
+        record::note(&&rows, &hash_key, &of(1), id, NOW);
     }
-    world.wait(1);
     for id in 0..2 * capacity::FRAGMENTS {
-        world.pod().run(&mut of(9, id & 0xffff)[0].clone());
+        record::note(&&rows, &hash_key, &of(9), id, NOW + 1);
     }
-    world.node.take_counts();
-    let kept = (0..200)
-        .filter(|id| {
-            world.pod().run(&mut of(8, *id)[1].clone());
-            world.node.take_counts().contains_key(&HitOriginal)
-        })
-        .count();
-    assert_eq!(kept, 200);
+    // Who comes to a table that is full has a place too.
+    for id in victims(2) {
+        record::note(&&rows, &hash_key, &of(2), id, NOW + 2);
+    }
+    for client in [1, 2] {
+        for id in victims(client) {
+            let client = client.try_into().expect("small");
+            let known = record::find(&&rows, &hash_key, &of(client), id, NOW + 3);
+            assert!(known.is_known(), "client {client}, {id}");
+            assert_eq!((known.sport(), known.dport()), (CLIENT_PORT, SERVICE_PORT));
+        }
+    }
 }
 
 /// A checksum over ports and all that follows them cannot be made from a part.
@@ -441,7 +458,7 @@ fn sctp_in_pieces_is_dropped_where_its_ports_change() {
     for (port, reason) in [(SERVICE_PORT, DropFragment), (BACKEND_PORT, Open)] {
         world.node.set_service(key(port), Some(service));
         let chunk = [&[1, 0, 0, 200][..], &[7; 196]].concat();
-        let client = (local_pod::<Addr4>(9), CLIENT_PORT);
+        let client = (local_pod::<Addr4>(9), port);
         let whole = made::sctp(client, (vip(1), port), 0, &chunk);
         let first = FakePacket::new(whole).cut(SIZE, ID).remove(0);
         world.pod().run(&mut first.clone());

@@ -13,7 +13,7 @@ use lb_common::{
         Via::{Host, Kernel, Neighbour},
     },
     fake::{PacketSpec, Transport},
-    net::addr::{Addr, Addr4, Addr6},
+    net::addr::Addr,
 };
 
 use crate::world::{

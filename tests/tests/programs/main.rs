@@ -12,6 +12,7 @@ mod answers;
 mod drops;
 mod exchanges;
 mod fixture;
+mod fragments;
 mod host;
 mod layer3;
 mod loaders;
