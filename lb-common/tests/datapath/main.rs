@@ -8,6 +8,8 @@ mod choice;
 mod connection;
 mod echo;
 mod explained;
+mod ext_headers;
+mod fragments;
 mod guards;
 mod hairpin;
 mod here;
