@@ -220,7 +220,7 @@ fn the_protocol_is_part_of_what_names_an_ipv4_datagram() {
     let mut other = pieces[1].clone();
     other.bytes_mut()[9] = proto::TCP;
     held(&world, &other);
-    other.bytes_mut()[9] = 1;
+    other.bytes_mut()[9] = 50;
     let counts = &[PassProtocol];
     leaves(&world.node, world.pod(), &other, Verdict::Pass, counts);
 }
