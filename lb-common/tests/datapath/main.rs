@@ -15,6 +15,8 @@ mod hairpin;
 mod here;
 mod host;
 mod icmp_errors;
+mod icmp_made;
+mod icmp_nonsense;
 mod interleaved;
 mod made;
 mod masks;
