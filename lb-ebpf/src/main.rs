@@ -96,7 +96,7 @@ mod programs {
     }
 
     /// Ethernet device that leads out of the node, before the stack.
-    #[xdp]
+    #[xdp(frags)]
     fn xdp_uplink(ctx: XdpContext) -> u32 {
         action::xdp(&ctx)
     }

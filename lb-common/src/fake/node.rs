@@ -91,7 +91,7 @@ impl<A: Addr> FakeNode<A> {
             sockets: RefCell::default(),
             routes: RefCell::default(),
             source: RefCell::default(),
-            fragments: FakeWordRows::new(capacity::FRAGMENTS, size_of::<Fragment<A>>()),
+            fragments: FakeWordRows::new(capacity::FRAGMENTS + 1, size_of::<Fragment<A>>()),
             pieces: FakeWordRows::new(
                 capacity::PIECE_SETS * capacity::PIECES_PER_SET + 1,
                 size_of::<HeldPiece>() - FRAME_LEN,

@@ -110,7 +110,7 @@ pub struct FakeWordRows<W = AtomicU32> {
 }
 
 impl<W: AtomicWord> FakeWordRows<W> {
-    /// So many rows of so many bytes, all zero.
+    /// So many rows of so many bytes, all zero; the last is what searches keep notes in.
     pub fn new(rows: u32, row_size: usize) -> Self {
         let stride = row_size / 4;
         Self {
@@ -124,6 +124,12 @@ impl<W: AtomicWord> FakeWordRows<W> {
         let start = row as usize * self.stride;
         let words = self.words.get(start..start + self.stride)?;
         Some(FakeWords { words })
+    }
+
+    /// The last row, a scratch.
+    fn last(&self) -> Option<FakeWords<'_, W>> {
+        let rows = self.words.len() / self.stride;
+        self.row(rows as u32 - 1)
     }
 }
 
@@ -142,10 +148,8 @@ impl<'s, W: AtomicWord> Shelf for &'s FakeWordRows<W> {
         self.row(buffer)
     }
 
-    /// The last row, which is no buffer.
     fn scratch(&self) -> Option<Self::Words> {
-        let rows = self.words.len() / self.stride;
-        self.row(rows as u32 - 1)
+        self.last()
     }
 }
 

@@ -10,6 +10,11 @@ use crate::flow::clock::{Tick, seconds};
 /// separates them is the network's reordering, some milliseconds. Identifications of 16 bits come again soon.
 pub const LIFE: Tick = seconds(2);
 
+/// Words of a scratch: the place that suits best so far, under how well it does;
+const BEST: usize = 0;
+/// how many places hold something of the same source.
+const OWN: usize = 1;
+
 /// 1 for 0, else 0; without a branch, each of which would double what the verifier has to follow.
 #[inline(always)]
 fn is_zero(word: u32) -> u32 {

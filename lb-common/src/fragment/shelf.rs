@@ -8,7 +8,7 @@
 
 use core::mem::offset_of;
 
-use super::{LIFE, is_over, is_zero};
+use super::{BEST, LIFE, OWN, is_over, is_zero};
 use crate::{
     abi::{HeldPiece, NodeConfig, PieceKey, capacity},
     flow::{
@@ -23,11 +23,6 @@ use crate::{
 const PLACES: u32 = capacity::PIECES_PER_SET;
 /// What a source may have kept though others have none left.
 const SHARE: u32 = PLACES / 2;
-
-/// Words of [`Shelf::scratch`]: the place that suits best so far, under how well it does;
-const BEST: usize = 0;
-/// how many buffers of the set hold fragments of this source.
-const OWN: usize = 1;
 
 /// What a buffer holds: the low two bits of its state word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
