@@ -32,6 +32,7 @@ pub(crate) type Backends<A> = Array<Backend<A>, { capacity::BACKENDS as usize }>
 /// Mappable, which also puts the slots on page boundaries, so that one never straddles two cache lines.
 pub(crate) type Flows<A> =
     Array<FlowSlot<A>, { capacity::FLOWS as usize }, { BPF_F_MMAPABLE as usize }>;
+pub(crate) type OtherFlows<A> = Array<FlowSlot<A>, 1, { BPF_F_MMAPABLE as usize }>;
 pub(crate) type Places<A> = LpmTrie<PlaceKey<A>, u32, { capacity::PLACES as usize }>;
 /// Memory only for clients that are there.
 pub(crate) type Affinities<A> = HashMap<
@@ -55,6 +56,11 @@ static BACKENDS6: Backends<Addr6> = Backends::new();
 static FLOWS4: Flows<Addr4> = Flows::new();
 #[btf_map(name = "flows6")]
 static FLOWS6: Flows<Addr6> = Flows::new();
+/// The table beside, while the flow table grows: then the loader gives it its size.
+#[btf_map(name = "flows4_other")]
+static FLOWS4_OTHER: OtherFlows<Addr4> = OtherFlows::new();
+#[btf_map(name = "flows6_other")]
+static FLOWS6_OTHER: OtherFlows<Addr6> = OtherFlows::new();
 #[btf_map(name = "next_hops")]
 pub(crate) static NEXT_HOPS: Array<NextHop, { capacity::NEXT_HOPS as usize }> = Array::new();
 #[btf_map(name = "counters")]
@@ -91,6 +97,7 @@ pub(crate) trait FamilyMaps: Addr {
     fn services() -> &'static Services<Self>;
     fn backends() -> &'static Backends<Self>;
     fn flows() -> &'static Flows<Self>;
+    fn other_flows() -> &'static OtherFlows<Self>;
     fn places() -> &'static Places<Self>;
     fn affinities() -> &'static Affinities<Self>;
     fn work() -> &'static PerCpuArray<Work<Self>, 1>;
@@ -102,7 +109,7 @@ pub(crate) trait FamilyMaps: Addr {
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $places:ident, $affinities:ident, $work:ident, $reserve:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $work:ident, $reserve:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -116,6 +123,10 @@ macro_rules! bind {
             #[inline(always)]
             fn flows() -> &'static Flows<Self> {
                 &$flows
+            }
+            #[inline(always)]
+            fn other_flows() -> &'static OtherFlows<Self> {
+                &$others
             }
             #[inline(always)]
             fn places() -> &'static Places<Self> {
@@ -150,10 +161,32 @@ macro_rules! bind {
 }
 
 bind!(
-    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, AFFINITY4, WORK4, reserve4, flow_mask4, addr4,
+    Addr4,
+    2,
+    SERVICES4,
+    BACKENDS4,
+    FLOWS4,
+    FLOWS4_OTHER,
+    PLACES4,
+    AFFINITY4,
+    WORK4,
+    reserve4,
+    flow_mask4,
+    addr4,
     hairpin4
 );
 bind!(
-    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, AFFINITY6, WORK6, reserve6, flow_mask6,
-    addr6, hairpin6
+    Addr6,
+    10,
+    SERVICES6,
+    BACKENDS6,
+    FLOWS6,
+    FLOWS6_OTHER,
+    PLACES6,
+    AFFINITY6,
+    WORK6,
+    reserve6,
+    flow_mask6,
+    addr6,
+    hairpin6
 );

@@ -11,6 +11,7 @@ use lb_common::{
     flow::{
         FlowKey,
         clock::Tick,
+        growth::OTHER,
         reserve::{Request, Reserved},
         slot::Words,
         table::{FlowTable, Refusal, Slots},
@@ -28,7 +29,12 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
 
     #[inline(always)]
     fn words(&self, position: u32) -> Option<KernelWords<A>> {
-        A::flows().get_ptr_mut(position).map(KernelWords)
+        let slot = if position & OTHER == 0 {
+            A::flows().get_ptr_mut(position)
+        } else {
+            A::other_flows().get_ptr_mut(position & !OTHER)
+        };
+        slot.map(KernelWords)
     }
 
     #[inline(always)]

@@ -9,6 +9,7 @@ pub mod affinity;
 pub mod backend;
 pub mod counter;
 pub mod flow;
+pub mod growth;
 pub mod next_hop;
 pub mod node;
 pub mod place;

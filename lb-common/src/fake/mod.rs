@@ -14,5 +14,5 @@ mod spec;
 pub use error::error_about;
 pub use node::{FakeHop, FakeNode, FakeTables, Outcome};
 pub use packet::FakePacket;
-pub use slots::{AtomicWord, FakeSlots, FakeWords};
+pub use slots::{AtomicWord, FakePair, FakeSlots, FakeWords};
 pub use spec::{PacketSpec, Transport};

@@ -16,6 +16,18 @@ pub struct Request(pub u32);
 
 impl Request {
     const REPLACE: u32 = 1 << 16;
+    const MOVE: u32 = 1 << 17;
+
+    /// For a flow that comes from the other table, which therefore is not asked.
+    #[inline(always)]
+    pub(super) fn to_move(flags: SlotFlags) -> Self {
+        Self(u32::from(flags.0) | Self::MOVE)
+    }
+
+    #[inline(always)]
+    fn asks_other(self) -> bool {
+        self.0 & Self::MOVE == 0
+    }
 
     #[inline(always)]
     fn new(flags: SlotFlags, existing: Existing) -> Self {
@@ -57,7 +69,7 @@ impl Reserved {
     }
 
     #[inline(always)]
-    fn claim(self) -> Result<Claim, Refusal> {
+    pub(super) fn claim(self) -> Result<Claim, Refusal> {
         let word = StateWord((self.0 >> 32) as u32);
         match (word.0, self.0 as u32) {
             (0, 0) => Err(Refusal::Full),
@@ -91,18 +103,15 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     /// A slot with `key` written and nobody else having that key. Not yet published.
     #[inline(always)]
     pub fn reserve_here(&self, key: &FlowKey<A>, request: Request) -> Reserved {
-        Reserved::new(self.try_reserve(key, request.flags(), request.existing()))
+        Reserved::new(self.try_reserve(key, request))
     }
 
     #[inline(always)]
-    fn try_reserve(
-        &self,
-        key: &FlowKey<A>,
-        flags: SlotFlags,
-        existing: Existing,
-    ) -> Result<Claim, Refusal> {
+    fn try_reserve(&self, key: &FlowKey<A>, request: Request) -> Result<Claim, Refusal> {
+        let existing = request.existing();
         let homes = self.homes(key);
         let place = self.choose_place(homes, key, existing)?;
+        let is_copy = self.is_copy(key, place);
         let Some(word) = self.claim(place, existing) else {
             return Err(Refusal::Busy);
         };
@@ -111,14 +120,18 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         };
         // Before `Keyed`: who looks for the same key looks only at marked places.
         self.mark_homes(homes, place.position);
-        slot.set_key(key, flags);
+        slot.set_key(key, request.flags());
         slot.set_last_seen(self.now);
         let claim = Claim {
             word: word.with(State::Keyed),
             ..place
         };
         slot.exchange(word, claim.word);
-        if let Err(refusal) = self.outdo_others(homes, key, claim) {
+        let mut outdone = self.outdo_others(homes, key, claim);
+        if request.asks_other() && outdone.is_ok() {
+            outdone = self.outdo_other_table(key, existing, is_copy);
+        }
+        if let Err(refusal) = outdone {
             self.give_back(claim);
             return Err(refusal);
         }
@@ -134,11 +147,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         existing: Existing,
     ) -> Result<Claim, Refusal> {
         if let Some(same) = self.find_published(homes, key) {
-            let replace = existing == Existing::Replace
-                || same.word.state() == State::Closed
-                || same.slot.flags().orphan()
-                || self.is_over(&same, 0);
-            return if replace {
+            return if self.gives_way(&same, existing) {
                 Ok(Claim {
                     position: same.position,
                     word: same.word,
@@ -150,6 +159,15 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         self.first_free(homes)
             .or_else(|| self.oldest_half_open(homes))
             .ok_or(Refusal::Full)
+    }
+
+    /// True if a flow's key may be another's.
+    #[inline(always)]
+    pub(super) fn gives_way(&self, same: &Found<A, S::Words>, existing: Existing) -> bool {
+        existing == Existing::Replace
+            || same.word.state() == State::Closed
+            || same.slot.flags().orphan()
+            || self.is_over(same, 0)
     }
 
     /// The first place where nothing is, or a flow that ended long enough ago.
@@ -215,7 +233,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     /// Claims a slot, and with a published one its whole pair; `None`: somebody was faster.
     #[inline(always)]
-    fn claim(&self, place: Claim, existing: Existing) -> Option<StateWord> {
+    pub(super) fn claim(&self, place: Claim, existing: Existing) -> Option<StateWord> {
         let Claim { position, word } = place;
         let slot = self.slot(position)?;
         let claimed = word.claimed();
@@ -274,7 +292,12 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     /// Makes sure that nobody else publishes `key`: cancels who is behind, yields to who is ahead.
     #[inline(never)]
-    fn outdo_others(&self, homes: Homes, key: &FlowKey<A>, mine: Claim) -> Result<(), Refusal> {
+    pub(super) fn outdo_others(
+        &self,
+        homes: Homes,
+        key: &FlowKey<A>,
+        mine: Claim,
+    ) -> Result<(), Refusal> {
         let (Some(first), Some(second)) = (self.slot(homes.first), self.slot(homes.second)) else {
             return Err(Refusal::Busy);
         };
@@ -322,8 +345,13 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     #[inline(always)]
     pub(super) fn publish(&self, claim: Claim) -> bool {
+        self.publish_as(claim, State::HalfOpen)
+    }
+
+    #[inline(always)]
+    pub(super) fn publish_as(&self, claim: Claim, state: State) -> bool {
         self.slot(claim.position)
-            .is_some_and(|slot| slot.exchange(claim.word, claim.word.with(State::HalfOpen)))
+            .is_some_and(|slot| slot.exchange(claim.word, claim.word.with(state)))
     }
 
     /// Frees a slot that was keyed but not published, cancelled or not.

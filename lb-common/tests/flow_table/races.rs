@@ -34,10 +34,11 @@ const SCHEDULES: usize = 5_000;
 /// Ordered events that the priority scheduler aims at.
 const DEPTH: usize = 4;
 /// The moment at which scenarios begin.
-const NOW: u32 = 1_000;
+pub(crate) const NOW: u32 = 1_000;
 
+/// A word that the model checker switches threads at.
 #[derive(Default)]
-struct Word(AtomicU32);
+pub(crate) struct Word(AtomicU32);
 
 impl AtomicWord for Word {
     fn load(&self) -> u32 {
@@ -64,7 +65,7 @@ fn explore(scenario: fn()) {
     explore_for(SCHEDULES, scenario);
 }
 
-fn explore_for(schedules: usize, scenario: fn()) {
+pub(crate) fn explore_for(schedules: usize, scenario: fn()) {
     run(RandomScheduler::new_from_seed(1, schedules), scenario);
     run(PctScheduler::new_from_seed(2, DEPTH, schedules), scenario);
     run(DfsScheduler::new(Some(schedules), false), scenario);
