@@ -19,7 +19,9 @@ use lb_common::{
     net::addr::{Addr, Addr4, Addr6},
 };
 
-use crate::memory::{reserve4, reserve6};
+use crate::memory::{
+    oldest4, oldest6, outdo4, outdo6, reserve4, reserve6, room4, room6, search4, search6,
+};
 
 /// The agent adds and removes services at run time: memory only for those that are there.
 pub(crate) type Services<A> = HashMap<
@@ -103,13 +105,17 @@ pub(crate) trait FamilyMaps: Addr {
     fn work() -> &'static PerCpuArray<Work<Self>, 1>;
     /// [`crate::memory`]'s global function of the family.
     fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64;
+    fn search(key: &FlowKey<Self>, base: u32) -> u64;
+    fn room(home: u32, now: u32) -> u64;
+    fn oldest(first: u32, second: u32, now: u32) -> u64;
+    fn outdo(key: &FlowKey<Self>, mine: u32, base: u32) -> u32;
     fn flow_mask(node: &NodeConfig) -> u32;
     fn node_addr(node: &NodeConfig) -> Self;
     fn hairpin_addr(node: &NodeConfig) -> Self;
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $work:ident, $reserve:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $work:ident, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -145,6 +151,22 @@ macro_rules! bind {
                 $reserve(key, request, now)
             }
             #[inline(always)]
+            fn search(key: &FlowKey<Self>, base: u32) -> u64 {
+                $search(key, base)
+            }
+            #[inline(always)]
+            fn oldest(first: u32, second: u32, now: u32) -> u64 {
+                $oldest(first, second, now)
+            }
+            #[inline(always)]
+            fn outdo(key: &FlowKey<Self>, mine: u32, base: u32) -> u32 {
+                $outdo(key, mine, base)
+            }
+            #[inline(always)]
+            fn room(home: u32, now: u32) -> u64 {
+                $room(home, now)
+            }
+            #[inline(always)]
             fn flow_mask(node: &NodeConfig) -> u32 {
                 node.$mask
             }
@@ -171,6 +193,10 @@ bind!(
     AFFINITY4,
     WORK4,
     reserve4,
+    room4,
+    search4,
+    oldest4,
+    outdo4,
     flow_mask4,
     addr4,
     hairpin4
@@ -186,6 +212,10 @@ bind!(
     AFFINITY6,
     WORK6,
     reserve6,
+    room6,
+    search6,
+    oldest6,
+    outdo6,
     flow_mask6,
     addr6,
     hairpin6

@@ -30,7 +30,7 @@ use super::{
     Direction, FlowKey,
     clock::age,
     reserve::{Claim, Request},
-    slot::{Slot, SlotFlags, State, StateWord},
+    slot::{Slot, SlotFlags, State},
     table::{Existing, FlowTable, Found, NewFlow, Refusal, Slots},
 };
 use crate::net::addr::{Addr, Family};
@@ -82,7 +82,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     /// The live flow with this key, and the table that it is in.
     #[inline(always)]
     pub fn find_anywhere(&self, key: &FlowKey<A>) -> Option<(Self, Found<A, S::Words>)> {
-        if let Some(found) = self.find_published(self.homes(key), key) {
+        if let Some(found) = self.find_published(key) {
             return self.is_live(&found).then_some((Self { ..*self }, found));
         }
         let other = self.other()?;
@@ -116,7 +116,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         let Some(other) = self.other() else {
             return Ok(());
         };
-        if let Some(same) = other.find_published(other.homes(key), key) {
+        if let Some(same) = other.find_published(key) {
             if !is_copy && !other.gives_way(&same, existing) {
                 return Err(Refusal::ReplyTaken);
             }
@@ -124,11 +124,11 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
                 return Err(Refusal::Busy);
             }
         }
-        let mine = Claim {
-            position: LAST,
-            word: StateWord::default(),
-        };
-        other.outdo_others(other.homes(key), key, mine)
+        if other.slots.outdo(&other, key, LAST) {
+            Ok(())
+        } else {
+            Err(Refusal::Busy)
+        }
     }
 
     /// Frees the slots of a flow as who opens its key anew would take them. False: it changes at this moment.
@@ -169,7 +169,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             return Carried::Nothing;
         }
         slot.copy_key(key);
-        if let Some(copy) = self.find_published(self.homes(key), key) {
+        if let Some(copy) = self.find_published(key) {
             return self.merge(&from, &found, &copy);
         }
         if flags.orphan() {

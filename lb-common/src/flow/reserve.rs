@@ -6,7 +6,7 @@ use super::{
     Direction, FlowKey,
     clock::{REUSE_AFTER, Tick, age},
     slot::{Home, Slot, SlotFlags, State, StateWord, Words},
-    table::{Existing, FlowTable, Found, Homes, Refusal, Slots, WINDOW},
+    table::{BUCKET, Existing, FlowTable, Found, Homes, Refusal, Slots},
 };
 use crate::net::addr::Addr;
 
@@ -80,6 +80,71 @@ impl Reserved {
     }
 }
 
+/// Free places that the first bucket must have, or the emptier one is taken: at three quarters full, fewer than one
+/// connection in ten million then finds no place (simulated; `lb-common/tests/flow_table/fill.rs` measures it).
+const SPARE: u32 = 5;
+
+/// What a bucket has room for, in one word: it crosses a call in the BPF object. State word and position of the
+/// first free place, and how many there are, up to [`SPARE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room(pub u64);
+
+impl Room {
+    #[inline(always)]
+    fn new(first: Claim, places: u32) -> Self {
+        let low = first.position & POSITIONS | places << 28;
+        Self(u64::from(first.word.0) << 32 | u64::from(low))
+    }
+
+    #[inline(always)]
+    fn places(self) -> u32 {
+        self.0 as u32 >> 28
+    }
+
+    #[inline(always)]
+    fn claim(self) -> Claim {
+        Claim {
+            position: self.0 as u32 & POSITIONS,
+            word: StateWord((self.0 >> 32) as u32),
+        }
+    }
+}
+
+/// The flow that gives way, in one word: state word and position; zero, which no published state word is, for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Oldest(pub u64);
+
+impl Oldest {
+    #[inline(always)]
+    fn claim(self) -> Option<Claim> {
+        (self.0 != 0).then_some(Claim {
+            position: self.0 as u32,
+            word: StateWord((self.0 >> 32) as u32),
+        })
+    }
+}
+
+/// Bits of a position: a table has not more than 2^28.
+const POSITIONS: u32 = (1 << 28) - 1;
+
+/// The `place`th position of the bucket of `home`, counted from `home` on.
+#[inline(always)]
+fn place_from(home: u32, place: u32) -> u32 {
+    home & !(BUCKET - 1) | home.wrapping_add(place) % BUCKET
+}
+
+impl Homes {
+    /// The `place`th position where a key may be, the first bucket first, each from its home on.
+    #[inline(always)]
+    fn place(self, place: u32) -> u32 {
+        if place < BUCKET {
+            place_from(self.first, place)
+        } else {
+            place_from(self.second, place)
+        }
+    }
+}
+
 /// A slot that this CPU has, or wants, to itself.
 #[derive(Clone, Copy)]
 pub(super) struct Claim {
@@ -127,7 +192,11 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             ..place
         };
         slot.exchange(word, claim.word);
-        let mut outdone = self.outdo_others(homes, key, claim);
+        let mut outdone = if self.slots.outdo(self, key, claim.position) {
+            Ok(())
+        } else {
+            Err(Refusal::Busy)
+        };
         if request.asks_other() && outdone.is_ok() {
             outdone = self.outdo_other_table(key, existing, is_copy);
         }
@@ -138,7 +207,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         Ok(claim)
     }
 
-    /// The key's own old slot, else the first free or expired one, else the oldest half-open one.
+    /// The key's own old slot, else a free or expired one, else the oldest half-open one.
     #[inline(always)]
     fn choose_place(
         &self,
@@ -146,7 +215,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         key: &FlowKey<A>,
         existing: Existing,
     ) -> Result<Claim, Refusal> {
-        if let Some(same) = self.find_published(homes, key) {
+        if let Some(same) = self.find_published(key) {
             return if self.gives_way(&same, existing) {
                 Ok(Claim {
                     position: same.position,
@@ -156,9 +225,10 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
                 Err(Refusal::ReplyTaken)
             };
         }
-        self.first_free(homes)
-            .or_else(|| self.oldest_half_open(homes))
-            .ok_or(Refusal::Full)
+        if let Some(free) = self.free_place(homes) {
+            return Ok(free);
+        }
+        self.slots.oldest(self, homes).claim().ok_or(Refusal::Full)
     }
 
     /// True if a flow's key may be another's.
@@ -170,54 +240,79 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             || self.is_over(same, 0)
     }
 
-    /// The first place where nothing is, or a flow that ended long enough ago.
-    #[inline(never)]
-    fn first_free(&self, homes: Homes) -> Option<Claim> {
-        for place in 0..2 * WINDOW {
-            let position = self.place(homes, place);
-            let slot = self.slot(position)?;
-            let word = slot.state();
-            if self.is_over(
-                &Found {
-                    position,
-                    slot,
-                    word,
-                },
-                REUSE_AFTER,
-            ) {
-                return Some(Claim { position, word });
-            }
+    /// A place where nothing is, or a flow that ended long enough ago: in the first bucket if it has room to spare,
+    /// else in the emptier one.
+    #[inline(always)]
+    fn free_place(&self, homes: Homes) -> Option<Claim> {
+        let first = self.room(homes.first);
+        if first.places() >= SPARE {
+            return Some(first.claim());
         }
-        None
+        let second = self.room(homes.second);
+        let emptier = if second.places() > first.places() {
+            second
+        } else {
+            first
+        };
+        (emptier.places() != 0).then_some(emptier.claim())
     }
 
-    /// The half-open flow that has waited longest for an answer.
-    #[inline(never)]
-    fn oldest_half_open(&self, homes: Homes) -> Option<Claim> {
-        let mut oldest = None;
+    #[inline(always)]
+    fn room(&self, home: u32) -> Room {
+        self.slots.room(self, home)
+    }
+
+    /// The free places of a bucket, up to [`SPARE`] of them; the first from home on.
+    #[inline(always)]
+    pub fn room_here(&self, home: u32) -> Room {
+        let mut first = Claim {
+            position: home,
+            word: StateWord(0),
+        };
+        let mut places = 0;
+        for place in 0..BUCKET {
+            let position = place_from(home, place) & self.mask;
+            let Some(slot) = self.slot(position) else {
+                break;
+            };
+            let word = slot.state();
+            let found = Found {
+                position,
+                slot,
+                word,
+            };
+            if !self.is_over(&found, REUSE_AFTER) {
+                continue;
+            }
+            if places == 0 {
+                first = Claim { position, word };
+            }
+            places += 1;
+            if places == SPARE {
+                break;
+            }
+        }
+        Room::new(first, places)
+    }
+
+    /// The half-open flow that has waited longest for its client to go on.
+    #[inline(always)]
+    pub fn oldest_here(&self, homes: Homes) -> Oldest {
+        let mut oldest = Oldest(0);
         let mut oldest_age = 0;
-        for place in 0..2 * WINDOW {
-            let position = self.place(homes, place);
-            let slot = self.slot(position)?;
+        for place in 0..2 * BUCKET {
+            let position = homes.place(place) & self.mask;
+            let Some(slot) = self.slot(position) else {
+                break;
+            };
             let word = slot.state();
             let waited = 1 + age(self.now, slot.last_seen());
             if word.state() == State::HalfOpen && waited > oldest_age {
                 oldest_age = waited;
-                oldest = Some(Claim { position, word });
+                oldest = Oldest(u64::from(word.0) << 32 | u64::from(position & self.mask));
             }
         }
         oldest
-    }
-
-    /// The place'th position where a key may be, first window first.
-    #[inline(always)]
-    fn place(&self, homes: Homes, place: u32) -> u32 {
-        let base = if place < WINDOW {
-            homes.first
-        } else {
-            homes.second
-        };
-        base.wrapping_add(place % WINDOW) & self.mask
     }
 
     /// True if nothing is in the slot, or a flow that ended `grace` ticks ago.
@@ -290,21 +385,18 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         }
     }
 
-    /// Makes sure that nobody else publishes `key`: cancels who is behind, yields to who is ahead.
-    #[inline(never)]
-    pub(super) fn outdo_others(
-        &self,
-        homes: Homes,
-        key: &FlowKey<A>,
-        mine: Claim,
-    ) -> Result<(), Refusal> {
+    /// Makes sure that nobody else publishes `key`: cancels who is behind, yields to who is ahead (false).
+    #[inline(always)]
+    pub fn outdo_here(&self, key: &FlowKey<A>, mine: u32) -> bool {
+        let homes = self.homes(key);
         let (Some(first), Some(second)) = (self.slot(homes.first), self.slot(homes.second)) else {
-            return Err(Refusal::Busy);
+            return false;
         };
-        let marked = first.home().0 & 0xff | (second.home().0 & 0xff) << WINDOW;
-        for place in 0..2 * WINDOW {
-            let position = self.place(homes, place);
-            if marked & 1 << place == 0 || position == mine.position {
+        for place in 0..2 * BUCKET {
+            let position = homes.place(place) & self.mask;
+            let home = if place < BUCKET { first } else { second };
+            // Read anew, see `find_in`.
+            if !home.home().has(position % BUCKET) || position == mine {
                 continue;
             }
             let Some(slot) = self.slot(position) else {
@@ -317,12 +409,12 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             if !(keyed || claimed || word.published()) || !slot.has_key(key) {
                 continue;
             }
-            let behind = keyed && position > mine.position;
+            let behind = keyed && position > mine;
             if !behind || !slot.exchange(word, word.with(State::Cancelled)) {
-                return Err(Refusal::Busy);
+                return false;
             }
         }
-        Ok(())
+        true
     }
 
     /// Tells the readers of both homes where to look.
@@ -331,15 +423,15 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         let Some(first) = self.slot(homes.first) else {
             return;
         };
-        let place = position.wrapping_sub(homes.first) & self.mask;
-        if place < WINDOW {
+        let place = position % BUCKET;
+        if position / BUCKET == homes.first / BUCKET {
             first.add_home(Home::at(place));
             return;
         }
         let Some(second) = self.slot(homes.second) else {
             return;
         };
-        second.add_home(Home::at(position.wrapping_sub(homes.second) & self.mask));
+        second.add_home(Home::at(place));
         first.add_home(Home::spill());
     }
 

@@ -392,7 +392,7 @@ impl<A: Addr, M: Words> Slot<A, M> {
     }
 }
 
-/// Where the flows that call one position home were put: a bit per place of its window, and "spilled".
+/// Where the flows that call one position home were put: a bit per place of its bucket, and "spilled".
 ///
 /// It belongs to the position and outlives the flows. Bits are set before a key is written and
 /// cleared only by the agent's walk, so a reader that skips the places without a bit misses nothing.
@@ -400,13 +400,13 @@ impl<A: Addr, M: Words> Slot<A, M> {
 pub struct Home(pub u32);
 
 impl Home {
-    const PLACES: u32 = 0xff;
-    const SPILLED: u32 = 1 << 8;
+    const PLACES: u32 = 0xffff;
+    const SPILLED: u32 = 1 << 16;
 
-    /// A flow is at `place` of this window.
+    /// A flow is at `place` of this bucket.
     #[inline(always)]
     pub fn at(place: u32) -> Self {
-        Self(1 << (place & 7))
+        Self(1 << (place & 15))
     }
 
     /// A flow whose first home is here went to its second.
@@ -418,13 +418,13 @@ impl Home {
     /// True if a flow may be at `place`.
     #[inline(always)]
     pub fn has(self, place: u32) -> bool {
-        self.0 & (1 << (place & 7)) != 0
+        self.0 & Self::at(place).0 != 0
     }
 
-    /// True if no flow was ever put into this window from here.
+    /// True if a flow may be at any other place than `place`.
     #[inline(always)]
-    pub fn has_none(self) -> bool {
-        self.0 & Self::PLACES == 0
+    pub fn has_others(self, place: u32) -> bool {
+        self.0 & Self::PLACES & !Self::at(place).0 != 0
     }
 
     /// True if a flow went to its second home.

@@ -230,7 +230,7 @@ fn a_new_association_moves_on_when_the_old_one_is_forgotten<A: Addr>() {
     becomes(&world, world.pod(), &packet, &sent, Neighbour, hit);
     world.node.set_backend(2, None);
     becomes(&world, world.pod(), &packet, &sent, Neighbour, hit);
-    world.wait(seconds(30) + 1);
+    world.wait(seconds(60) + 1);
     let sent = routed(&sctp(client, (local_pod(1), BACKEND_PORT), TAG, &init()));
     let counts = &[Resolved, Open];
     becomes(&world, world.pod(), &packet, &sent, Kernel, counts);
