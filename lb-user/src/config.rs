@@ -96,6 +96,10 @@ pub struct Flags {
     #[arg(long, value_name = "N", default_value_t = capacity::FLOWS)]
     pub flow_table_size: u32,
 
+    /// Places that each family's flow table may grow to, a power of two [default: four times --flow-table-size]
+    #[arg(long, value_name = "N")]
+    pub flow_table_max: Option<u32>,
+
     /// Where uplinks are met
     #[arg(long, value_enum, default_value_t = Mode::Tc)]
     pub mode: Mode,
@@ -142,6 +146,8 @@ pub struct Config {
     pub services: ServiceSettings,
     /// Flow positions per family, a power of two.
     pub flow_table_size: u32,
+    /// Flow positions per family that there may be one day, a power of two.
+    pub flow_table_max: u32,
     /// Where uplinks are met.
     pub mode: Mode,
     /// Whether readiness probes are run.
@@ -272,6 +278,7 @@ impl Flags {
             pod_cidrs,
             services: self.services.check()?,
             flow_table_size: size,
+            flow_table_max: self.flow_table_max.unwrap_or(size.saturating_mul(4)),
             mode: self.mode,
             probe: self.probe,
         })
@@ -462,6 +469,7 @@ mod tests {
             pod_cidrs: Vec::new(),
             services: ServiceSettings::default(),
             flow_table_size: capacity::FLOWS,
+            flow_table_max: 4 * capacity::FLOWS,
             mode: Mode::Tc,
             probe: false,
         };

@@ -120,7 +120,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             if !is_copy && !other.gives_way(&same, existing) {
                 return Err(Refusal::ReplyTaken);
             }
-            if !other.take_out(&same, existing) {
+            if !other.vacate(&same, existing) {
                 return Err(Refusal::Busy);
             }
         }
@@ -133,7 +133,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     /// Frees the slots of a flow as who opens its key anew would take them. False: it changes at this moment.
     #[inline(always)]
-    fn take_out(&self, found: &Found<A, S::Words>, existing: Existing) -> bool {
+    fn vacate(&self, found: &Found<A, S::Words>, existing: Existing) -> bool {
         let Found {
             position,
             slot,
@@ -310,7 +310,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             };
             self.advance(&copy, state);
         }
-        from.take_out(old, Existing::Keep);
+        from.vacate(old, Existing::Keep);
         Carried::Merged
     }
 

@@ -15,6 +15,7 @@ use super::{
     Published,
     controller::Controller,
     devices::{Channels, DeviceView},
+    growth::Swap,
     health::{self, Health, Troubles},
     node::Demand,
     probe::{overlay::Readiness, target::Targets},
@@ -33,6 +34,7 @@ pub(super) struct Wires {
     pub(super) shown: Shown,
     pub(super) probing: Probing,
     pub(super) checking: Checking,
+    pub(super) swaps: mpsc::Sender<Swap>,
 }
 
 /// Where the outcome of a reconciliation is published.
@@ -71,12 +73,14 @@ impl Wires {
         let (targets_in, targets) = watch::channel(Targets::new());
         let (readiness_in, readiness) = watch::channel(Readiness::new());
         let (health_in, health) = watch::channel(Health::default());
+        let (swaps_in, swaps) = mpsc::channel(1);
         let (troubles_in, troubles) = watch::channel(Troubles::new());
         Self {
             channels: Channels {
                 views,
                 addresses: addresses_in,
                 demand,
+                swaps,
             },
             told: Told {
                 view: view_in,
@@ -100,6 +104,7 @@ impl Wires {
                 health,
                 troubles: troubles_in,
             },
+            swaps: swaps_in,
         }
     }
 }

@@ -133,7 +133,7 @@ impl Node {
                 eprintln!("{finding}");
             }
         }
-        let mut ebpf = object::load(Facts {
+        let (mut ebpf, _) = object::load(Facts {
             flow_table_size: FLOWS,
             addresses: args.addresses(),
             host: HostFacts::default(),
