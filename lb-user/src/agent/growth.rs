@@ -173,7 +173,8 @@ impl Growth {
         let carrier = Arc::new(carrier);
         let size = self.origin.flow_table_size();
         let mut n_moved = 0;
-        for n_pass in 1..=MAX_PASSES {
+        let mut n_pass = 0;
+        while n_pass < MAX_PASSES {
             let pass = {
                 let carrier = Arc::clone(&carrier);
                 joined(task::spawn_blocking(move || carrier.pass(size)).await).await
@@ -182,6 +183,7 @@ impl Growth {
             wait().await;
             match pass {
                 Ok(pass) => {
+                    n_pass += 1;
                     n_moved += pass.moved;
                     if pass.moved == 0 && (pass.kept == 0 || n_pass > 2) {
                         let kept = pass.kept;
@@ -194,7 +196,8 @@ impl Growth {
                         return;
                     }
                 }
-                Err(error) => self.refused(&error).await,
+                // As long as both tables are known, no flow is lost.
+                Err(error) => refused(&error).await,
             }
         }
         tracing::warn!(
@@ -202,14 +205,14 @@ impl Growth {
             "flows carried over, but for some that changed all the time"
         );
     }
+}
 
-    async fn refused(&self, error: &GrowthError) {
-        tracing::error!(
-            error = with_causes(error),
-            "flows cannot be carried over for now"
-        );
-        time::sleep(LOOK).await;
-    }
+async fn refused(error: &GrowthError) {
+    tracing::error!(
+        error = with_causes(error),
+        "flows cannot be carried over for now"
+    );
+    time::sleep(LOOK).await;
 }
 
 /// Returns when every program that was running at the call has ended.

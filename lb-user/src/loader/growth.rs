@@ -27,6 +27,8 @@ const CARRY: &str = "carry";
 const RUNS_PER_CALL: u32 = 16_384;
 /// Words of `struct __sk_buff` in `linux/bpf.h`, as long as Linux 6.1 knows it.
 const CONTEXT_WORDS: usize = 46;
+/// Bytes that it takes on any kernel there is, and some more: one that is longer than what is given for it is not told.
+const CONTEXT_ROOM: usize = 512;
 /// Its word `mark`.
 const MARK: usize = 2;
 /// The first of its words `cb`.
@@ -252,7 +254,7 @@ impl Carrier {
         context[MARK] = family;
         context[CB + cell::POSITION] = first;
         let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let mut told = vec![0; context.len()];
+        let mut told = [0; CONTEXT_ROOM];
         let mut frame = FRAME;
         self.program
             .test_run(TestRunOptions {
