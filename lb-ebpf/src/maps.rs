@@ -12,7 +12,7 @@ use aya_ebpf::{
 use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, FlowSlot, NextHop, NodeConfig, PlaceKey, Reason, Service,
-        ServiceKey, TraceRecord, capacity,
+        ServiceKey, Source, SourceKey, TraceRecord, capacity,
     },
     datapath::Work,
     flow::FlowKey,
@@ -43,6 +43,9 @@ pub(crate) type Affinities<A> = HashMap<
     { capacity::AFFINITY as usize },
     { BPF_F_NO_PREALLOC as usize },
 >;
+/// Addresses of devices that may stand in for clients'; memory only for those that are there.
+pub(crate) type Sources<A> =
+    HashMap<SourceKey, Source<A>, { capacity::SOURCES as usize }, { BPF_F_NO_PREALLOC as usize }>;
 
 #[btf_map(name = "services4")]
 static SERVICES4: Services<Addr4> = Services::new();
@@ -75,6 +78,10 @@ static PLACES6: Places<Addr6> = Places::new();
 static AFFINITY4: Affinities<Addr4> = Affinities::new();
 #[btf_map(name = "affinity6")]
 static AFFINITY6: Affinities<Addr6> = Affinities::new();
+#[btf_map(name = "sources4")]
+static SOURCES4: Sources<Addr4> = Sources::new();
+#[btf_map(name = "sources6")]
+static SOURCES6: Sources<Addr6> = Sources::new();
 
 #[btf_map(name = "trace_record")]
 pub(crate) static TRACE_RECORD: Array<TraceRecord, 1> = Array::new();
@@ -102,9 +109,10 @@ pub(crate) trait FamilyMaps: Addr {
     fn other_flows() -> &'static OtherFlows<Self>;
     fn places() -> &'static Places<Self>;
     fn affinities() -> &'static Affinities<Self>;
+    fn sources() -> &'static Sources<Self>;
     fn work() -> &'static PerCpuArray<Work<Self>, 1>;
     /// [`crate::memory`]'s global function of the family.
-    fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64;
+    fn reserve(key: &FlowKey<Self>, request: u32, now: u32, twin: u32) -> u64;
     fn search(key: &FlowKey<Self>, base: u32) -> u64;
     fn room(home: u32, now: u32) -> u64;
     fn oldest(first: u32, second: u32, now: u32) -> u64;
@@ -115,7 +123,7 @@ pub(crate) trait FamilyMaps: Addr {
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $work:ident, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -143,12 +151,16 @@ macro_rules! bind {
                 &$affinities
             }
             #[inline(always)]
+            fn sources() -> &'static Sources<Self> {
+                &$sources
+            }
+            #[inline(always)]
             fn work() -> &'static PerCpuArray<Work<Self>, 1> {
                 &$work
             }
             #[inline(always)]
-            fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64 {
-                $reserve(key, request, now)
+            fn reserve(key: &FlowKey<Self>, request: u32, now: u32, twin: u32) -> u64 {
+                $reserve(key, request, now, twin)
             }
             #[inline(always)]
             fn search(key: &FlowKey<Self>, base: u32) -> u64 {
@@ -191,6 +203,7 @@ bind!(
     FLOWS4_OTHER,
     PLACES4,
     AFFINITY4,
+    SOURCES4,
     WORK4,
     reserve4,
     room4,
@@ -210,6 +223,7 @@ bind!(
     FLOWS6_OTHER,
     PLACES6,
     AFFINITY6,
+    SOURCES6,
     WORK6,
     reserve6,
     room6,

@@ -43,8 +43,9 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
         table: &FlowTable<'_, A, Self>,
         key: &FlowKey<A>,
         request: Request,
+        twin: u32,
     ) -> Reserved {
-        Reserved(A::reserve(key, request.0, table.now()))
+        Reserved(A::reserve(key, request.0, table.now(), twin))
     }
 
     #[inline(always)]
@@ -91,12 +92,13 @@ macro_rules! global {
             key: *const FlowKey<$addr>,
             request: u32,
             now: u32,
+            twin: u32,
         ) -> u64 {
             // SAFETY: as above.
             let Some(key) = (unsafe { key.as_ref() }) else {
                 return Refusal::Busy as u64;
             };
-            table(now).reserve_here(key, Request(request)).0
+            table(now).reserve_here(key, Request(request), twin).0
         }
 
         #[unsafe(no_mangle)]

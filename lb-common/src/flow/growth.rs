@@ -110,17 +110,17 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     pub(super) fn outdo_other_table(
         &self,
         key: &FlowKey<A>,
-        existing: Existing,
+        request: Request,
         is_copy: bool,
     ) -> Result<(), Refusal> {
         let Some(other) = self.other() else {
             return Ok(());
         };
         if let Some(same) = other.find_published(key) {
-            if !is_copy && !other.gives_way(&same, existing) {
+            if !is_copy && !other.gives_way(&same, request, Claim::NOWHERE.position) {
                 return Err(Refusal::ReplyTaken);
             }
-            if !other.vacate(&same, existing) {
+            if !other.vacate(&same, request.existing()) {
                 return Err(Refusal::Busy);
             }
         }
@@ -139,7 +139,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             slot,
             word,
         } = *found;
-        let Some(claimed) = self.claim(Claim { position, word }, existing) else {
+        let Some(claimed) = self.claim(Claim::at(position, word), existing) else {
             return false;
         };
         slot.exchange(claimed, claimed.with(State::Empty))
@@ -267,8 +267,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     #[inline(always)]
     fn reserve_copy(&self, key: &FlowKey<A>, flags: SlotFlags) -> Result<Claim, Refusal> {
-        self.slots
-            .reserve(self, key, Request::to_move(flags))
+        self.reserve(key, Request::to_move(flags), Claim::NOWHERE.position)
             .claim()
     }
 

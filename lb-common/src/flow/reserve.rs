@@ -4,9 +4,9 @@
 
 use super::{
     Direction, FlowKey,
-    clock::{REUSE_AFTER, Tick, age},
+    clock::{RESET_HOLDS, REUSE_AFTER, Tick, age},
     slot::{Home, Slot, SlotFlags, State, StateWord, Words},
-    table::{BUCKET, Existing, FlowTable, Found, Homes, Refusal, Slots},
+    table::{BUCKET, Existing, FlowTable, Found, Homes, Refusal, Rest, Slots},
 };
 use crate::net::addr::Addr;
 
@@ -16,7 +16,8 @@ pub struct Request(pub u32);
 
 impl Request {
     const REPLACE: u32 = 1 << 16;
-    const MOVE: u32 = 1 << 17;
+    const UNRESTED: u32 = 1 << 17;
+    const MOVE: u32 = 1 << 18;
 
     /// For a flow that comes from the other table, which therefore is not asked.
     #[inline(always)]
@@ -30,13 +31,22 @@ impl Request {
     }
 
     #[inline(always)]
-    fn new(flags: SlotFlags, existing: Existing) -> Self {
-        let replace = if existing == Existing::Replace {
-            Self::REPLACE
-        } else {
-            0
+    pub(super) fn new(flags: SlotFlags, existing: Existing, rest: Rest) -> Self {
+        let replace = match existing {
+            Existing::Keep => 0,
+            Existing::Replace => Self::REPLACE,
         };
-        Self(u32::from(flags.0) | replace)
+        let unrested = match rest {
+            Rest::Kept => 0,
+            Rest::Broken => Self::UNRESTED,
+        };
+        Self(u32::from(flags.0) | replace | unrested)
+    }
+
+    /// True if the key of a flow that has ended may be taken at once.
+    #[inline(always)]
+    fn unrested(self) -> bool {
+        self.0 & Self::UNRESTED != 0
     }
 
     #[inline(always)]
@@ -45,7 +55,7 @@ impl Request {
     }
 
     #[inline(always)]
-    fn existing(self) -> Existing {
+    pub(super) fn existing(self) -> Existing {
         if self.0 & Self::REPLACE == 0 {
             Existing::Keep
         } else {
@@ -55,27 +65,38 @@ impl Request {
 }
 
 /// What became of a reservation, in one word: position and state word, or a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reserved(pub u64);
 
 impl Reserved {
     #[inline(always)]
     fn new(result: Result<Claim, Refusal>) -> Self {
         match result {
-            Ok(claim) => Self(u64::from(claim.word.0) << 32 | u64::from(claim.position)),
+            Ok(claim) => {
+                let low = claim.position | claim.displaces;
+                Self(u64::from(claim.word.0) << 32 | u64::from(low))
+            }
             // An empty slot's state word is never one that was reserved.
             Err(refusal) => Self(refusal as u64),
         }
     }
 
+    /// The slot.
+    ///
+    /// # Errors
+    /// The refusal.
     #[inline(always)]
-    pub(super) fn claim(self) -> Result<Claim, Refusal> {
+    pub fn claim(self) -> Result<Claim, Refusal> {
         let word = StateWord((self.0 >> 32) as u32);
         match (word.0, self.0 as u32) {
             (0, 0) => Err(Refusal::Full),
             (0, 1) => Err(Refusal::Busy),
             (0, _) => Err(Refusal::ReplyTaken),
-            (_, position) => Ok(Claim { position, word }),
+            (_, position) => Ok(Claim {
+                position: position & POSITIONS,
+                word,
+                displaces: position & DISPLACES,
+            }),
         }
     }
 }
@@ -103,10 +124,8 @@ impl Room {
 
     #[inline(always)]
     fn claim(self) -> Claim {
-        Claim {
-            position: self.0 as u32 & POSITIONS,
-            word: StateWord((self.0 >> 32) as u32),
-        }
+        let word = StateWord((self.0 >> 32) as u32);
+        Claim::at(self.0 as u32 & POSITIONS, word)
     }
 }
 
@@ -120,10 +139,13 @@ impl Oldest {
         (self.0 != 0).then_some(Claim {
             position: self.0 as u32,
             word: StateWord((self.0 >> 32) as u32),
+            displaces: DISPLACES,
         })
     }
 }
 
+/// Beside a position: a flow gave way.
+const DISPLACES: u32 = 1 << 31;
 /// Bits of a position: a table has not more than 2^28.
 const POSITIONS: u32 = (1 << 28) - 1;
 
@@ -146,38 +168,49 @@ impl Homes {
 }
 
 /// A slot that this CPU has, or wants, to itself.
-#[derive(Clone, Copy)]
-pub(super) struct Claim {
-    pub(super) position: u32,
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// Where it is.
+    pub position: u32,
     pub(super) word: StateWord,
+    /// Not zero: a flow would have lived on in it. No `bool`, which the compiler would pack with the rest of a result.
+    pub displaces: u32,
+}
+
+impl Claim {
+    /// No slot at all.
+    pub(super) const NOWHERE: Self = Self::at(u32::MAX, StateWord(0));
+
+    #[inline(always)]
+    pub(super) const fn at(position: u32, word: StateWord) -> Self {
+        Self {
+            position,
+            word,
+            displaces: 0,
+        }
+    }
 }
 
 impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     #[inline(always)]
-    pub(super) fn reserve(
-        &self,
-        key: &FlowKey<A>,
-        flags: SlotFlags,
-        existing: Existing,
-    ) -> Result<Claim, Refusal> {
-        self.slots
-            .reserve(self, key, Request::new(flags, existing))
-            .claim()
+    pub(super) fn reserve(&self, key: &FlowKey<A>, request: Request, twin: u32) -> Reserved {
+        self.slots.reserve(self, key, request, twin)
     }
 
-    /// A slot with `key` written and nobody else having that key. Not yet published.
+    /// A slot with `key` written and nobody else having that key; `twin`: position of the other direction, where it is
+    /// known. Not yet published.
     #[inline(always)]
-    pub fn reserve_here(&self, key: &FlowKey<A>, request: Request) -> Reserved {
-        Reserved::new(self.try_reserve(key, request))
+    pub fn reserve_here(&self, key: &FlowKey<A>, request: Request, twin: u32) -> Reserved {
+        Reserved::new(self.try_reserve(key, request, twin))
     }
 
     #[inline(always)]
-    fn try_reserve(&self, key: &FlowKey<A>, request: Request) -> Result<Claim, Refusal> {
-        let existing = request.existing();
+    fn try_reserve(&self, key: &FlowKey<A>, request: Request, twin: u32) -> Result<Claim, Refusal> {
         let homes = self.homes(key);
-        let place = self.choose_place(homes, key, existing)?;
+        let place = self.choose_place(homes, key, request, twin)?;
         let is_copy = self.is_copy(key, place);
-        let Some(word) = self.claim(place, existing) else {
+        let Some(word) = self.claim(place, request.existing()) else {
             return Err(Refusal::Busy);
         };
         let Some(slot) = self.slot(place.position) else {
@@ -198,7 +231,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             Err(Refusal::Busy)
         };
         if request.asks_other() && outdone.is_ok() {
-            outdone = self.outdo_other_table(key, existing, is_copy);
+            outdone = self.outdo_other_table(key, request, is_copy);
         }
         if let Err(refusal) = outdone {
             self.give_back(claim);
@@ -207,20 +240,18 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         Ok(claim)
     }
 
-    /// The key's own old slot, else a free or expired one, else the oldest half-open one.
+    /// The key's own old slot, else a free or expired one, else the oldest one that may give way.
     #[inline(always)]
     fn choose_place(
         &self,
         homes: Homes,
         key: &FlowKey<A>,
-        existing: Existing,
+        request: Request,
+        twin: u32,
     ) -> Result<Claim, Refusal> {
         if let Some(same) = self.find_published(key) {
-            return if self.gives_way(&same, existing) {
-                Ok(Claim {
-                    position: same.position,
-                    word: same.word,
-                })
+            return if self.gives_way(&same, request, twin) {
+                Ok(Claim::at(same.position, same.word))
             } else {
                 Err(Refusal::ReplyTaken)
             };
@@ -233,11 +264,15 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     /// True if a flow's key may be another's.
     #[inline(always)]
-    pub(super) fn gives_way(&self, same: &Found<A, S::Words>, existing: Existing) -> bool {
-        existing == Existing::Replace
-            || same.word.state() == State::Closed
-            || same.slot.flags().orphan()
-            || self.is_over(same, 0)
+    pub(super) fn gives_way(&self, same: &Found<A, S::Words>, request: Request, twin: u32) -> bool {
+        let orphan = same.slot.flags().orphan();
+        let has_ended = orphan || same.word.state() == State::Closed;
+        let rest = if request.unrested() { 0 } else { REUSE_AFTER };
+        // An orphan of the very connection that is opened anew is not in its way.
+        request.existing() == Existing::Replace
+            || has_ended && request.unrested()
+            || orphan && same.slot.twin() == twin
+            || self.is_over(same, rest)
     }
 
     /// A place where nothing is, or a flow that ended long enough ago: in the first bucket if it has room to spare,
@@ -265,10 +300,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     /// The free places of a bucket, up to [`SPARE`] of them; the first from home on.
     #[inline(always)]
     pub fn room_here(&self, home: u32) -> Room {
-        let mut first = Claim {
-            position: home,
-            word: StateWord(0),
-        };
+        let mut first = Claim::at(home, StateWord(0));
         let mut places = 0;
         for place in 0..BUCKET {
             let position = place_from(home, place) & self.mask;
@@ -285,7 +317,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
                 continue;
             }
             if places == 0 {
-                first = Claim { position, word };
+                first = Claim::at(position, word);
             }
             places += 1;
             if places == SPARE {
@@ -295,7 +327,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         Room::new(first, places)
     }
 
-    /// The half-open flow that has waited longest for its client to go on.
+    /// The flow that has waited longest, of those that may give way: half open, or closed.
     #[inline(always)]
     pub fn oldest_here(&self, homes: Homes) -> Oldest {
         let mut oldest = Oldest(0);
@@ -307,7 +339,12 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             };
             let word = slot.state();
             let waited = 1 + age(self.now, slot.last_seen());
-            if word.state() == State::HalfOpen && waited > oldest_age {
+            let may_go = match word.state() {
+                State::HalfOpen => true,
+                State::Closed => !slot.flags().reset() || waited > RESET_HOLDS,
+                _ => false,
+            };
+            if may_go && waited > oldest_age {
                 oldest_age = waited;
                 oldest = Oldest(u64::from(word.0) << 32 | u64::from(position & self.mask));
             }
@@ -329,7 +366,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     /// Claims a slot, and with a published one its whole pair; `None`: somebody was faster.
     #[inline(always)]
     pub(super) fn claim(&self, place: Claim, existing: Existing) -> Option<StateWord> {
-        let Claim { position, word } = place;
+        let Claim { position, word, .. } = place;
         let slot = self.slot(position)?;
         let claimed = word.claimed();
         if !word.published() {
@@ -380,7 +417,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             slot,
             word,
         } = *found;
-        if let Some(claimed) = self.claim(Claim { position, word }, Existing::Keep) {
+        if let Some(claimed) = self.claim(Claim::at(position, word), Existing::Keep) {
             slot.exchange(claimed, claimed.with(State::Empty));
         }
     }
@@ -448,7 +485,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     /// Frees a slot that was keyed but not published, cancelled or not.
     #[inline(always)]
-    pub(super) fn give_back(&self, claim: Claim) {
+    pub fn give_back(&self, claim: Claim) {
         let Some(slot) = self.slot(claim.position) else {
             return;
         };

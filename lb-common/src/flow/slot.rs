@@ -37,13 +37,13 @@ pub enum State {
     Keyed = 2,
     /// Another CPU has the same key at an earlier position; the owner must give the slot back.
     Cancelled = 3,
-    /// Published; no answer was seen yet.
+    /// Published; the client has not gone on after an answer yet.
     HalfOpen = 4,
-    /// Published; both sides were heard.
+    /// Published; the client was answered and has gone on.
     Established = 5,
-    /// Published; one side has finished (TCP).
+    /// Published; one side has finished (TCP, SCTP).
     Closing = 6,
-    /// Published; both sides have finished, or one has reset (TCP).
+    /// Published; both sides have finished, or one has reset (TCP, SCTP).
     Closed = 7,
 }
 
@@ -107,6 +107,11 @@ impl SlotFlags {
     /// A SYN came this way after the connection had ended, and was sent on as the flow's: nobody else serves.
     pub const SYN: Self = Self(1 << 4);
 
+    /// The backend has answered; only ever on the reply's slot.
+    pub const ANSWERED: Self = Self(1 << 5);
+    /// A RST went one way or the other.
+    pub const RESET: Self = Self(1 << 6);
+
     const REPLY: u16 = 1 << 0;
     const LOCAL: u16 = 1 << 3;
 
@@ -140,6 +145,18 @@ impl SlotFlags {
     #[inline(always)]
     pub fn syn(self) -> bool {
         self.0 & Self::SYN.0 != 0
+    }
+
+    /// The backend has answered.
+    #[inline(always)]
+    pub fn answered(self) -> bool {
+        self.0 & Self::ANSWERED.0 != 0
+    }
+
+    /// A RST went one way or the other.
+    #[inline(always)]
+    pub fn reset(self) -> bool {
+        self.0 & Self::RESET.0 != 0
     }
 
     /// The connection was opened anew elsewhere: translate, never refresh.
@@ -364,6 +381,16 @@ impl<A: Addr, M: Words> Slot<A, M> {
         let packets = self.words.load(word!(packets));
         self.words.store(word!(packets), packets.wrapping_add(1));
         self.words.add64(word!(bytes), u64::from(len));
+    }
+
+    /// Packets and L3 bytes that were counted.
+    pub fn counted(self) -> (u32, u64) {
+        let halves = || [0, 1].map(|half| self.words.load(word!(bytes) + half));
+        let bytes = halves();
+        let again = halves();
+        // Another CPU may be between the two words: a pair that was read while they differed may be neither sum.
+        let bytes = if bytes == again { bytes } else { halves() };
+        (self.words.load(word!(packets)), bytemuck::cast(bytes))
     }
 
     #[inline(always)]

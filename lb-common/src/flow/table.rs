@@ -67,11 +67,12 @@ pub trait Slots<A: Addr> {
         table: &FlowTable<'_, A, Self>,
         key: &FlowKey<A>,
         request: Request,
+        twin: u32,
     ) -> Reserved
     where
         Self: Sized,
     {
-        table.reserve_here(key, request)
+        table.reserve_here(key, request, twin)
     }
 
     /// Carries out [`FlowTable::search_here`]; likewise.
@@ -158,6 +159,15 @@ pub struct NewFlow<A> {
     pub back: NextHopRef,
     /// The backend runs on this node.
     pub local: bool,
+}
+
+/// Whether the source port of a connection that has ended may be taken by another's at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It rests for as long as the backend may remember.
+    Kept,
+    /// It may.
+    Broken,
 }
 
 /// What to do with a live flow that has the key of the one to be opened.
@@ -257,32 +267,96 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         }
     }
 
+    /// When the other direction's last packet came; now, if it is gone.
+    #[inline(always)]
+    pub fn twin_last_seen(&self, found: &Found<A, S::Words>) -> Tick {
+        match self.slot(found.slot.twin()) {
+            Some(twin) if twin.twin() == found.position => twin.last_seen(),
+            _ => self.now,
+        }
+    }
+
+    /// Adds to the flags of both directions.
+    #[inline(always)]
+    pub fn add_flags(&self, found: &Found<A, S::Words>, flags: SlotFlags) {
+        found.slot.add_flags(flags);
+        if let Some(twin) = self.slot(found.slot.twin())
+            && twin.twin() == found.position
+        {
+            twin.add_flags(flags);
+        }
+    }
+
     /// Opens a connection: both directions, or neither.
     ///
     /// # Errors
     /// See [`Refusal`]; nothing is left in the table then.
-    #[inline(never)]
     pub fn open(
         &self,
         key: &FlowKey<A>,
         new: &mut NewFlow<A>,
         existing: Existing,
     ) -> Result<(), Refusal> {
-        let flags = SlotFlags::new(Direction::Original, new.local);
-        let original = match self.reserve(key, flags, existing) {
-            // Another CPU has just opened this very connection: the retransmit finds it.
-            Err(Refusal::ReplyTaken) => return Err(Refusal::Busy),
-            original => original?,
-        };
-        new.rewrite.answered_by(key.proto, &mut new.reply);
-        let flags = SlotFlags::new(Direction::Reply, new.local);
-        let reply = match self.reserve(&new.reply, flags, Existing::Keep) {
-            Ok(reply) => reply,
+        let original = self.begin(key, new, existing)?;
+        match self.answer(key, new, original.position, Rest::Kept).claim() {
+            Ok(reply) => self.finish(key, new, original, reply),
             Err(refusal) => {
                 self.give_back(original);
-                return Err(refusal);
+                Err(refusal)
             }
-        };
+        }
+    }
+
+    /// The first step: a slot for the original direction, which must be given back or come to its finish.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; nothing is left in the table then.
+    #[inline(always)]
+    pub fn begin(
+        &self,
+        key: &FlowKey<A>,
+        new: &NewFlow<A>,
+        existing: Existing,
+    ) -> Result<Claim, Refusal> {
+        let flags = SlotFlags::new(Direction::Original, new.local);
+        let request = Request::new(flags, existing, Rest::Broken);
+        match self.reserve(key, request, Claim::NOWHERE.position).claim() {
+            // Another CPU has just opened this very connection: the retransmit finds it.
+            Err(Refusal::ReplyTaken) => Err(Refusal::Busy),
+            reserved => reserved,
+        }
+    }
+
+    /// The second: a slot for the reply to what the flow's rewrite says; `original`: the first one's position.
+    ///
+    /// # Errors
+    /// [`Refusal::ReplyTaken`]: another rewrite may do. Nothing is left of this step then.
+    #[inline(always)]
+    pub fn answer(
+        &self,
+        key: &FlowKey<A>,
+        new: &mut NewFlow<A>,
+        original: u32,
+        rest: Rest,
+    ) -> Reserved {
+        new.rewrite.answered_by(key.proto, &mut new.reply);
+        let flags = SlotFlags::new(Direction::Reply, new.local);
+        let request = Request::new(flags, Existing::Keep, rest);
+        self.reserve(&new.reply, request, original)
+    }
+
+    /// The last: both are written and published.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; nothing is left in the table then.
+    #[inline(never)]
+    pub fn finish(
+        &self,
+        key: &FlowKey<A>,
+        new: &NewFlow<A>,
+        original: Claim,
+        reply: Claim,
+    ) -> Result<(), Refusal> {
         if let Some(slot) = self.slot(original.position) {
             let Rewrite { ends, sport, dport } = &new.rewrite;
             slot.set_rewrite(ends.src, ends.dst, *sport, *dport);

@@ -134,8 +134,7 @@ impl Growth {
             self.carry(carrier).await;
         }
         self.enter(Phase::Grown, grown).await;
-        self.origin.node = node;
-        while let Err(error) = self.origin.finish() {
+        while let Err(error) = self.origin.finish(node) {
             tracing::error!(
                 error = with_causes(&error),
                 "the flow table has grown, but its pins do not say so"

@@ -7,6 +7,7 @@
 pub mod choice;
 pub mod controller;
 pub mod devices;
+pub mod flows;
 pub mod growth;
 pub mod health;
 pub mod node;
@@ -26,8 +27,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lb_common::flow::clock::{Tick, tick};
-use nix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
@@ -37,7 +36,7 @@ use tokio::{
 use crate::{
     apply::{BpfMaps, MapError},
     compile::NodeFacts,
-    config::{Config, Manifests},
+    config::{Config, EphemeralOverlap, Manifests},
     control::{
         self,
         server::{Answer, ListenError, Server},
@@ -53,6 +52,7 @@ use crate::{
 };
 use controller::Controller;
 use devices::Devices;
+use flows::Walk;
 use growth::Growth;
 use node::Node;
 use packets::Packets;
@@ -113,6 +113,9 @@ pub enum AgentError {
     /// Changes of the manifests cannot be followed.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// Masqueraded connections may collide with the node's own.
+    #[error(transparent)]
+    Ephemeral(#[from] EphemeralOverlap),
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -138,6 +141,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         run_dir,
         bpffs,
     } = settings;
+    config.flows.check_ephemeral()?;
     let run_dir = Arc::new(RunDir::open(&run_dir)?);
     let allocations = run_dir.allocations()?;
     let netlink = Netlink::open()?;
@@ -153,6 +157,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
     let packets = Packets::of(&mut datapath)?.map(Arc::new);
     let origin = datapath.origin().clone();
+    let walk = Walk::new(datapath.maps().to_owned(), &config);
     let mut controller = Controller::new(
         source_name,
         of_node,
@@ -170,6 +175,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         shown,
         probing,
         checking,
+        reports,
         swaps,
     } = Wires::new(looks, own);
     let growth = Growth::new(origin, config.flow_table_max, swaps, packets.clone());
@@ -190,6 +196,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         never = serve(&server, shown, packets) => match never {},
         never = probe::follow(probing.targets, probing.readiness) => match never {},
         never = health::follow(checking.health, checking.troubles) => match never {},
+        never = walk.follow(reports) => match never {},
         ended = source => ended,
     }
 }
@@ -201,6 +208,7 @@ fn facts(config: &Config, node: &Node, pair: &HostPair) -> Facts {
         addresses: node.addresses,
         host: pair.facts(),
         masquerade: config.services.masquerade,
+        flows: config.flows,
     }
 }
 
@@ -323,19 +331,13 @@ async fn keep_true(mut turn: Turn, news: &mut News, told: &Told) -> Infallible {
 /// Clears the tables of what nobody goes by any more, on a thread of its own: there may be many entries.
 async fn sweep(mut controller: Controller<BpfMaps>) -> Controller<BpfMaps> {
     let work = task::spawn_blocking(move || {
-        match now() {
+        match crate::flows::now() {
             Ok(now) => controller.sweep(now),
             Err(error) => tracing::warn!(%error, "cannot read the clock"),
         }
         controller
     });
     joined(work.await).await
-}
-
-/// The tick of this moment, by the clock that the programs count by.
-fn now() -> nix::Result<Tick> {
-    let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
-    Ok(tick(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)))
 }
 
 /// What a task on a thread of its own comes to; its panic is ours.
@@ -386,7 +388,11 @@ fn replace<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
 
 async fn serve(
     server: &Server,
-    Shown { view, devices }: Shown,
+    Shown {
+        view,
+        devices,
+        flows,
+    }: Shown,
     packets: Option<Arc<Packets>>,
 ) -> Infallible {
     let changes = view.clone();
@@ -399,7 +405,12 @@ async fn serve(
             (control::Request::Trace(question), Some(packets)) => {
                 packets.trace(question, &view).map(Answer::Value)
             }
-            _ => Ok(view::answer(request, &view, &devices.borrow())),
+            _ => Ok(view::answer(
+                request,
+                &view,
+                &devices.borrow(),
+                &flows.borrow(),
+            )),
         }
     };
     server.serve(answer, changes).await

@@ -15,6 +15,7 @@ use super::{
     Published,
     controller::Controller,
     devices::{Channels, DeviceView},
+    flows::FlowReport,
     growth::Swap,
     health::{self, Health, Troubles},
     node::Demand,
@@ -35,6 +36,8 @@ pub(super) struct Wires {
     pub(super) probing: Probing,
     pub(super) checking: Checking,
     pub(super) swaps: mpsc::Sender<Swap>,
+    /// What the walk through the flow tables finds.
+    pub(super) reports: watch::Sender<FlowReport>,
 }
 
 /// Where the outcome of a reconciliation is published.
@@ -49,6 +52,7 @@ pub(super) struct Told {
 pub(super) struct Shown {
     pub(super) view: watch::Receiver<Published>,
     pub(super) devices: watch::Receiver<Vec<DeviceView>>,
+    pub(super) flows: watch::Receiver<FlowReport>,
 }
 
 /// The probes' ends.
@@ -74,6 +78,7 @@ impl Wires {
         let (readiness_in, readiness) = watch::channel(Readiness::new());
         let (health_in, health) = watch::channel(Health::default());
         let (swaps_in, swaps) = mpsc::channel(1);
+        let (reports, flows) = watch::channel(FlowReport::default());
         let (troubles_in, troubles) = watch::channel(Troubles::new());
         Self {
             channels: Channels {
@@ -95,7 +100,11 @@ impl Wires {
                 troubles,
                 sweeps: time::interval(SWEEP),
             },
-            shown: Shown { view, devices },
+            shown: Shown {
+                view,
+                devices,
+                flows,
+            },
             probing: Probing {
                 targets,
                 readiness: readiness_in,
@@ -105,6 +114,7 @@ impl Wires {
                 troubles: troubles_in,
             },
             swaps: swaps_in,
+            reports,
         }
     }
 }

@@ -18,7 +18,7 @@ use lb_common::abi::{
     node::features,
 };
 
-use super::{LoaderError, attach::Programs, object, pin, tracer::Tracer};
+use super::{LoaderError, attach::Programs, facts, object, pin, tracer::Tracer};
 use crate::config::Mode;
 
 /// The program in the object.
@@ -130,12 +130,21 @@ impl Origin {
         })
     }
 
-    /// Gives the larger tables' pins the usual names: from now on they are the flow tables.
-    pub fn finish(&self) -> Result<(), GrowthError> {
+    /// Gives the larger tables' pins the usual names: from now on they are the flow tables, of the programs that were loaded
+    /// with `node`.
+    pub fn finish(&mut self, node: NodeConfig) -> Result<(), LoaderError> {
         let growing = pin::growing(&self.maps);
         for name in [map::FLOWS4, map::FLOWS6] {
-            rename(&growing.join(name), &self.maps.join(name))?;
+            let pin = growing.join(name);
+            // Done already, if what comes after was refused.
+            if pin.exists() {
+                rename(&pin, &self.maps.join(name))?;
+            }
         }
+        let next = growing.join("node");
+        facts::pin(&node, &next)?;
+        rename(&next, &pin::facts(&self.maps))?;
+        self.node = node;
         self.abandon();
         Ok(())
     }

@@ -8,6 +8,7 @@ pub mod attach;
 mod bpf_log;
 pub(crate) mod channel;
 pub mod device;
+pub mod facts;
 pub mod growth;
 pub mod netlink;
 pub mod object;
@@ -57,6 +58,9 @@ pub enum LoaderError {
     /// Nobody could be told what becomes of packets.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// Readers of the tables could not be told what they mean.
+    #[error("cannot pin the node's facts")]
+    Facts(#[from] facts::PinFactsError),
     /// The object is not the one that this binary was made for.
     #[error("the BPF object has no program {0:?}")]
     NoProgram(&'static str),
@@ -92,6 +96,7 @@ impl Datapath {
         #[cfg(feature = "bpf-log")]
         bpf_log::forward(&mut ebpf);
         pin_maps(&ebpf, pins.maps())?;
+        facts::pin(&node, &pin::facts(pins.maps()))?;
         let tracer = Tracer::pinned(&mut ebpf, &pins.tracer(), facts.host.near)?;
         let origin = Origin {
             node,

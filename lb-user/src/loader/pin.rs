@@ -3,6 +3,7 @@
 //! ```text
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/maps/<map>
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/trace
+//! <bpffs>/fulcrum/<run directory>/v<layout version>/node
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/growing/<map>
 //! ```
 //!
@@ -127,6 +128,11 @@ pub fn maps(bpffs: &Path, run_dir: &Path) -> PathBuf {
 /// Where the larger flow tables are pinned that are to take the place of those in `maps`.
 pub(super) fn growing(maps: &Path) -> PathBuf {
     maps.with_file_name("growing")
+}
+
+/// Where the facts are pinned that the programs of the tables in a directory were loaded with.
+pub fn facts(maps: &Path) -> PathBuf {
+    maps.with_file_name("node")
 }
 
 /// Whether `path` is a mounted BPF filesystem.

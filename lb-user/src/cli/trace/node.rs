@@ -14,7 +14,7 @@ use crate::{
     alloc::Allocations,
     apply::{self, BpfMaps, LbMaps, Retry},
     compile::{self, Compiled, NodeFacts},
-    config::ServiceFlags,
+    config::{FlowSettings, ServiceFlags},
     desired::PortName,
     loader::{
         object::{self, Facts},
@@ -138,6 +138,7 @@ impl Node {
             addresses: args.addresses(),
             host: HostFacts::default(),
             masquerade: args.services.masquerade,
+            flows: FlowSettings::default(),
         })?;
         let mut maps = BpfMaps::take(&mut ebpf)?;
         let mut ledger = Ledger::new(Capacity::default());
