@@ -10,8 +10,8 @@ use lb_common::{
 use crate::{
     wire::End,
     world::{
-        BACKEND_PORT, LOOPBACK, HOST_PEER, POD_DEVICE, SERVICE_PORT, UPLINK, World, backend, hairpin,
-        local_pod, node_addr, outsider, remote_pod, vip,
+        BACKEND_PORT, HOST_PEER, LOOPBACK, POD_DEVICE, SERVICE_PORT, UPLINK, World, backend,
+        hairpin, local_pod, node_addr, outsider, remote_pod, vip,
     },
 };
 
@@ -193,7 +193,9 @@ impl Kind {
             0
         };
         let world = World::<A>::new();
-        world.node.set_backend(1, Some(backend(self.server(), local)));
+        world
+            .node
+            .set_backend(1, Some(backend(self.server(), local)));
         serve(&world, &[1]);
         world
     }

@@ -2,7 +2,9 @@
 //!
 //! Random and bounded; a failure prints what it was shrunk to, and `PROPTEST_RNG_SEED` repeats a run.
 
+mod directions;
 mod kinds;
+mod mutated;
 mod rewritten;
 mod wire;
 #[expect(

@@ -59,7 +59,12 @@ fn talk<A: Addr>(
     let world = kind.world::<A>();
     if kind == Kind::Remapped {
         let other = (kind.client(201), sport);
-        sent(&world, kind.asks_by(), first, (other, (vip(2), SERVICE_PORT)))?;
+        sent(
+            &world,
+            kind.asks_by(),
+            first,
+            (other, (vip(2), SERVICE_PORT)),
+        )?;
     }
     let (client, front) = ((kind.client::<A>(200), sport), kind.frontend::<A>());
     let server = listens(kind.server::<A>());

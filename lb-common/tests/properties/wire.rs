@@ -69,12 +69,7 @@ fn words(most: usize) -> impl Strategy<Value = Vec<u8>> {
 /// A transport header of one protocol that opens a connection, or that follows later.
 fn l4(protocol: u8, opens: bool) -> BoxedStrategy<L4> {
     match protocol {
-        proto::TCP => (
-            any::<u8>(),
-            any::<[u32; 2]>(),
-            any::<[u16; 2]>(),
-            words(10),
-        )
+        proto::TCP => (any::<u8>(), any::<[u32; 2]>(), any::<[u16; 2]>(), words(10))
             .prop_map(move |(flags, numbers, window, options)| L4::Tcp {
                 // SYN without RST and ACK; or ACK without SYN.
                 flags: if opens {
@@ -143,7 +138,11 @@ pub(crate) fn shape(protocol: u8, opens: bool) -> impl Strategy<Value = Shape> {
 }
 
 /// The packet of this shape between these ends.
-pub(crate) fn packet<A: Addr>(shape: &Shape, (src, sport): End<A>, (dst, dport): End<A>) -> FakePacket {
+pub(crate) fn packet<A: Addr>(
+    shape: &Shape,
+    (src, sport): End<A>,
+    (dst, dport): End<A>,
+) -> FakePacket {
     let mut segment = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
     segment.extend(rest_of(shape));
     let mut bytes = ip_header(shape, (src, dst), segment.len());
