@@ -22,7 +22,8 @@ use crate::{
 };
 
 /// The suites of the tests crate that are not of the level [`Level::Netns`].
-const LEVELS: [(&str, Level); 4] = [
+const LEVELS: [(&str, Level); 5] = [
+    ("differential", Level::Prog),
     ("programs", Level::Prog),
     ("race", Level::Prog),
     ("scenarios", Level::Scenario),
