@@ -12,14 +12,16 @@ use aya_ebpf::{
 use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, FlowSlot, NextHop, NodeConfig, PlaceKey, Reason, Service,
-        ServiceKey, TraceRecord, capacity,
+        ServiceKey, Source, SourceKey, TraceRecord, capacity,
     },
     datapath::Work,
     flow::FlowKey,
     net::addr::{Addr, Addr4, Addr6},
 };
 
-use crate::memory::{reserve4, reserve6};
+use crate::memory::{
+    oldest4, oldest6, outdo4, outdo6, reserve4, reserve6, room4, room6, search4, search6,
+};
 
 /// The agent adds and removes services at run time: memory only for those that are there.
 pub(crate) type Services<A> = HashMap<
@@ -40,6 +42,9 @@ pub(crate) type Affinities<A> = HashMap<
     { capacity::AFFINITY as usize },
     { BPF_F_NO_PREALLOC as usize },
 >;
+/// Addresses of devices that may stand in for clients'; memory only for those that are there.
+pub(crate) type Sources<A> =
+    HashMap<SourceKey, Source<A>, { capacity::SOURCES as usize }, { BPF_F_NO_PREALLOC as usize }>;
 
 #[btf_map(name = "services4")]
 static SERVICES4: Services<Addr4> = Services::new();
@@ -67,6 +72,10 @@ static PLACES6: Places<Addr6> = Places::new();
 static AFFINITY4: Affinities<Addr4> = Affinities::new();
 #[btf_map(name = "affinity6")]
 static AFFINITY6: Affinities<Addr6> = Affinities::new();
+#[btf_map(name = "sources4")]
+static SOURCES4: Sources<Addr4> = Sources::new();
+#[btf_map(name = "sources6")]
+static SOURCES6: Sources<Addr6> = Sources::new();
 
 #[btf_map(name = "trace_record")]
 pub(crate) static TRACE_RECORD: Array<TraceRecord, 1> = Array::new();
@@ -93,16 +102,21 @@ pub(crate) trait FamilyMaps: Addr {
     fn flows() -> &'static Flows<Self>;
     fn places() -> &'static Places<Self>;
     fn affinities() -> &'static Affinities<Self>;
+    fn sources() -> &'static Sources<Self>;
     fn work() -> &'static PerCpuArray<Work<Self>, 1>;
     /// [`crate::memory`]'s global function of the family.
-    fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64;
+    fn reserve(key: &FlowKey<Self>, request: u32, now: u32, twin: u32) -> u64;
+    fn search(key: &FlowKey<Self>) -> u64;
+    fn room(home: u32, now: u32) -> u64;
+    fn oldest(first: u32, second: u32, now: u32) -> u64;
+    fn outdo(key: &FlowKey<Self>, mine: u32) -> u32;
     fn flow_mask(node: &NodeConfig) -> u32;
     fn node_addr(node: &NodeConfig) -> Self;
     fn hairpin_addr(node: &NodeConfig) -> Self;
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $places:ident, $affinities:ident, $work:ident, $reserve:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -126,12 +140,32 @@ macro_rules! bind {
                 &$affinities
             }
             #[inline(always)]
+            fn sources() -> &'static Sources<Self> {
+                &$sources
+            }
+            #[inline(always)]
             fn work() -> &'static PerCpuArray<Work<Self>, 1> {
                 &$work
             }
             #[inline(always)]
-            fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64 {
-                $reserve(key, request, now)
+            fn reserve(key: &FlowKey<Self>, request: u32, now: u32, twin: u32) -> u64 {
+                $reserve(key, request, now, twin)
+            }
+            #[inline(always)]
+            fn search(key: &FlowKey<Self>) -> u64 {
+                $search(key)
+            }
+            #[inline(always)]
+            fn oldest(first: u32, second: u32, now: u32) -> u64 {
+                $oldest(first, second, now)
+            }
+            #[inline(always)]
+            fn outdo(key: &FlowKey<Self>, mine: u32) -> u32 {
+                $outdo(key, mine)
+            }
+            #[inline(always)]
+            fn room(home: u32, now: u32) -> u64 {
+                $room(home, now)
             }
             #[inline(always)]
             fn flow_mask(node: &NodeConfig) -> u32 {
@@ -150,10 +184,10 @@ macro_rules! bind {
 }
 
 bind!(
-    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, AFFINITY4, WORK4, reserve4, flow_mask4, addr4,
-    hairpin4
+    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, AFFINITY4, SOURCES4, WORK4, reserve4, room4,
+    search4, oldest4, outdo4, flow_mask4, addr4, hairpin4
 );
 bind!(
-    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, AFFINITY6, WORK6, reserve6, flow_mask6,
-    addr6, hairpin6
+    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, AFFINITY6, SOURCES6, WORK6, reserve6, room6,
+    search6, oldest6, outdo6, flow_mask6, addr6, hairpin6
 );

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, NextHop, NodeConfig, PlaceKey, Reason, Service, ServiceKey,
-        place,
+        Source, SourceKey, place,
     },
     datapath::{Hook, Role, Route, Tables},
     flow::{
@@ -121,6 +121,12 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
         A::affinities()
             .insert(key, affinity, u64::from(BPF_ANY))
             .is_ok()
+    }
+
+    #[inline(always)]
+    fn source(&self, key: &SourceKey, into: &mut Source<A>) -> bool {
+        // SAFETY: copied at once. Torn, it names one of the node's addresses all the same.
+        unsafe { A::sources().get(key).map(|source| copy(source, into)) }.is_some()
     }
 
     #[inline(always)]

@@ -3,8 +3,8 @@
 use aya_ebpf::{EbpfContext, bindings::TC_ACT_UNSPEC, programs::TcContext};
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey,
-        TraceRecord,
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, Source,
+        SourceKey, TraceRecord,
         trace::{decision, flow, mark},
     },
     datapath::{Decision, Explained, Hook, Role, Route, Tables, Work, explain},
@@ -187,6 +187,11 @@ impl<A: FamilyMaps> Tables<A> for Asked {
     #[inline(always)]
     fn set_affinity(&self, _key: &AffinityKey<A>, _affinity: &Affinity) -> bool {
         true
+    }
+
+    #[inline(always)]
+    fn source(&self, key: &SourceKey, into: &mut Source<A>) -> bool {
+        self.tables.source(key, into)
     }
 
     #[inline(always)]

@@ -67,7 +67,7 @@ reasons! {
     HitReply = 8, "hit_reply", Forward;
     /// The service has no endpoint anywhere.
     RejectNoBackend = 9, "reject_no_backend", Reject;
-    /// TCP to a service address in the middle of a connection that is not known here.
+    /// In the middle of a connection that is not known here yet: the flow table is growing.
     DropNotSyn = 10, "drop_not_syn", Drop;
     /// No place in the flow table: raise --flow-table-size.
     DropFlowTableFull = 11, "drop_flow_table_full", Drop;
@@ -135,7 +135,7 @@ reasons! {
     FragmentsReleased = 42, "fragments_released", Note;
     /// A later fragment whose first one was not seen, and that could not be kept.
     DropFragment = 43, "drop_fragment", Drop;
-    /// A connection that was never answered gave its place in the flow table to a new one.
+    /// A connection that was never established, or has ended, gave its place in the flow table to a new one.
     FlowDisplaced = 44, "flow_displaced", Note;
 }
 

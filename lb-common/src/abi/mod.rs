@@ -13,6 +13,7 @@ pub mod next_hop;
 pub mod node;
 pub mod place;
 pub mod service;
+pub mod source;
 pub mod trace;
 
 pub use affinity::{Affinity, AffinityKey};
@@ -23,6 +24,7 @@ pub use next_hop::NextHop;
 pub use node::NodeConfig;
 pub use place::PlaceKey;
 pub use service::{Service, ServiceKey, SlotRange, service_flags};
+pub use source::{Source, SourceKey};
 pub use trace::TraceRecord;
 
 /// Version of the tables' layout; part of the directory where they are pinned.
@@ -67,14 +69,18 @@ pub mod map {
     pub const AFFINITY4: &str = "affinity4";
     /// `AffinityKey<Addr6>` -> `Affinity`.
     pub const AFFINITY6: &str = "affinity6";
+    /// `SourceKey` -> `Source<Addr4>`.
+    pub const SOURCES4: &str = "sources4";
+    /// `SourceKey` -> `Source<Addr6>`.
+    pub const SOURCES6: &str = "sources6";
 
     /// 0 -> `TraceRecord`; not pinned.
     pub const TRACE_RECORD: &str = "trace_record";
 
     /// All that are pinned, in the order in which `fulcrum maps` lists them.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 15] = [
         SERVICES4, SERVICES6, SLOTS, BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, NEXT_HOPS, COUNTERS,
-        PLACES4, PLACES6, AFFINITY4, AFFINITY6,
+        PLACES4, PLACES6, AFFINITY4, AFFINITY6, SOURCES4, SOURCES6,
     ];
 }
 
@@ -92,6 +98,8 @@ pub mod capacity {
     pub const NEXT_HOPS: u32 = 1_024;
     /// Prefixes of pods, addresses of the node and source ranges, per family.
     pub const PLACES: u32 = 65_536;
+    /// Addresses of devices that may stand in for clients', per family.
+    pub const SOURCES: u32 = 4_096;
     /// Clients that affinity is remembered of, per family.
     pub const AFFINITY: u32 = 65_536;
 }

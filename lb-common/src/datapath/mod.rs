@@ -13,6 +13,7 @@ mod parse;
 mod policy;
 mod ports;
 mod rewrite;
+mod source;
 mod work;
 
 pub use answer::Answer;

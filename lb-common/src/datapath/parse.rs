@@ -39,12 +39,15 @@ pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Resul
         let Some(header) = packet.read::<Udp>(ip.l4) else {
             return Err(Reason::PassMalformed);
         };
-        let len = if ip.proto == proto::SCTP {
-            sctp::CHUNK_AT
+        let (flags, len) = if ip.proto == proto::SCTP {
+            let Some([chunk, ..]) = packet.read::<[u8; 4]>(ip.l4 + sctp::CHUNK_AT) else {
+                return Err(Reason::PassMalformed);
+            };
+            (sctp::as_tcp(chunk), sctp::CHUNK_AT + 4)
         } else {
-            size_of::<Udp>() as u32
+            (Flags::default(), size_of::<Udp>() as u32)
         };
-        (header.sport, header.dport, Flags::default(), ip.l4 + len)
+        (header.sport, header.dport, flags, ip.l4 + len)
     };
     if headers > ip.len {
         return Err(Reason::PassMalformed);

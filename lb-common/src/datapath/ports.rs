@@ -4,7 +4,10 @@ use bytemuck::Pod;
 
 use super::Route;
 use crate::{
-    abi::{Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
+    abi::{
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, Source,
+        SourceKey,
+    },
     flow::{FlowKey, clock::Tick, table::Slots},
     net::{addr::Addr, crc32c, csum::Delta, ip::Ends},
 };
@@ -126,6 +129,8 @@ pub trait Tables<A: Addr> {
     fn affinity(&self, key: &AffinityKey<A>, into: &mut Affinity) -> bool;
     /// Notes what a client is given; false: there was no room.
     fn set_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity) -> bool;
+    /// An address of a device, copied; false: it has no such.
+    fn source(&self, key: &SourceKey, into: &mut Source<A>) -> bool;
     /// True if the node itself has a connected socket that packets of this key are for.
     fn has_socket(&self, key: &FlowKey<A>) -> bool;
     /// Source of a pod's connection to itself; unspecified: there is none.

@@ -5,9 +5,9 @@
 //! per-CPU map value in the kernel, on the stack elsewhere. Programs on one CPU do not interrupt each
 //! other, so one area for each CPU is enough.
 
-use super::{Decision, answer::Answer, policy::Call};
+use super::{Decision, answer::Answer, policy::Call, source::Search};
 use crate::{
-    abi::{Affinity, AffinityKey, NextHop, ServiceKey},
+    abi::{Affinity, AffinityKey, NextHop, ServiceKey, Source},
     flow::{FlowKey, clock::Tick, table::NewFlow},
     net::{ip::Ip, letter::Letter, tcp::Flags},
 };
@@ -22,7 +22,7 @@ pub struct Work<A> {
     pub key: FlowKey<A>,
     /// The IP header besides the addresses.
     pub ip: Ip,
-    /// TCP control bits; none for UDP.
+    /// TCP control bits; those of SCTP's first chunk ([`crate::net::sctp::as_tcp`]); none for UDP.
     pub tcp: Flags,
     /// L3 bytes of the largest packet that leaves.
     pub segment_len: u32,
@@ -34,6 +34,10 @@ pub struct Work<A> {
     pub affinity: (AffinityKey<A>, Affinity),
     /// What the packet becomes, and the rest of its flow if it opens one.
     pub flow: NewFlow<A>,
+    /// The search for the source that it leaves with.
+    pub search: Search<A>,
+    /// An address that may stand in for the one of the first choice.
+    pub spare: Source<A>,
     /// Where it is sent.
     pub hop: NextHop,
     /// The node's own address that the FIB prefers on the way there; unspecified: it did not say.

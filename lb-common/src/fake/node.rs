@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{packet::FakePacket, slots::FakeSlots};
 use crate::{
     abi::{
-        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, capacity,
-        next_hop::NextHopRef, place,
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, Source,
+        SourceKey, capacity, next_hop::NextHopRef, place,
     },
     datapath::{Explained, Hook, HopMemory, Role, Route, Tables, Verdict, Work, explain, process},
     flow::{FlowKey, clock::Tick},
@@ -30,6 +30,7 @@ pub struct FakeNode<A> {
     affinity: RefCell<BTreeMap<AffinityKey<A>, Affinity>>,
     /// Clients whose affinity there is room for.
     affinity_room: Cell<usize>,
+    sources: RefCell<BTreeMap<SourceKey, Source<A>>>,
     sockets: RefCell<BTreeSet<FlowKey<A>>>,
     routes: RefCell<BTreeMap<A, (Route, NextHop)>>,
     source: RefCell<A>,
@@ -69,6 +70,7 @@ impl<A: Addr> FakeNode<A> {
             places: RefCell::default(),
             affinity: RefCell::default(),
             affinity_room: Cell::new(capacity::AFFINITY as usize),
+            sources: RefCell::default(),
             sockets: RefCell::default(),
             routes: RefCell::default(),
             source: RefCell::default(),
@@ -133,6 +135,17 @@ impl<A: Addr> FakeNode<A> {
     pub fn set_prefix(&self, space: u32, prefix: A, bits: u32, code: u32) {
         let key = (space, prefix, bits);
         self.places.borrow_mut().insert(key, code);
+    }
+
+    /// Gives a device these addresses, which may stand in for clients'.
+    pub fn set_sources(&self, ifindex: u32, addrs: &[A]) {
+        let mut sources = self.sources.borrow_mut();
+        sources.retain(|key, _| key.ifindex != ifindex);
+        let count = u32::try_from(addrs.len()).unwrap_or(u32::MAX);
+        for (at, addr) in (0..).zip(addrs) {
+            let source = Source { addr: *addr, count };
+            sources.insert(SourceKey { ifindex, at }, source);
+        }
     }
 
     /// How many clients' affinity there is room for.
@@ -337,6 +350,12 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
             there.insert(*key, *affinity);
         }
         has_room
+    }
+
+    fn source(&self, key: &SourceKey, into: &mut Source<A>) -> bool {
+        let known = self.node.sources.borrow().get(key).copied();
+        *into = known.unwrap_or_default();
+        known.is_some()
     }
 
     fn has_socket(&self, key: &FlowKey<A>) -> bool {

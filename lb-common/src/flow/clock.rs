@@ -40,6 +40,11 @@ pub const NEXT_HOP_VALID: Tick = seconds(1);
 /// A next hop that nobody asked for this long gives its place to another.
 pub const NEXT_HOP_IDLE: Tick = seconds(60);
 
+/// Answers that go on for this long are a stream, however little its client says (`nf_conntrack_proto_udp.c`).
+pub const STREAM: Tick = seconds(2);
+/// A RST cannot make a connection give way sooner than this: it may be forged, since windows are not tracked.
+pub const RESET_HOLDS: Tick = seconds(10);
+
 /// How long a flow lives after its last packet, by [`row`].
 pub type Lifetimes = [Tick; 16];
 

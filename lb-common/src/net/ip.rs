@@ -18,6 +18,12 @@ pub mod proto {
     /// RFC 9260.
     pub const SCTP: u8 = 132;
 
+    /// True if it has connections, which begin and end.
+    #[inline(always)]
+    pub fn has_connections(proto: u8) -> bool {
+        matches!(proto, TCP | SCTP)
+    }
+
     /// True if its packets begin with two ports.
     #[inline(always)]
     pub fn has_ports(proto: u8) -> bool {

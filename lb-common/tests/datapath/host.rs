@@ -4,8 +4,8 @@ use lb_common::{
     abi::{
         NextHop,
         Reason::{
-            DropNoRoute, DropNotService, DropNotSyn, HitOriginal, HitReply, Open, PassNoService,
-            PortRemapped, Resolved,
+            DropNoRoute, DropNotService, HitOriginal, HitReply, Open, PassNoService, PortRemapped,
+            RejectNoFlow, Resolved,
         },
     },
     datapath::{
@@ -18,8 +18,8 @@ use lb_common::{
 
 use crate::world::{
     ACK, BACKEND_PORT, CLIENT_PORT, HOST_DEVICE, SERVICE_PORT, SYN, SYN_ACK, UDP, World, answer,
-    for_both_families, hands_over, leaves, local_pod, node_addr, preferred, remote_pod, renamed,
-    request, sends, to_gateway, to_pod, vip,
+    for_both_families, hands_over, is_reset, leaves, local_pod, node_addr, preferred, remote_pod,
+    renamed, request, sends, to_gateway, to_pod, vip,
 };
 
 for_both_families!(
@@ -176,14 +176,7 @@ fn what_is_no_service_goes_no_further<A: Addr>() {
             dropped(&cut);
         }
     }
-    let middle = request::<A>(node_addr(), ACK).packet();
-    leaves(
-        &world.node,
-        world.host(),
-        &middle,
-        Verdict::Drop,
-        &[DropNotSyn],
-    );
+    is_reset(&world, world.host(), &request(node_addr(), ACK));
 }
 
 #[test]

@@ -418,6 +418,27 @@ pub(crate) fn leaves<A: Addr, const XDP: bool>(
     assert_eq!(after.bytes(), packet.bytes());
 }
 
+/// Runs a segment in the middle of a connection that is not known, and asserts that its sender is told to end it.
+#[track_caller]
+pub(crate) fn is_reset<A: Addr>(
+    world: &World<A>,
+    program: FakeTables<'_, A, false, false>,
+    late: &PacketSpec<A>,
+) {
+    let mut packet = late.packet();
+    let verdict = program.run(&mut packet).verdict;
+    let back = [Verdict::Back, Verdict::Send(Via::Host)];
+    assert!(back.contains(&verdict), "{verdict:?}");
+    assert_counts(&world.node, &[Reason::RejectNoFlow, Reason::Answered]);
+    let l4 = if size_of::<A>() == 4 { 20 } else { 40 };
+    let answer = packet.bytes();
+    let ports = [late.dport.to_be_bytes(), late.sport.to_be_bytes()].concat();
+    assert_eq!(answer[l4..l4 + 4], ports);
+    assert_eq!(answer.len(), l4 + 20);
+    assert_eq!(answer[l4 + 13] & 0b111, 0b100, "not a RST");
+    assert!(packet.device_sum_valid());
+}
+
 #[track_caller]
 pub(crate) fn assert_counts<A: Addr>(node: &FakeNode<A>, expected: &[Reason]) {
     let mut counts = BTreeMap::new();
