@@ -3,6 +3,7 @@
 //! Random and bounded; a failure prints what it was shrunk to, and `PROPTEST_RNG_SEED` repeats a run.
 
 mod directions;
+mod flood;
 mod kinds;
 mod mutated;
 mod rewritten;
