@@ -174,6 +174,9 @@ pub enum FrontendKind {
     ExternalIp,
     /// Whatever else is dialled at a `ClusterIP`, and rejected; the port is 0. One port of the service has it.
     AnyPort,
+    /// The address of a load balancer, or one of `spec.externalIPs`, by itself: it answers pings; the port is 0. One
+    /// port of one service has it.
+    Address,
 }
 
 /// What may be done with one endpoint.

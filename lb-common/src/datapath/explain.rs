@@ -6,7 +6,8 @@
 use super::{
     Call, Decision, Packet, Tables, Via, Work,
     follow::{self, Followed, OnLoss},
-    open, parse,
+    open,
+    parse::{self, Parsed},
 };
 use crate::{
     abi::{NextHop, Reason, next_hop::NextHopRef},
@@ -35,7 +36,12 @@ pub fn explain<A: Addr, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
 ) -> Explained {
     work.call = Call::default();
-    if let Err(reason) = parse::parse(packet, work) {
+    let reason = match parse::parse(packet, work) {
+        Ok(Parsed::Ports) => None,
+        Ok(Parsed::Icmp) => Some(Reason::PassProtocol),
+        Err(reason) => Some(reason),
+    };
+    if let Some(reason) = reason {
         let decision = Decision::Pass(reason);
         return Explained {
             decision,

@@ -12,6 +12,7 @@ mod open;
 mod parse;
 mod policy;
 mod ports;
+mod related;
 mod rewrite;
 mod source;
 mod work;
@@ -29,6 +30,7 @@ use crate::{
     net::addr::Addr,
 };
 use follow::{Followed, OnLoss};
+use parse::Parsed;
 
 /// What the host must do with the packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +111,14 @@ enum Progress {
     Missed,
     /// Its flow has to be opened anew, if anybody serves it.
     Lost,
+    /// ICMP, of which [`related`] knows more.
+    Icmp,
+    /// An ICMP error to be rewritten as [`Work::decision`] says.
+    Related,
+    /// An echo request to be answered.
+    Echo,
+    /// It has become its own answer.
+    Returned,
 }
 
 /// Takes one packet of family `A` through the datapath and counts its outcome.
@@ -129,7 +139,8 @@ pub fn process<A: Addr, P: Packet, T: Tables<A>>(
             Decision::Send(_, via) => Verdict::Send(via),
             _ => Verdict::Drop,
         },
-        Progress::Passed | Progress::Missed | Progress::Lost => Verdict::Pass,
+        Progress::Returned => Verdict::Back,
+        _ => Verdict::Pass,
     }
 }
 
@@ -142,6 +153,7 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
     let existing = match glance(packet, tables, work, OnLoss::OpenAnew) {
         Progress::Missed => Existing::Keep,
         Progress::Lost => Existing::Replace,
+        Progress::Icmp => return related::related(packet, tables, work),
         done => return done,
     };
     if open::choose(work, tables) {
@@ -164,8 +176,10 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
     on_loss: OnLoss,
 ) -> Progress {
-    if let Err(reason) = parse::parse(packet, work) {
-        return carry_out(Decision::Pass(reason), packet, tables, work);
+    match parse::parse(packet, work) {
+        Ok(Parsed::Ports) => {}
+        Ok(Parsed::Icmp) => return Progress::Icmp,
+        Err(reason) => return carry_out(Decision::Pass(reason), packet, tables, work),
     }
     work.now = tables.now();
     let node = tables.node();

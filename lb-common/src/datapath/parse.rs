@@ -12,12 +12,21 @@ use crate::{
     },
 };
 
+/// What a packet is, by its headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parsed {
+    /// One with ports, and so a flow.
+    Ports,
+    /// One of ICMP, of which [`Work::key`] has the addresses alone.
+    Icmp,
+}
+
 /// Reads the headers.
 ///
 /// # Errors
 /// The reason to pass the packet untouched.
 #[inline(always)]
-pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<(), Reason> {
+pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<Parsed, Reason> {
     let ip = A::Header::read(packet, &mut work.key.ends)?;
     let (sport, dport, tcp, headers) = if ip.proto == proto::TCP {
         let Some(header) = packet.read::<Tcp>(ip.l4) else {
@@ -34,6 +43,10 @@ pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Resul
             Flags::from_bits(header.flags),
             headers,
         )
+    } else if ip.proto == A::Header::ICMP {
+        work.segment_len = ip.len;
+        work.ip = ip;
+        return Ok(Parsed::Icmp);
     } else {
         // SCTP begins with the same two ports.
         let Some(header) = packet.read::<Udp>(ip.l4) else {
@@ -58,5 +71,5 @@ pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Resul
     work.tcp = tcp;
     work.segment_len = packet.segment_len(headers - u32::from(ip.shed));
     work.ip = ip;
-    Ok(())
+    Ok(Parsed::Ports)
 }

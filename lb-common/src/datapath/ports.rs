@@ -26,6 +26,11 @@ pub trait Packet {
     /// Bytes from the IP header to the end of the largest packet that leaves, given that the headers
     /// take `headers` bytes: less than [`Packet::len`] where segmentation offload cuts it up.
     fn segment_len(&self, headers: u32) -> u32;
+    /// Makes the first `len` bytes, or all, such that they can be read; where that fails, reading does.
+    #[inline(always)]
+    fn reach(&mut self, len: u32) {
+        let _ = len;
+    }
     /// Copies a header; `None`: the packet ends before it does.
     fn read<T: Pod>(&self, at: u32) -> Option<T>;
     /// Writes a header, or part of one.

@@ -5,7 +5,7 @@
 //! per-CPU map value in the kernel, on the stack elsewhere. Programs on one CPU do not interrupt each
 //! other, so one area for each CPU is enough.
 
-use super::{Decision, answer::Answer, policy::Call, source::Search};
+use super::{Decision, answer::Answer, policy::Call, related::Letterhead, source::Search};
 use crate::{
     abi::{Affinity, AffinityKey, NextHop, ServiceKey, Source},
     flow::{FlowKey, clock::Tick, table::NewFlow},
@@ -44,6 +44,8 @@ pub struct Work<A> {
     pub source: A,
     /// A next hop from the table, while the one above looks for its place.
     pub entry: NextHop,
+    /// Of an ICMP message about a flow: what it is.
+    pub icmp: Letterhead<A>,
     /// What becomes of the packet, where it is not known from the first.
     pub decision: Decision,
     /// What its sender is told.

@@ -5,6 +5,7 @@ pub mod reserve;
 pub mod slot;
 pub mod table;
 pub mod tcp;
+pub mod walk;
 
 use crate::net::{addr::Addr, ip::Ends};
 

@@ -371,6 +371,16 @@ impl<A: Addr, M: Words> Slot<A, M> {
         self.words.add64(word!(bytes), u64::from(len));
     }
 
+    /// Packets and L3 bytes that were counted.
+    pub fn counted(self) -> (u32, u64) {
+        let halves = || [0, 1].map(|half| self.words.load(word!(bytes) + half));
+        let bytes = halves();
+        let again = halves();
+        // Another CPU may be between the two words: a pair that was read while they differed may be neither sum.
+        let bytes = if bytes == again { bytes } else { halves() };
+        (self.words.load(word!(packets)), bytemuck::cast(bytes))
+    }
+
     #[inline(always)]
     fn address(self, at: usize) -> A {
         let mut words = [0; 4];

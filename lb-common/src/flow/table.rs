@@ -117,7 +117,7 @@ pub struct FlowTable<'a, A, S> {
     /// Number of positions, a power of two, minus one.
     pub(super) mask: u32,
     hash_key: &'a HashKey,
-    lifetimes: &'a Lifetimes,
+    pub(super) lifetimes: &'a Lifetimes,
     pub(super) now: Tick,
     family: PhantomData<A>,
 }

@@ -2,7 +2,10 @@
 
 use bytemuck::Pod;
 
-use super::{icmp::IcmpError, letter::Letter};
+use super::{
+    icmp::{IcmpError, Message, Quote},
+    letter::Letter,
+};
 use crate::{
     abi::Reason,
     datapath::Packet,
@@ -89,6 +92,25 @@ pub trait IpHeader: Pod {
 
     /// The first two words of an ICMP error, its checksum left zero, from the least significant byte on.
     fn error(error: IcmpError) -> [u32; 2];
+
+    /// Type of the ICMP message that answers an echo request.
+    const ECHO_REPLY: u8;
+
+    /// What an ICMP message of this type is.
+    fn message(kind: u8) -> Message;
+
+    /// Reads the header of the packet that an ICMP error quotes at `at`; its addresses go to `ends`. `None`: it is
+    /// none of this family, or has no ports.
+    fn quoted<P: Packet>(packet: &P, at: u32, ends: &mut Ends<Self::Addr>) -> Option<Quote>;
+
+    /// Writes new addresses into such a header; its own checksum follows. Returns what the addresses do to a pseudo
+    /// header's sum, and what was written to the sum over the packet that quotes it. `None`: it could not be written.
+    fn write_quoted<P: Packet>(
+        packet: &mut P,
+        at: u32,
+        old: &Ends<Self::Addr>,
+        new: &Ends<Self::Addr>,
+    ) -> Option<(Delta, Delta)>;
 }
 
 /// Where a packet comes from and where it goes.
@@ -102,6 +124,16 @@ pub struct Ends<A> {
 }
 
 impl<A: Addr> Ends<A> {
+    /// The other way round.
+    #[inline(always)]
+    #[must_use]
+    pub fn reversed(&self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+        }
+    }
+
     /// What it does to a sum when these addresses give way to `new` ones.
     #[inline(always)]
     pub fn delta(&self, new: &Self) -> Delta {

@@ -6,7 +6,7 @@ use super::{
     addr::{Addr, Addr6},
     csum::Delta,
     eth::ether_type,
-    icmp::IcmpError,
+    icmp::{IcmpError, Message, Quote, REACH},
     ip::{Ends, Ip, IpHeader, proto},
     letter::Letter,
 };
@@ -24,6 +24,10 @@ const PORT_UNREACH: u8 = 4;
 const TOO_BIG: u8 = 2;
 /// RFC 4443 section 3.3.
 const TIME_EXCEEDED: u8 = 3;
+/// RFC 4443 section 3.4.
+const PARAMETER_PROBLEM: u8 = 4;
+/// RFC 4443 section 4.1.
+const ECHO: u8 = 128;
 /// Next-header value of options for every hop (RFC 8200 section 4.3). The stack makes them itself where segmentation
 /// offload goes beyond 64 KiB ("BIG TCP"): a jumbo option (RFC 2675), which ends at [`OPTIONS_LEN`].
 const HOP_BY_HOP: u8 = 0;
@@ -33,6 +37,16 @@ const OPTIONS_LEN: u32 = 8;
 const NO_OPTIONS: [u8; 2] = [0, 0xff];
 /// Next-header value of a fragment (RFC 8200 section 4.5).
 const FRAGMENT: u8 = 44;
+/// Next-header value of a routing header (RFC 8200 section 4.4).
+const ROUTING: u8 = 43;
+/// Next-header value of options for the destination (RFC 8200 section 4.6).
+const DESTINATION: u8 = 60;
+/// Next-header value of nothing (RFC 8200 section 4.7).
+const NO_NEXT: u8 = 59;
+/// Extension headers that are walked over in a quoted packet at most.
+const QUOTED_EXTENSIONS: u32 = 4;
+/// Offset of a fragment; zero in a datagram's first one, which has the ports.
+const OFFSET: u16 = 0xfff8;
 /// Where next header and hop limit stand.
 const HOPS_AT: u32 = 6;
 /// Where the source address stands.
@@ -98,7 +112,7 @@ impl IpHeader for Ipv6 {
         if next_header == FRAGMENT {
             return Err(Reason::PassFragment);
         }
-        if !proto::has_ports(next_header) {
+        if !proto::has_ports(next_header) && next_header != Self::ICMP {
             return Err(Reason::PassProtocol);
         }
         ends.src = address(header.src);
@@ -162,6 +176,76 @@ impl IpHeader for Ipv6 {
         };
         [u32::from_ne_bytes([kind, code, 0, 0]), mtu.to_be()]
     }
+
+    const ECHO_REPLY: u8 = 129;
+
+    #[inline(always)]
+    fn message(kind: u8) -> Message {
+        match kind {
+            DEST_UNREACH | TOO_BIG | PARAMETER_PROBLEM => Message::Error,
+            TIME_EXCEEDED => Message::TimeExceeded,
+            ECHO => Message::Echo,
+            _ => Message::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn quoted<P: Packet>(packet: &P, at: u32, ends: &mut Ends<Addr6>) -> Option<Quote> {
+        let header = packet.read::<Self>(at)?;
+        if header.version_class_label[0] >> 4 != 6 {
+            return None;
+        }
+        ends.src = address(header.src);
+        ends.dst = address(header.dst);
+        let (proto, l4) = walk_quoted(packet, header.next_header, at + LEN)?;
+        let quote = Quote {
+            proto,
+            l4,
+            end: at + LEN + u32::from(u16::from_be_bytes(header.payload_len)),
+        };
+        quote.checked()
+    }
+
+    #[inline(always)]
+    fn write_quoted<P: Packet>(
+        packet: &mut P,
+        at: u32,
+        old: &Ends<Addr6>,
+        new: &Ends<Addr6>,
+    ) -> Option<(Delta, Delta)> {
+        packet.write(at + SRC_AT, octets(new.src))?;
+        packet.write(at + DST_AT, octets(new.dst))?;
+        let addresses = old.delta(new);
+        Some((addresses, addresses))
+    }
+}
+
+/// The first header of a quoted packet from `at` on that is no extension, and where it begins. `None`: there are too
+/// many, or they are a later fragment's.
+#[inline(always)]
+fn walk_quoted<P: Packet>(packet: &P, first: u8, at: u32) -> Option<(u8, u32)> {
+    let (mut next, mut at) = (first, at);
+    for _ in 0..QUOTED_EXTENSIONS {
+        if !matches!(next, HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT) {
+            return Some((next, at));
+        }
+        if at >= REACH {
+            return None;
+        }
+        let [following, len, offset @ ..] =
+            packet.read::<[u8; 4]>(at).unwrap_or([NO_NEXT, 0, 0, 0]);
+        let len = if next == FRAGMENT {
+            if u16::from_be_bytes(offset) & OFFSET != 0 {
+                return None;
+            }
+            8
+        } else {
+            (u32::from(len) + 1) * 8
+        };
+        next = following;
+        at += len;
+    }
+    Some((next, at))
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@ use lb_common::{
         NextHop,
         Reason::{
             DropNoRoute, DropNotService, HitOriginal, HitReply, Open, PassNoService, PortRemapped,
-            RejectNoFlow, Resolved,
+            Resolved,
         },
     },
     datapath::{

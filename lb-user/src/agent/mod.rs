@@ -7,6 +7,7 @@
 pub mod choice;
 pub mod controller;
 pub mod devices;
+pub mod flows;
 pub mod health;
 pub mod node;
 pub mod packets;
@@ -25,8 +26,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lb_common::flow::clock::{Tick, tick};
-use nix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
@@ -36,7 +35,7 @@ use tokio::{
 use crate::{
     apply::{BpfMaps, MapError},
     compile::NodeFacts,
-    config::{Config, Manifests},
+    config::{Config, EphemeralOverlap, Manifests},
     control::{
         self,
         server::{Answer, ListenError, Server},
@@ -52,6 +51,7 @@ use crate::{
 };
 use controller::Controller;
 use devices::Devices;
+use flows::Walk;
 use node::Node;
 use packets::Packets;
 use probe::overlay::Readiness;
@@ -111,6 +111,9 @@ pub enum AgentError {
     /// Changes of the manifests cannot be followed.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// Masqueraded connections may collide with the node's own.
+    #[error(transparent)]
+    Ephemeral(#[from] EphemeralOverlap),
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -136,6 +139,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         run_dir,
         bpffs,
     } = settings;
+    config.flows.check_ephemeral()?;
     let run_dir = Arc::new(RunDir::open(&run_dir)?);
     let allocations = run_dir.allocations()?;
     let netlink = Netlink::open()?;
@@ -150,6 +154,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let facts = facts(&config, &node, &pair);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
     let packets = Packets::of(&mut datapath)?;
+    let walk = Walk::new(datapath.maps().to_owned(), &config);
     let mut controller = Controller::new(
         source_name,
         of_node,
@@ -167,6 +172,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         shown,
         probing,
         checking,
+        reports,
     } = Wires::new(looks, own);
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
     let up = async {
@@ -184,6 +190,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         never = serve(&server, shown, packets) => match never {},
         never = probe::follow(probing.targets, probing.readiness) => match never {},
         never = health::follow(checking.health, checking.troubles) => match never {},
+        never = walk.follow(reports) => match never {},
         ended = source => ended,
     }
 }
@@ -195,6 +202,7 @@ fn facts(config: &Config, node: &Node, pair: &HostPair) -> Facts {
         addresses: node.addresses,
         host: pair.facts(),
         masquerade: config.services.masquerade,
+        flows: config.flows,
     }
 }
 
@@ -317,19 +325,13 @@ async fn keep_true(mut turn: Turn, news: &mut News, told: &Told) -> Infallible {
 /// Clears the tables of what nobody goes by any more, on a thread of its own: there may be many entries.
 async fn sweep(mut controller: Controller<BpfMaps>) -> Controller<BpfMaps> {
     let work = task::spawn_blocking(move || {
-        match now() {
+        match crate::flows::now() {
             Ok(now) => controller.sweep(now),
             Err(error) => tracing::warn!(%error, "cannot read the clock"),
         }
         controller
     });
     joined(work.await).await
-}
-
-/// The tick of this moment, by the clock that the programs count by.
-fn now() -> nix::Result<Tick> {
-    let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
-    Ok(tick(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)))
 }
 
 /// What a task on a thread of its own comes to; its panic is ours.
@@ -380,7 +382,11 @@ fn replace<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
 
 async fn serve(
     server: &Server,
-    Shown { view, devices }: Shown,
+    Shown {
+        view,
+        devices,
+        flows,
+    }: Shown,
     packets: Option<Packets>,
 ) -> Infallible {
     let changes = view.clone();
@@ -393,7 +399,12 @@ async fn serve(
             (control::Request::Trace(question), Some(packets)) => {
                 packets.trace(question, &view).map(Answer::Value)
             }
-            _ => Ok(view::answer(request, &view, &devices.borrow())),
+            _ => Ok(view::answer(
+                request,
+                &view,
+                &devices.borrow(),
+                &flows.borrow(),
+            )),
         }
     };
     server.serve(answer, changes).await

@@ -15,6 +15,7 @@ use super::{
     Published,
     controller::Controller,
     devices::{Channels, DeviceView},
+    flows::FlowReport,
     health::{self, Health, Troubles},
     node::Demand,
     probe::{overlay::Readiness, target::Targets},
@@ -33,6 +34,8 @@ pub(super) struct Wires {
     pub(super) shown: Shown,
     pub(super) probing: Probing,
     pub(super) checking: Checking,
+    /// What the walk through the flow tables finds.
+    pub(super) reports: watch::Sender<FlowReport>,
 }
 
 /// Where the outcome of a reconciliation is published.
@@ -47,6 +50,7 @@ pub(super) struct Told {
 pub(super) struct Shown {
     pub(super) view: watch::Receiver<Published>,
     pub(super) devices: watch::Receiver<Vec<DeviceView>>,
+    pub(super) flows: watch::Receiver<FlowReport>,
 }
 
 /// The probes' ends.
@@ -71,6 +75,7 @@ impl Wires {
         let (targets_in, targets) = watch::channel(Targets::new());
         let (readiness_in, readiness) = watch::channel(Readiness::new());
         let (health_in, health) = watch::channel(Health::default());
+        let (reports, flows) = watch::channel(FlowReport::default());
         let (troubles_in, troubles) = watch::channel(Troubles::new());
         Self {
             channels: Channels {
@@ -91,7 +96,11 @@ impl Wires {
                 troubles,
                 sweeps: time::interval(SWEEP),
             },
-            shown: Shown { view, devices },
+            shown: Shown {
+                view,
+                devices,
+                flows,
+            },
             probing: Probing {
                 targets,
                 readiness: readiness_in,
@@ -100,6 +109,7 @@ impl Wires {
                 health,
                 troubles: troubles_in,
             },
+            reports,
         }
     }
 }

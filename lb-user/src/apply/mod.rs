@@ -42,7 +42,7 @@ pub use self::{
     lbmaps::{Access, IsLive, LbMaps, TableError},
     pod::Raw,
     retry::Retry,
-    rows::{MapInfo, Table, dump_rows, maps_table},
+    rows::{MapInfo, Table, counts, dump_rows, maps_table},
     scenario::{Scenario, short_name},
 };
 use crate::{

@@ -11,8 +11,8 @@ use std::{
 use aya::maps::{Array, HashMap, IterableMap as _, LpmTrie, MapData, PerCpuArray};
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, NextHop, PlaceKey, Plain, Reason, Service,
-        ServiceKey, map,
+        Affinity, AffinityKey, Backend, FlowSlot, LAYOUT_VERSION, NextHop, PlaceKey, Plain, Reason,
+        Service, ServiceKey, map,
     },
     flow::slot::State,
     net::addr::{Addr, Addr4, Addr6},
@@ -251,8 +251,11 @@ fn a_pin_of_another_layout_is_refused_by_name() {
         let error = BpfMaps::open(dir).expect_err("values of another size");
         assert_eq!(
             error.to_string(),
-            "map services4 is hash with keys of 8 and values of 8 bytes, but hash with keys of 8 and values of 44 \
-             bytes in layout version 3; it was made by another release: use that one, or remove its pins"
+            format!(
+                "map services4 is hash with keys of 8 and values of 8 bytes, but hash with keys of 8 and values of 44 \
+                 bytes in layout version {LAYOUT_VERSION}; it was made by another release: use that one, or remove \
+                 its pins"
+            )
         );
     });
 }

@@ -4,7 +4,7 @@
 //! unused slot, no flow that is not published. Each row is read once; rows that change meanwhile may
 //! be from different moments. Never writes.
 
-use std::{fs, io, os::fd::AsFd as _, os::fd::AsRawFd as _, path::Path};
+use std::{collections::BTreeMap, fs, io, os::fd::AsFd as _, os::fd::AsRawFd as _, path::Path};
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use lb_common::{
@@ -301,10 +301,26 @@ fn next_hops(map: &MapData) -> io::Result<Table> {
     })
 }
 
+/// How often each reason was counted, by the pinned counters.
+pub fn counts(pin_dir: &Path) -> Result<BTreeMap<Reason, u64>, MapError> {
+    let name = map::COUNTERS;
+    let counters = Map::PerCpuArray(open_pinned(pin_dir, name)?);
+    let counters = typed(name, counters)?;
+    let counts = Reason::ALL
+        .iter()
+        .map(|reason| Ok((*reason, count(&counters, *reason)?)));
+    let counts: io::Result<_> = counts.collect();
+    counts.map_err(|source| MapError::Kernel { name, source })
+}
+
+fn count(map: &PerCpuArray<MapData, u64>, reason: Reason) -> io::Result<u64> {
+    let per_cpu = map.get(&(reason as u32), 0).map_err(errno)?;
+    Ok(per_cpu.iter().sum())
+}
+
 fn counters(map: &PerCpuArray<MapData, u64>) -> io::Result<Table> {
     let row = |reason: &Reason| {
-        let per_cpu = map.get(&(*reason as u32), 0).map_err(errno)?;
-        let count: u64 = per_cpu.iter().sum();
+        let count = count(map, *reason)?;
         let kind = format!("{:?}", reason.kind()).to_lowercase();
         let meaning = reason.meaning().trim();
         Ok(vec![

@@ -8,6 +8,7 @@ pub mod attach;
 mod bpf_log;
 pub(crate) mod channel;
 pub mod device;
+pub mod facts;
 pub mod netlink;
 pub mod object;
 pub mod pair;
@@ -54,6 +55,9 @@ pub enum LoaderError {
     /// Nobody could be told what becomes of packets.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// Readers of the tables could not be told what they mean.
+    #[error("cannot pin the node's facts")]
+    Facts(#[from] facts::PinFactsError),
     /// The object is not the one that this binary was made for.
     #[error("the BPF object has no map {0:?}")]
     NoMap(&'static str),
@@ -79,10 +83,11 @@ impl Datapath {
         mode: Mode,
     ) -> Result<Self, LoaderError> {
         let pins = PinDirectory::create(bpffs, run_dir)?;
-        let mut ebpf = object::load(facts)?;
+        let (mut ebpf, node) = object::load(facts)?;
         #[cfg(feature = "bpf-log")]
         bpf_log::forward(&mut ebpf);
         pin_maps(&ebpf, pins.maps())?;
+        facts::pin(&node, &pin::facts(pins.maps()))?;
         let tracer = Tracer::pinned(&mut ebpf, &pins.tracer(), facts.host.near)?;
         Ok(Self {
             programs: Programs::load(ebpf, mode)?,

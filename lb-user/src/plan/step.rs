@@ -120,7 +120,7 @@ pub fn frontend_key(frontend: &Frontend, protocol: Protocol) -> FrontendKey {
         addr: frontend.addr,
         port: frontend.port,
         proto: match frontend.kind {
-            FrontendKind::AnyPort => 0,
+            FrontendKind::AnyPort | FrontendKind::Address => 0,
             _ => protocol.number(),
         },
         pad: 0,

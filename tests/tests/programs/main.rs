@@ -10,6 +10,7 @@
 
 mod answers;
 mod drops;
+mod errors;
 mod exchanges;
 mod fixture;
 mod host;
