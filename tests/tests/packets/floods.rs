@@ -1,6 +1,6 @@
 //! Beginnings without end from random sources, ten times what the table holds, while established connections live.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
 use lb_common::{
     fake::{PacketSpec, Transport},
@@ -30,12 +30,12 @@ fn packet(n: u32, to: SocketAddr, transport: Transport) -> Vec<u8> {
     let port = 1_024 + u16::from_be_bytes([a, b]) % 60_000;
     match to.ip() {
         IpAddr::V4(ip) => {
-            let from = Addr4::from([172, 16 + (b & 15), c, d.max(1)].into());
+            let from = Addr4::from(Ipv4Addr::new(172, 16 + (b & 15), c, d.max(1)));
             made(from, port, (Addr4::from(ip), to.port()), transport)
         }
         IpAddr::V6(ip) => {
             let last = u16::from_be_bytes([c, d]);
-            let from = Addr6::from([0xfd99, 0, 0, 0, 0, 0, u16::from(b), last].into());
+            let from = Addr6::from(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, b.into(), last));
             made(from, port, (Addr6::from(ip), to.port()), transport)
         }
     }
