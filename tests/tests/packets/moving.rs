@@ -158,6 +158,9 @@ fn a_client_of_a_connection_that_nobody_knows_any_more_is_told_at_once() {
             .fulcrum(&["flows", "delete", "--from", &from])
             .unwrap();
         assert!(!is_echoed(&mut stream), "{name}");
-        assert!(scene.count("reject_no_flow") > before, "{name}");
+        // What the node sends to itself may be for a socket of its own: there the stack says that it is not.
+        let is_the_stacks = port.ip() == front.ip();
+        let is_counted = scene.count("reject_no_flow") > before;
+        assert_eq!(is_counted, !is_the_stacks, "{name}");
     }
 }
