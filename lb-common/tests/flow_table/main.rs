@@ -5,3 +5,4 @@ mod invariant;
 mod keys;
 mod model;
 mod races;
+mod taken_out;
