@@ -97,6 +97,9 @@ pub(crate) static PIECES: Array<
     HeldPiece,
     { (capacity::PIECE_SETS * capacity::PIECES_PER_SET) as usize },
 > = Array::new();
+/// What a search among fragments has found so far.
+#[btf_map(name = "scratch")]
+pub(crate) static SCRATCH: PerCpuArray<[u32; 4], 1> = PerCpuArray::new();
 /// A packet, while it serves to let others in.
 #[btf_map(name = "spare")]
 pub(crate) static SPARE: PerCpuArray<[u8; FRAME_LEN], 1> = PerCpuArray::new();

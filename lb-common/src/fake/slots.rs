@@ -140,6 +140,10 @@ impl<'s, W: AtomicWord> Records for &'s FakeWordRows<W> {
     fn words(&self, position: u32) -> Option<Self::Words> {
         self.row(position)
     }
+
+    fn scratch(&self) -> Option<Self::Words> {
+        self.last()
+    }
 }
 
 impl<'s, W: AtomicWord> Shelf for &'s FakeWordRows<W> {
