@@ -232,11 +232,9 @@ fn maps_are_listed_and_dumped_from_their_pins() {
             prefixes,
             json!([{ "prefix": "fd00:244::/32", "place": "pods", "guard": null }])
         );
-        let sources = dump_rows(dir, map::SOURCES4, &name)
-            .expect("readable")
-            .to_json();
+        let sources = dump_rows(dir, map::SOURCES4, &name).expect("readable");
         let second = json!({"ifindex": 3, "at": 1, "address": "192.0.2.2", "count": 2});
-        assert_eq!(sources[1], second);
+        assert_eq!(sources.to_json()[1], second);
         let counters = dump_rows(dir, map::COUNTERS, &name)
             .expect("readable")
             .to_json();
