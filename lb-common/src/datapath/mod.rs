@@ -213,7 +213,7 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     }
     let node = tables.node();
     let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
-    let Some(found) = table.find(&work.key) else {
+    let Some((table, found)) = table.find_anywhere(&work.key) else {
         return missed(is_later);
     };
     // A later fragment begins nothing.
