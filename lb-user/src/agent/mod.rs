@@ -125,6 +125,7 @@ pub enum AgentError {
 /// on the devices and the tables are full.
 pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentError> {
     let mut signals = Signals::new().map_err(AgentError::Signals)?;
+    settings.config.flows.check_ephemeral()?;
     tokio::select! {
         ended = work(settings, ready) => match ended? {},
         name = signals.next() => {
@@ -141,7 +142,6 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         run_dir,
         bpffs,
     } = settings;
-    config.flows.check_ephemeral()?;
     let run_dir = Arc::new(RunDir::open(&run_dir)?);
     let allocations = run_dir.allocations()?;
     let netlink = Netlink::open()?;
