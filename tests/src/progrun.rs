@@ -16,8 +16,8 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        Backend, FlowSlot, NextHop, NodeConfig, Plain, Reason, Service, ServiceKey, SlotRange,
-        backend_flags, map, service_flags,
+        Backend, FlowSlot, HeldPiece, NextHop, NodeConfig, Plain, Reason, Service, ServiceKey,
+        SlotRange, backend_flags, map, service_flags,
     },
     net::addr::{Addr, Family},
 };
@@ -284,7 +284,21 @@ impl Programs {
             _ => map::FLOWS6,
         };
         self.blank::<FlowSlot<A>>(name)?;
-        self.blank::<NextHop>(map::NEXT_HOPS)
+        self.blank::<NextHop>(map::NEXT_HOPS)?;
+        self.blank_words::<{ size_of::<HeldPiece>() / 4 }>(map::PIECES)
+    }
+
+    /// The same where a value is only known as so many words.
+    fn blank_words<const N: usize>(&mut self, name: &str) -> Result<()> {
+        let found = self.0.map_mut(name);
+        let map = found.with_context(|| format!("the object has no map {name}"))?;
+        let mut array = Array::<_, [u32; N]>::try_from(map)?;
+        for index in 0..array.len() {
+            array
+                .set(index, [0; N], 0)
+                .with_context(|| format!("blank {name}"))?;
+        }
+        Ok(())
     }
 
     /// Writes zeros over an array.
