@@ -20,6 +20,9 @@ pub struct Desired {
     pub ports: BTreeMap<PortName, DesiredPort>,
     /// What lies where; the longest prefix counts.
     pub places: BTreeMap<IpNet, Place>,
+    /// Addresses of the node that may stand in for clients', by the index of the device that packets leave by; of each
+    /// family the one that is taken first comes first.
+    pub sources: BTreeMap<u32, Vec<IpAddr>>,
 }
 
 /// What lies behind an address.

@@ -27,6 +27,8 @@ pub struct Search<A> {
     pub attempt: u32,
     /// The reply's slot, once it is reserved.
     pub reserved: Reserved,
+    /// Which further address is tried first.
+    pub first: u32,
     /// Goes through the ports, from one packet to the next, so that the one that was used last comes last.
     pub cursor: u32,
 }
@@ -43,13 +45,13 @@ struct Kind {
 /// Candidates, in this order: the client's own port; ports of the range; the same for further addresses.
 const OWN: u32 = 0;
 /// The last port of the range at the preferred address.
-const RANGED: u32 = 4;
+const RANGED: u32 = 3;
 /// The last further address with the client's own port.
-const FURTHER: u32 = 6;
+const FURTHER: u32 = 11;
 /// The last candidate at all that has rested.
-const RESTED: u32 = 10;
+const RESTED: u32 = 16;
 /// How many candidates there are: last some that still rest.
-pub(super) const CANDIDATES: u32 = 14;
+pub(super) const CANDIDATES: u32 = 20;
 
 /// The client's own port, as [`Search::attempt`] counts after it.
 pub(super) const FIRST: u32 = 1;
@@ -144,14 +146,17 @@ fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
     if !further {
         return true;
     }
-    // At random: in turn, as ports are, addresses and ports would keep step with each other.
+    // One after the other, so that each is tried once, from a random one on, so that all are used alike.
     let ifindex = work.hop.ifindex;
     let source = &mut work.spare;
     if !tables.source(&SourceKey { ifindex, at: 0 }, source) || source.count < 2 {
         return false;
     }
-    let at = (u64::from(tables.random()) * u64::from(source.count)) >> 32;
-    let at = at as u32;
+    if attempt == RANGED + 1 {
+        search.first = tables.random();
+    }
+    let at = search.first.wrapping_add(attempt).checked_rem(source.count);
+    let at = at.unwrap_or_default();
     if !tables.source(&SourceKey { ifindex, at }, source) {
         return false;
     }

@@ -33,6 +33,7 @@ for_both_families!(
     one_port_serves_many_backends,
     ports_are_used_in_turn,
     what_is_exhausted_is_counted_and_recovers,
+    with_enough_addresses_one_backend_has_200_000_flows,
     a_clients_own_address_has_no_further_ones,
 );
 
@@ -223,6 +224,31 @@ fn what_is_exhausted_is_counted_and_recovers<A: Addr>() {
     assert_eq!(seen.get(&FlowDisplaced), None);
     world.wait(seconds(30) + REUSE_AFTER + 1);
     assert!(source(&world, &dial(outsider(9), CLIENT_PORT, UDP)).is_some());
+}
+
+/// Four clients with all of their ports but the lowest ones, before one backend; the range alone has 4,536 ports.
+fn with_enough_addresses_one_backend_has_200_000_flows<A: Addr>() {
+    const PORTS: u16 = 50_000;
+    let config = NodeConfig {
+        snat_port_count: 4_536,
+        ..World::<A>::config()
+    };
+    let world = World::<A>::with_room(1 << 19, config).and_backends(1, remote_pod, 0);
+    world.serve(&[1]);
+    let addresses: Vec<A> = (1..=8).map(|n| addr(5, n)).chain([node_addr()]).collect();
+    world.node.set_sources(UPLINK, &addresses);
+    let mut seen = BTreeSet::new();
+    for client in 1..=4 {
+        for port in 0..PORTS {
+            let source = source(&world, &dial(outsider(client), 10_000 + port, UDP));
+            let source = source.unwrap_or_else(|| panic!("{client}: {port}"));
+            assert!(seen.insert(source), "{source:?} twice");
+        }
+    }
+    assert_eq!(seen.len(), 200_000);
+    let counts = world.node.take_counts();
+    assert_eq!(counts.get(&FlowDisplaced), None);
+    assert_eq!(counts[&Open], 200_000);
 }
 
 /// A pod's own address is not one of the node's: none of those may stand in for it.

@@ -160,8 +160,13 @@ impl<A: Addr> World<A> {
     }
 
     pub(crate) fn with_config(config: NodeConfig) -> Self {
+        Self::with_room(1_024, config)
+    }
+
+    /// With so many positions for flows.
+    pub(crate) fn with_room(flows: u32, config: NodeConfig) -> Self {
         let world = Self {
-            node: FakeNode::new(1_024, config),
+            node: FakeNode::new(flows, config),
             version: Cell::new(0),
         };
         world.node.set_now(NOW);

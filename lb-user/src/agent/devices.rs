@@ -5,10 +5,9 @@
 //! devices are followed in the same way.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     convert::Infallible,
     future, mem,
-    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -20,7 +19,7 @@ use tokio::{
 
 use super::{
     growth::Swap,
-    node::{Demand, Node},
+    node::{Demand, Node, Own},
 };
 use crate::{
     causes::with_causes,
@@ -75,7 +74,7 @@ pub struct Channels {
     /// The devices, for those who ask.
     pub views: watch::Sender<Vec<DeviceView>>,
     /// The node's own addresses, for the tables.
-    pub addresses: watch::Sender<BTreeSet<IpAddr>>,
+    pub addresses: watch::Sender<Own>,
     /// What the services need.
     pub demand: watch::Receiver<Demand>,
     /// Programs that take the place of others.
@@ -125,12 +124,7 @@ impl Devices {
         let has_ipv6 = self.pair.has_ipv6();
         let wanted = self.node.routes(&survey, &demand, has_ipv6);
         self.is_incomplete = self.pair.lead(&wanted, &survey);
-        let addresses = survey.own_addresses();
-        self.channels.addresses.send_if_modified(|known| {
-            let is_news = *known != addresses;
-            *known = addresses;
-            is_news
-        });
+        super::replace(&self.channels.addresses, self.node.own(&survey));
         Ok(n_served)
     }
 

@@ -54,7 +54,7 @@ use controller::Controller;
 use devices::Devices;
 use flows::Walk;
 use growth::Growth;
-use node::Node;
+use node::{Node, Own};
 use packets::Packets;
 use probe::overlay::Readiness;
 use run_dir::{RunDir, RunDirError};
@@ -151,7 +151,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let (source_name, source) = open_source(&config.manifests, looks_in)?;
     let server = Server::bind(&control::socket(run_dir.path()))?;
     let pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
-    let own = survey.own_addresses();
+    let own = node.own(&survey);
     let of_node = node_facts(&config, &node, own.clone());
     let facts = facts(&config, &node, &pair);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
@@ -213,14 +213,15 @@ fn facts(config: &Config, node: &Node, pair: &HostPair) -> Facts {
 }
 
 /// What the flags say of this node, and what was found out.
-fn node_facts(config: &Config, node: &Node, own: BTreeSet<IpAddr>) -> NodeFacts {
+fn node_facts(config: &Config, node: &Node, own: Own) -> NodeFacts {
     let NodeAddresses { v4, v6 } = node.addresses;
     let (v4, v6) = (v4.map(IpAddr::V4), v6.map(IpAddr::V6));
     let mut facts = NodeFacts {
         name: config.node_name.clone(),
         service_cidrs: config.service_cidrs.clone(),
         pod_cidrs: config.pod_cidrs.clone(),
-        addresses: with_loopback(own),
+        addresses: with_loopback(own.addresses),
+        stand_ins: own.stand_ins,
         primary: v4.into_iter().chain(v6).collect(),
         ..NodeFacts::default()
     };

@@ -4,7 +4,7 @@
 //! sources, devices, probes, health checks ── News ──► reconciliation ── Told ──► devices, probes, health checks, askers
 //! ```
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     sync::{mpsc, watch},
@@ -18,7 +18,7 @@ use super::{
     flows::FlowReport,
     growth::Swap,
     health::{self, Health, Troubles},
-    node::Demand,
+    node::{Demand, Own},
     probe::{overlay::Readiness, target::Targets},
     with_loopback,
 };
@@ -69,7 +69,7 @@ pub(super) struct Checking {
 
 impl Wires {
     /// Channels beside that of the sources' `looks`; the node has these addresses.
-    pub(super) fn new(looks: mpsc::Receiver<ScanResult>, own: BTreeSet<IpAddr>) -> Self {
+    pub(super) fn new(looks: mpsc::Receiver<ScanResult>, own: Own) -> Self {
         let (view_in, view) = watch::channel(None);
         let (views, devices) = watch::channel(Vec::new());
         let (demand_in, demand) = watch::channel(Demand::default());
@@ -123,7 +123,7 @@ impl Wires {
 pub(super) struct News {
     pub(super) looks: mpsc::Receiver<ScanResult>,
     /// The node's own addresses.
-    pub(super) addresses: watch::Receiver<BTreeSet<IpAddr>>,
+    pub(super) addresses: watch::Receiver<Own>,
     pub(super) readiness: watch::Receiver<Readiness>,
     /// Of the health check ports.
     pub(super) troubles: watch::Receiver<Troubles>,
@@ -137,7 +137,10 @@ impl News {
         tokio::select! {
             _ = self.sweeps.tick() => return false,
             look = next(&mut self.looks) => controller.absorb(look),
-            own = changed(&mut self.addresses) => controller.relocate(with_loopback(own)),
+            own = changed(&mut self.addresses) => {
+                controller.relocate(with_loopback(own.addresses));
+                controller.stand_in(own.stand_ins);
+            }
             readiness = changed(&mut self.readiness) => controller.probed(readiness),
             troubles = changed(&mut self.troubles) => controller.hear(health::texts(&troubles)),
         }

@@ -138,6 +138,7 @@ pub fn restore(
     let mut found = Found {
         backends: maps.backends()?,
         places: maps.places()?,
+        sources: maps.sources()?,
         ..Found::default()
     };
     for (key, service) in maps.services()? {
@@ -249,5 +250,7 @@ fn carry_out(step: &Step, maps: &mut impl LbMaps) -> Result<(), TableError> {
         }
         Step::PutPlace(area, place) => maps.put_place(*area, *place),
         Step::DeletePlace(area) => maps.delete_place(*area),
+        Step::PutSource(id, row) => maps.put_source(*id, row),
+        Step::DeleteSource(id) => maps.delete_source(*id),
     }
 }

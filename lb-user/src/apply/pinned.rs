@@ -12,7 +12,7 @@ use aya::maps::{Array, HashMap, IterableMap as _, LpmTrie, MapData, PerCpuArray}
 use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, FlowSlot, LAYOUT_VERSION, NextHop, PlaceKey, Plain, Reason,
-        Service, ServiceKey, map,
+        Service, ServiceKey, Source, SourceKey, map,
     },
     flow::slot::State,
     net::addr::{Addr, Addr4, Addr6},
@@ -70,9 +70,21 @@ fn with_bpf_fs(test: impl FnOnce(&Path) + Send) {
 }
 
 fn pin_all(dir: &Path) {
-    let names = [map::SERVICES4, map::BACKENDS4, map::PLACES4, map::AFFINITY4];
+    let names = [
+        map::SERVICES4,
+        map::BACKENDS4,
+        map::PLACES4,
+        map::AFFINITY4,
+        map::SOURCES4,
+    ];
     pin_family::<Addr4>(dir, names);
-    let names = [map::SERVICES6, map::BACKENDS6, map::PLACES6, map::AFFINITY6];
+    let names = [
+        map::SERVICES6,
+        map::BACKENDS6,
+        map::PLACES6,
+        map::AFFINITY6,
+        map::SOURCES6,
+    ];
     pin_family::<Addr6>(dir, names);
     pin_array::<u32>(dir, map::SLOTS, CAPACITY.slots);
     pin_array::<FlowSlot<Addr4>>(dir, map::FLOWS4, N_FLOWS);
@@ -82,7 +94,7 @@ fn pin_all(dir: &Path) {
     pin(dir, map::COUNTERS, counters.map());
 }
 
-fn pin_family<A: Addr>(dir: &Path, [services, backends, places, affinity]: [&str; 4])
+fn pin_family<A: Addr>(dir: &Path, [services, backends, places, affinity, sources]: [&str; 5])
 where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
@@ -92,6 +104,7 @@ where
     type Nets<A> = LpmTrie<MapData, Raw<PlaceKey<A>>, u32>;
     type Clients<A> = HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>;
     type Services<A> = HashMap<MapData, Raw<ServiceKey<A>>, Raw<Service>>;
+    type Own<A> = HashMap<MapData, Raw<SourceKey>, Raw<Source<A>>>;
     let entries = Services::<A>::create(CAPACITY.services, 0).expect("services");
     pin(dir, services, entries.map());
     pin_array::<Backend<A>>(dir, backends, CAPACITY.backends);
@@ -99,6 +112,8 @@ where
     pin(dir, places, nets.expect("prefixes").map());
     let clients = Clients::<A>::create(CAPACITY.services, 0).expect("clients");
     pin(dir, affinity, clients.map());
+    let own = Own::<A>::create(CAPACITY.services, 0).expect("sources");
+    pin(dir, sources, own.map());
 }
 
 fn pin_array<V: Plain>(dir: &Path, name: &str, max_entries: u32) {
@@ -131,6 +146,8 @@ fn states() -> Vec<Desired> {
     ]
     .map(|(net, place)| (net.parse().expect("literal"), place))
     .into();
+    let addr = |text: &str| text.parse().expect("literal");
+    full.sources = [(3, ["192.0.2.1", "192.0.2.2", "fd00::1"].map(addr).to_vec())].into();
     let fewer = desired([port("hostname", &["10.96.0.11:80"], &both[1..])]);
     vec![full.clone(), fewer.clone(), full, fewer, Desired::default()]
 }
@@ -176,7 +193,7 @@ fn maps_are_listed_and_dumped_from_their_pins() {
         );
         assert_eq!(
             entries,
-            [3, 1, 4, 2, 1, 1, 0, 0, Reason::ALL.len(), 2, 1, 0, 0]
+            [3, 1, 4, 2, 1, 1, 0, 0, Reason::ALL.len(), 2, 1, 0, 0, 2, 1]
         );
         assert!(
             list.iter()
@@ -215,6 +232,11 @@ fn maps_are_listed_and_dumped_from_their_pins() {
             prefixes,
             json!([{ "prefix": "fd00:244::/32", "place": "pods", "guard": null }])
         );
+        let sources = dump_rows(dir, map::SOURCES4, &name)
+            .expect("readable")
+            .to_json();
+        let second = json!({"ifindex": 3, "at": 1, "address": "192.0.2.2", "count": 2});
+        assert_eq!(sources[1], second);
         let counters = dump_rows(dir, map::COUNTERS, &name)
             .expect("readable")
             .to_json();

@@ -10,7 +10,7 @@ use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, FlowSlot, NextHop, PlaceKey, Plain, Reason, Service,
-        ServiceKey, SlotRange, map, place::NODE_SPACE,
+        ServiceKey, SlotRange, Source, SourceKey, map, place::NODE_SPACE,
     },
     flow::{
         Direction,
@@ -123,6 +123,8 @@ fn rows(map: MapData, name: &'static str, names: Names<'_>) -> Result<Table, Map
         map::PLACES6 => places::<Addr6>(&typed(name, Map::LpmTrie(map))?),
         map::AFFINITY4 => Ok(affinity::<Addr4>(&typed(name, Map::HashMap(map))?, names)),
         map::AFFINITY6 => Ok(affinity::<Addr6>(&typed(name, Map::HashMap(map))?, names)),
+        map::SOURCES4 => sources::<Addr4>(&typed(name, Map::HashMap(map))?),
+        map::SOURCES6 => sources::<Addr6>(&typed(name, Map::HashMap(map))?),
         _ => {
             return Err(MapError::Unknown {
                 name: name.to_owned(),
@@ -368,6 +370,24 @@ where
         ],
         rows: entries.into_iter().map(row).collect(),
     }
+}
+
+fn sources<A: Addr>(map: &HashMap<MapData, Raw<SourceKey>, Raw<Source<A>>>) -> io::Result<Table> {
+    let entries: Result<Vec<_>, _> = map.iter().collect();
+    let mut entries = entries.map_err(errno)?;
+    entries.sort_unstable_by_key(|(Raw(key), _)| *key);
+    let row = |(Raw(key), Raw(source)): (Raw<SourceKey>, Raw<Source<A>>)| {
+        vec![
+            json!(key.ifindex),
+            json!(key.at),
+            json!(source.addr.to_string()),
+            json!(source.count),
+        ]
+    };
+    Ok(Table {
+        columns: vec!["ifindex", "at", "address", "count"],
+        rows: entries.into_iter().map(row).collect(),
+    })
 }
 
 fn places<A: Addr>(map: &LpmTrie<MapData, Raw<PlaceKey<A>>, u32>) -> io::Result<Table>
