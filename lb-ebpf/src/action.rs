@@ -2,8 +2,8 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
+    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_vlan_pop},
     programs::{TcContext, XdpContext},
 };
 use lb_common::{
@@ -26,6 +26,9 @@ use crate::{
 const PACKET_HOST: u32 = 0;
 /// `PACKET_OTHERHOST`: to another station's MAC.
 const PACKET_OTHERHOST: u32 = 3;
+
+/// Where a tag names its VLAN (IEEE 802.1Q).
+const VID: u32 = 0xfff;
 
 /// One packet at TC, `L2` bytes of header before IP.
 #[inline(always)]
@@ -50,7 +53,7 @@ pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
         count(&tables, Reason::PassForwarded);
         return TC_ACT_UNSPEC;
     }
-    if tagged != 0 || !is_for(role, kind) {
+    if tagged != 0 && !untag(skb, role) || !is_for(role, kind) {
         count(&tables, Reason::PassNotForUs);
         return TC_ACT_UNSPEC;
     }
@@ -74,6 +77,17 @@ pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
         }
         _ => TC_ACT_UNSPEC,
     }
+}
+
+/// Takes off a tag that says no more than a priority (IEEE 802.1Q: VID 0), as the stack does a little later. False: it
+/// names a VLAN, and the frame belongs to that one's device.
+#[inline(always)]
+fn untag(skb: *mut __sk_buff, role: Role) -> bool {
+    // SAFETY: the context lives as long as the program.
+    let vid = unsafe { (*skb).vlan_tci } & VID;
+    let is_incoming = matches!(role, Role::Pod | Role::Uplink | Role::Host);
+    // SAFETY: takes no pointers but the context.
+    vid == 0 && is_incoming && unsafe { bpf_skb_vlan_pop(skb) } == 0
 }
 
 /// The datapath with this CPU's work area; what it sends goes to the next hop that is returned.

@@ -37,6 +37,8 @@ mod memory;
 #[cfg(target_arch = "bpf")]
 mod packet;
 #[cfg(target_arch = "bpf")]
+mod pieces;
+#[cfg(target_arch = "bpf")]
 mod socket;
 #[cfg(target_arch = "bpf")]
 mod tables;
@@ -96,7 +98,7 @@ mod programs {
     }
 
     /// Ethernet device that leads out of the node, before the stack.
-    #[xdp]
+    #[xdp(frags)]
     fn xdp_uplink(ctx: XdpContext) -> u32 {
         action::xdp(&ctx)
     }

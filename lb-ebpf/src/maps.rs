@@ -11,16 +11,20 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, NextHop, NodeConfig, PlaceKey, Reason, Service,
-        ServiceKey, Source, SourceKey, TraceRecord, capacity,
+        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, NextHop, NodeConfig,
+        PlaceKey, Reason, Service, ServiceKey, Source, SourceKey, TraceRecord, capacity,
+        held_piece::FRAME_LEN,
     },
     datapath::Work,
     flow::FlowKey,
     net::addr::{Addr, Addr4, Addr6},
 };
 
-use crate::memory::{
-    oldest4, oldest6, outdo4, outdo6, reserve4, reserve6, room4, room6, search4, search6,
+use crate::{
+    memory::{
+        oldest4, oldest6, outdo4, outdo6, reserve4, reserve6, room4, room6, search4, search6,
+    },
+    pieces::{note4, note6, recall4, recall6},
 };
 
 /// The agent adds and removes services at run time: memory only for those that are there.
@@ -46,6 +50,7 @@ pub(crate) type Affinities<A> = HashMap<
 /// Addresses of devices that may stand in for clients'; memory only for those that are there.
 pub(crate) type Sources<A> =
     HashMap<SourceKey, Source<A>, { capacity::SOURCES as usize }, { BPF_F_NO_PREALLOC as usize }>;
+pub(crate) type Fragments<A> = Array<Fragment<A>, { capacity::FRAGMENTS as usize }>;
 
 #[btf_map(name = "services4")]
 static SERVICES4: Services<Addr4> = Services::new();
@@ -83,6 +88,19 @@ static SOURCES4: Sources<Addr4> = Sources::new();
 #[btf_map(name = "sources6")]
 static SOURCES6: Sources<Addr6> = Sources::new();
 
+#[btf_map(name = "fragments4")]
+static FRAGMENTS4: Fragments<Addr4> = Fragments::new();
+#[btf_map(name = "fragments6")]
+static FRAGMENTS6: Fragments<Addr6> = Fragments::new();
+#[btf_map(name = "pieces")]
+pub(crate) static PIECES: Array<
+    HeldPiece,
+    { (capacity::PIECE_SETS * capacity::PIECES_PER_SET) as usize },
+> = Array::new();
+/// A packet, while it serves to let others in.
+#[btf_map(name = "spare")]
+pub(crate) static SPARE: PerCpuArray<[u8; FRAME_LEN], 1> = PerCpuArray::new();
+
 #[btf_map(name = "trace_record")]
 pub(crate) static TRACE_RECORD: Array<TraceRecord, 1> = Array::new();
 
@@ -111,6 +129,10 @@ pub(crate) trait FamilyMaps: Addr {
     fn affinities() -> &'static Affinities<Self>;
     fn sources() -> &'static Sources<Self>;
     fn work() -> &'static PerCpuArray<Work<Self>, 1>;
+    fn fragments() -> &'static Fragments<Self>;
+    /// [`crate::pieces`]' global functions of the family.
+    fn recall(key: &FlowKey<Self>, id: u32, now: u32) -> u64;
+    fn note(key: &FlowKey<Self>, id: u32, now: u32) -> u64;
     /// [`crate::memory`]'s global function of the family.
     fn reserve(key: &FlowKey<Self>, request: u32, now: u32, twin: u32) -> u64;
     fn search(key: &FlowKey<Self>, base: u32) -> u64;
@@ -123,7 +145,7 @@ pub(crate) trait FamilyMaps: Addr {
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -157,6 +179,18 @@ macro_rules! bind {
             #[inline(always)]
             fn work() -> &'static PerCpuArray<Work<Self>, 1> {
                 &$work
+            }
+            #[inline(always)]
+            fn fragments() -> &'static Fragments<Self> {
+                &$fragments
+            }
+            #[inline(always)]
+            fn recall(key: &FlowKey<Self>, id: u32, now: u32) -> u64 {
+                $recall(key, id, now)
+            }
+            #[inline(always)]
+            fn note(key: &FlowKey<Self>, id: u32, now: u32) -> u64 {
+                $note(key, id, now)
             }
             #[inline(always)]
             fn reserve(key: &FlowKey<Self>, request: u32, now: u32, twin: u32) -> u64 {
@@ -205,6 +239,9 @@ bind!(
     AFFINITY4,
     SOURCES4,
     WORK4,
+    FRAGMENTS4,
+    recall4,
+    note4,
     reserve4,
     room4,
     search4,
@@ -225,6 +262,9 @@ bind!(
     AFFINITY6,
     SOURCES6,
     WORK6,
+    FRAGMENTS6,
+    recall6,
+    note6,
     reserve6,
     room6,
     search6,

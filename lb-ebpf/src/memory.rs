@@ -160,6 +160,12 @@ impl<A> Clone for KernelWords<A> {
 impl<A> Copy for KernelWords<A> {}
 
 impl<A> KernelWords<A> {
+    /// The words of any other map value.
+    #[inline(always)]
+    pub(crate) fn over<T>(value: *mut T) -> Self {
+        Self(value.cast())
+    }
+
     #[inline(always)]
     fn word(self, at: usize) -> *mut u32 {
         self.0.cast::<u32>().wrapping_add(at)

@@ -9,7 +9,7 @@ use aya_ebpf::{
     },
     helpers::generated::{
         bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_xdp_get_buff_len,
     },
 };
 use bytemuck::Pod;
@@ -217,7 +217,7 @@ impl<const L2: u32> Packet for TcPacket<L2> {
     }
 }
 
-/// A packet at XDP, untagged Ethernet.
+/// A packet at XDP, untagged Ethernet; its headers are in the first of its buffers, or else it does not parse.
 pub(crate) struct XdpPacket {
     xdp: *mut xdp_md,
 }
@@ -256,8 +256,9 @@ impl XdpPacket {
 impl Packet for XdpPacket {
     #[inline(always)]
     fn len(&self) -> u32 {
-        let (data, end) = self.bounds();
-        (end.wrapping_sub(data) as u32).saturating_sub(eth::LEN)
+        // SAFETY: takes no pointers but the context.
+        let len = unsafe { bpf_xdp_get_buff_len(self.xdp) } as u32;
+        len.saturating_sub(eth::LEN)
     }
 
     #[inline(always)]

@@ -187,12 +187,13 @@ pub const OLDEST_KERNEL: Version = (6, 1);
 /// is younger than the helper: Linux 5.12.
 ///
 /// [fib]: https://docs.kernel.org/bpf/helpers.html
-const HELPERS: [(u32, &str, Version); 18] = [
+const HELPERS: [(u32, &str, Version); 19] = [
     (1, "map_lookup_elem", (3, 19)),
     (2, "map_update_elem", (3, 19)),
     (7, "get_prandom_u32", (4, 1)),
     (9, "skb_store_bytes", (4, 1)),
     (11, "l4_csum_replace", (4, 1)),
+    (13, "clone_redirect", (4, 2)),
     (23, "redirect", (4, 4)),
     (26, "skb_load_bytes", (4, 5)),
     (38, "skb_change_tail", (4, 9)),

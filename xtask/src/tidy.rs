@@ -29,6 +29,7 @@ const UNSAFE_FILES: [&str; 15] = [
     "lb-ebpf/src/maps.rs",
     "lb-ebpf/src/memory.rs",
     "lb-ebpf/src/packet.rs",
+    "lb-ebpf/src/pieces.rs",
     "lb-ebpf/src/socket.rs",
     "lb-ebpf/src/tables.rs",
     "lb-ebpf/src/trace.rs",

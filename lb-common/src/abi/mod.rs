@@ -9,7 +9,9 @@ pub mod affinity;
 pub mod backend;
 pub mod counter;
 pub mod flow;
+pub mod fragment;
 pub mod growth;
+pub mod held_piece;
 pub mod next_hop;
 pub mod node;
 pub mod place;
@@ -21,6 +23,8 @@ pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, backend_flags};
 pub use counter::Reason;
 pub use flow::FlowSlot;
+pub use fragment::Fragment;
+pub use held_piece::{HeldPiece, PieceKey};
 pub use next_hop::NextHop;
 pub use node::NodeConfig;
 pub use place::PlaceKey;
@@ -79,13 +83,20 @@ pub mod map {
     /// `SourceKey` -> `Source<Addr6>`.
     pub const SOURCES6: &str = "sources6";
 
+    /// Position -> `Fragment<Addr4>`.
+    pub const FRAGMENTS4: &str = "fragments4";
+    /// Position -> `Fragment<Addr6>`.
+    pub const FRAGMENTS6: &str = "fragments6";
+    /// Buffer -> `HeldPiece`, of both families.
+    pub const PIECES: &str = "pieces";
+
     /// 0 -> `TraceRecord`; not pinned.
     pub const TRACE_RECORD: &str = "trace_record";
 
     /// All that are pinned, in the order in which `fulcrum maps` lists them.
-    pub const ALL: [&str; 15] = [
+    pub const ALL: [&str; 18] = [
         SERVICES4, SERVICES6, SLOTS, BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, NEXT_HOPS, COUNTERS,
-        PLACES4, PLACES6, AFFINITY4, AFFINITY6, SOURCES4, SOURCES6,
+        PLACES4, PLACES6, AFFINITY4, AFFINITY6, SOURCES4, SOURCES6, FRAGMENTS4, FRAGMENTS6, PIECES,
     ];
 }
 
@@ -107,4 +118,10 @@ pub mod capacity {
     pub const SOURCES: u32 = 4_096;
     /// Clients that affinity is remembered of, per family.
     pub const AFFINITY: u32 = 65_536;
+    /// Datagrams whose first fragment is remembered, per family; a power of two.
+    pub const FRAGMENTS: u32 = 32_768;
+    /// Fragments in one set of `pieces`: what one source can have kept.
+    pub const PIECES_PER_SET: u32 = 64;
+    /// Sets of `pieces`, both families together; 600 kB each.
+    pub const PIECE_SETS: u32 = 8;
 }

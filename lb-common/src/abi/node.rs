@@ -1,6 +1,6 @@
 //! Facts of the node that are fixed when the programs are loaded.
 
-use super::Plain;
+use super::{Plain, capacity};
 use crate::{
     flow::clock::{Lifetimes, Timeouts},
     net::addr::{Addr4, Addr6},
@@ -44,6 +44,8 @@ pub struct NodeConfig {
     pub other_mask4: u32,
     /// The same for IPv6.
     pub other_mask6: u32,
+    /// Sets of buffers for fragments that come before their first one; 0: none is kept.
+    pub piece_sets: u32,
 }
 
 impl NodeConfig {
@@ -66,6 +68,7 @@ impl NodeConfig {
         lifetimes: Timeouts::DEFAULT.lifetimes(),
         other_mask4: 0,
         other_mask6: 0,
+        piece_sets: capacity::PIECE_SETS,
     };
 }
 
@@ -96,5 +99,5 @@ pub mod masquerade {
     pub const ALL: u32 = 2;
 }
 
-const _: () = assert!(size_of::<NodeConfig>() == 204);
+const _: () = assert!(size_of::<NodeConfig>() == 208);
 impl Plain for NodeConfig {}

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     abi::{NextHop, Reason, next_hop::NextHopRef},
     flow::{Direction, table::FlowTable},
-    net::addr::Addr,
+    net::{addr::Addr, ip::Piece},
 };
 
 /// What is decided, and why.
@@ -31,15 +31,18 @@ pub struct Explained {
 /// A next hop that cannot be found does not alter the decision.
 #[inline(always)]
 pub fn explain<A: Addr, P: Packet, T: Tables<A>>(
-    packet: &P,
+    packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
 ) -> Explained {
     work.call = Call::default();
-    let reason = match parse::parse(packet, work) {
+    let parsed = parse::parse(packet, work);
+    let reason = match parsed {
+        Err(reason) => Some(reason),
+        // A fragment's way hangs on what came before it.
+        _ if work.ip.piece != Piece::Whole => Some(Reason::PassFragment),
         Ok(Parsed::Ports) => None,
         Ok(Parsed::Icmp) => Some(Reason::PassProtocol),
-        Err(reason) => Some(reason),
     };
     if let Some(reason) = reason {
         let decision = Decision::Pass(reason);

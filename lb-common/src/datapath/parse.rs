@@ -5,7 +5,7 @@ use crate::{
     abi::Reason,
     net::{
         addr::Addr,
-        ip::{IpHeader, proto},
+        ip::{IpHeader, Piece, proto},
         sctp,
         tcp::{Flags, Tcp},
         udp::Udp,
@@ -21,13 +21,27 @@ pub(super) enum Parsed {
     Icmp,
 }
 
-/// Reads the headers.
+/// Reads the headers. The ports of a later fragment are left as they are: it has none.
 ///
 /// # Errors
 /// The reason to pass the packet untouched.
 #[inline(always)]
-pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<Parsed, Reason> {
+pub(super) fn parse<A: Addr, P: Packet>(
+    packet: &mut P,
+    work: &mut Work<A>,
+) -> Result<Parsed, Reason> {
+    work.ip.piece = Piece::Whole;
     let ip = A::Header::read(packet, &mut work.key.ends)?;
+    if ip.piece != Piece::Whole && ip.proto == A::Header::ICMP {
+        return Err(Reason::PassFragment);
+    }
+    if ip.piece == Piece::Later {
+        work.key.proto = ip.proto;
+        work.tcp = Flags::default();
+        work.segment_len = packet.len();
+        work.ip = ip;
+        return Ok(Parsed::Ports);
+    }
     let (sport, dport, tcp, headers) = if ip.proto == proto::TCP {
         let Some(header) = packet.read::<Tcp>(ip.l4) else {
             return Err(Reason::PassMalformed);

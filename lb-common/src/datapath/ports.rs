@@ -5,8 +5,8 @@ use bytemuck::Pod;
 use super::Route;
 use crate::{
     abi::{
-        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, Source,
-        SourceKey,
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, PieceKey, Reason, Service, ServiceKey,
+        Source, SourceKey,
     },
     flow::{FlowKey, clock::Tick, table::Slots},
     net::{addr::Addr, crc32c, csum::Delta, ip::Ends},
@@ -85,6 +85,18 @@ impl Role {
     }
 }
 
+/// What letting fragments in has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Released {
+    /// There were none.
+    None,
+    /// There were some.
+    Some,
+    /// There were some, and the packet at hand was lost over them.
+    Damaged,
+}
+
 /// Where in the kernel the program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -146,6 +158,24 @@ pub trait Tables<A: Addr> {
     /// validity aside), and which source the node prefers on it, written to `source`; unspecified where the
     /// kernel does not say.
     fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route;
+    /// What the first fragment of this datagram has told: [`crate::fragment::record::find`].
+    fn recall(&self, _key: &FlowKey<A>, _id: u32, _now: Tick) -> u64 {
+        0
+    }
+    /// Notes the first fragment of a datagram: [`crate::fragment::record::note`].
+    fn note(&self, _key: &FlowKey<A>, _id: u32, _now: Tick) {}
+    /// Keeps a copy of the packet, a later fragment of this datagram: the [`crate::fragment::shelf::Claim`].
+    fn hold<P: Packet>(&self, _packet: &P, _datagram: &PieceKey, _now: Tick) -> u64 {
+        0
+    }
+    /// Gives up the copy that was kept by this claim; false: it is being let in at this moment.
+    fn take_back(&self, _claim: u64) -> bool {
+        false
+    }
+    /// Lets the fragments of this datagram that were kept come in again.
+    fn release(&self, _datagram: &PieceKey, _now: Tick) -> Released {
+        Released::None
+    }
     /// The coarse clock.
     fn now(&self) -> Tick;
     /// 32 random bits.

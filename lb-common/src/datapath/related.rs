@@ -213,9 +213,8 @@ fn translate<A: Addr, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
 ) -> Progress {
-    let via = match work.decision {
-        Decision::Send(_, via) => via,
-        _ => return Progress::Dropped,
+    let Decision::Send(_, via) = work.decision else {
+        return Progress::Dropped;
     };
     let (reason, progress) = match write_error(packet, work, hops(via, tables.role())) {
         Some(()) => (Reason::HitError, Progress::Rewritten),

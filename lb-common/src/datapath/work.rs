@@ -7,8 +7,9 @@
 
 use super::{Decision, answer::Answer, policy::Call, related::Letterhead, source::Search};
 use crate::{
-    abi::{Affinity, AffinityKey, NextHop, ServiceKey, Source},
+    abi::{Affinity, AffinityKey, NextHop, PieceKey, ServiceKey, Source},
     flow::{FlowKey, clock::Tick, table::NewFlow},
+    fragment::record::Known,
     net::{ip::Ip, letter::Letter, tcp::Flags},
 };
 
@@ -24,6 +25,10 @@ pub struct Work<A> {
     pub ip: Ip,
     /// TCP control bits; those of SCTP's first chunk ([`crate::net::sctp::as_tcp`]); none for UDP.
     pub tcp: Flags,
+    /// What a fragment is a fragment of.
+    pub datagram: PieceKey,
+    /// What its first one has told.
+    pub known: Known,
     /// L3 bytes of the largest packet that leaves.
     pub segment_len: u32,
     /// What was dialled, if the packet opens a flow.

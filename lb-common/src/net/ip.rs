@@ -34,6 +34,31 @@ pub mod proto {
     }
 }
 
+/// Which part of a datagram a packet is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Piece {
+    /// All of it.
+    #[default]
+    Whole = 0,
+    /// A fragment with the ports in it.
+    First = 1,
+    /// A fragment without them.
+    Later = 2,
+}
+
+impl Piece {
+    /// By where it begins in the datagram, and whether something follows it.
+    #[inline(always)]
+    pub fn new(is_first: bool, is_last: bool) -> Self {
+        match (is_first, is_last) {
+            (true, true) => Self::Whole,
+            (true, false) => Self::First,
+            (false, _) => Self::Later,
+        }
+    }
+}
+
 /// What the datapath needs of an IP header besides the addresses.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,6 +75,10 @@ pub struct Ip {
     pub l4: u32,
     /// Length of the packet, bytes from the IP header.
     pub len: u32,
+    /// Which part of a datagram it is.
+    pub piece: Piece,
+    /// What its fragments have in common, in the order of the bytes in memory; 0 for a packet that is whole.
+    pub id: u32,
 }
 
 /// One family's header on the wire.
@@ -67,11 +96,15 @@ pub trait IpHeader: Pod {
     /// How much of a packet an ICMP error quotes at most, bytes.
     const QUOTE_MAX: u32;
 
+    /// Whether the fragments of one datagram all name its protocol, which is then part of what names the datagram
+    /// (RFC 791); else their identification is enough (RFC 8200 section 4.5).
+    const PIECES_NAME_PROTOCOL: bool;
+
     /// Reads the header at the packet's beginning; the addresses go to `ends`.
     ///
     /// # Errors
-    /// The reason to pass the packet: malformed, a fragment, a protocol that has no ports.
-    fn read<P: Packet>(packet: &P, ends: &mut Ends<Self::Addr>) -> Result<Ip, Reason>;
+    /// The reason to pass the packet: malformed, a protocol that has no ports.
+    fn read<P: Packet>(packet: &mut P, ends: &mut Ends<Self::Addr>) -> Result<Ip, Reason>;
 
     /// Writes new addresses and `hops` hops less; the header's own checksum follows. Returns what the
     /// addresses do to a pseudo header's sum. `None`: it could not be written.

@@ -7,7 +7,7 @@ use super::{
     csum::{self, Delta},
     eth::ether_type,
     icmp::{IcmpError, Message, Quote},
-    ip::{Ends, Ip, IpHeader, proto},
+    ip::{Ends, Ip, IpHeader, Piece, proto},
     letter::Letter,
 };
 use crate::{abi::Reason, datapath::Packet};
@@ -52,9 +52,9 @@ const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
 /// RFC 792.
 const ECHO: u8 = 8;
-/// "More fragments" and the offset: zero in a packet that is whole.
-const FRAGMENT: u16 = 0x3fff;
-/// The offset alone: zero in a datagram's first fragment, which has the ports.
+/// Something follows this fragment.
+const MORE_FRAGMENTS: u16 = 0x2000;
+/// Where a fragment begins in its datagram, in units of 8 bytes; zero in the first one, which has the ports.
 const OFFSET: u16 = 0x1fff;
 /// A router must not cut the packet up.
 const DONT_FRAGMENT: u16 = 0x4000;
@@ -83,9 +83,10 @@ impl IpHeader for Ipv4 {
     const ICMP: u8 = 1;
     /// RFC 1812 section 4.3.2.3: the whole error takes up to 576 bytes.
     const QUOTE_MAX: u32 = 576 - 28;
+    const PIECES_NAME_PROTOCOL: bool = true;
 
     #[inline(always)]
-    fn read<P: Packet>(packet: &P, ends: &mut Ends<Addr4>) -> Result<Ip, Reason> {
+    fn read<P: Packet>(packet: &mut P, ends: &mut Ends<Addr4>) -> Result<Ip, Reason> {
         let Some(header) = packet.read::<Self>(0) else {
             return Err(Reason::PassMalformed);
         };
@@ -98,9 +99,6 @@ impl IpHeader for Ipv4 {
         if header.version_ihl >> 4 != 4 || l4 < 20 || len < l4 || len > packet.len() {
             return Err(Reason::PassMalformed);
         }
-        if u16::from_be_bytes(header.frag) & FRAGMENT != 0 {
-            return Err(Reason::PassFragment);
-        }
         if !proto::has_ports(header.proto) && header.proto != Self::ICMP {
             return Err(Reason::PassProtocol);
         }
@@ -110,13 +108,20 @@ impl IpHeader for Ipv4 {
         ends.dst = Addr4 {
             be32: u32::from_ne_bytes(header.dst),
         };
+        let frag = u16::from_be_bytes(header.frag);
+        let piece = Piece::new(frag & OFFSET == 0, frag & MORE_FRAGMENTS == 0);
         Ok(Ip {
             proto: header.proto,
             ttl: header.ttl,
             shed: 0,
-            may_fragment: u16::from_be_bytes(header.frag) & DONT_FRAGMENT == 0,
+            may_fragment: frag & DONT_FRAGMENT == 0,
             l4,
             len,
+            piece,
+            id: match piece {
+                Piece::Whole => 0,
+                _ => u32::from(u16::from_ne_bytes(header.id)),
+            },
         })
     }
 

@@ -14,7 +14,7 @@ use lb_common::{
 };
 
 use crate::{
-    icmp_errors::{less, message},
+    icmp_made::{less, message},
     world::{
         World, addr, for_both_families, leaves, local_pod, node_addr, outsider, remote_pod, vip,
     },

@@ -13,7 +13,7 @@ use lb_common::{
         Via::{Host, Kernel, Neighbour},
     },
     fake::{PacketSpec, Transport},
-    net::addr::{Addr, Addr4, Addr6},
+    net::addr::Addr,
 };
 
 use crate::world::{
@@ -163,9 +163,9 @@ fn what_is_no_service_goes_no_further<A: Addr>() {
         let (client, port) = ((node_addr(), CLIENT_PORT), SERVICE_PORT + 1);
         dropped(&renamed(&other, client, (vip(1), port)).packet());
         dropped(&renamed(&other, client, (vip(9), SERVICE_PORT)).packet());
-        // Another protocol, a fragment, cut short.
+        // Another protocol, cut short.
         let protocol_at = if size_of::<A>() == 4 { 9 } else { 6 };
-        for protocol in [1, 58, 132, 44] {
+        for protocol in [1, 58, 132] {
             let mut packet = other.packet();
             packet.bytes_mut()[protocol_at] = protocol;
             dropped(&packet);
@@ -177,22 +177,6 @@ fn what_is_no_service_goes_no_further<A: Addr>() {
         }
     }
     is_reset(&world, world.host(), &request(node_addr(), ACK));
-}
-
-#[test]
-fn a_fragment_goes_no_further() {
-    let world = World::<Addr4>::with_local_backends(1);
-    for fragment in [[0x20, 0], [0, 1]] {
-        let mut packet = request::<Addr4>(node_addr(), UDP).packet();
-        packet.bytes_mut()[6..8].copy_from_slice(&fragment);
-        let counts = &[DropNotService];
-        leaves(&world.node, world.host(), &packet, Verdict::Drop, counts);
-    }
-    let world = World::<Addr6>::with_local_backends(1);
-    let mut packet = request::<Addr6>(node_addr(), UDP).packet();
-    packet.bytes_mut()[6] = 44;
-    let counts = &[DropNotService];
-    leaves(&world.node, world.host(), &packet, Verdict::Drop, counts);
 }
 
 /// A socket of the node's own may listen where a service does, and be in the middle of a connection.

@@ -11,7 +11,11 @@ use lb_common::{
 };
 
 use crate::{
-    made::{checksum, ip, octets, sctp},
+    icmp_made::{
+        Kind, fragment, header, kinds, less, message, quotes, resign, time_exceeded, unreachable,
+        with_options,
+    },
+    made::sctp,
     world::{
         BACKEND_PORT, CLIENT_PORT, HOST_PEER, LOOPBACK, POD_DEVICE, SERVICE_PORT, SYN, UDP, UPLINK,
         World, addr, answer, assert_counts, for_both_families, forwarded, hairpin, leaves,
@@ -31,109 +35,10 @@ for_both_families!(
     an_orphaned_flow_still_gets_its_errors,
     errors_neither_prolong_nor_end_a_flow,
     an_error_is_never_answered_by_another,
-    nonsense_passes_untouched,
     errors_of_the_nodes_own_server_are_believed_on_the_way_out_only,
     what_the_host_device_gets_and_is_no_flows_is_dropped,
     before_the_stack_errors_are_left_to_it,
 );
-
-/// Type, code and the word behind them.
-pub(crate) type Kind = ([u8; 2], u32);
-
-/// Errors that are told from the address that was dialled, and those that name the router.
-fn kinds<A: Addr>() -> (Vec<Kind>, Vec<Kind>) {
-    match A::FAMILY {
-        Family::V4 => (
-            vec![
-                ([3, 0], 0),
-                ([3, 3], 0),
-                ([3, 4], 1_280),
-                ([3, 13], 0),
-                ([12, 0], 0x0100_0000),
-            ],
-            vec![([11, 0], 0), ([11, 1], 0)],
-        ),
-        Family::V6 => (
-            vec![([1, 0], 0), ([1, 4], 0), ([2, 0], 1_280), ([4, 1], 6)],
-            vec![([3, 0], 0), ([3, 1], 0)],
-        ),
-    }
-}
-
-pub(crate) fn unreachable<A: Addr>() -> Kind {
-    kinds::<A>().0[1]
-}
-
-fn time_exceeded<A: Addr>() -> Kind {
-    kinds::<A>().1[0]
-}
-
-/// An ICMP message, checksum and all.
-pub(crate) fn message<A: Addr>(src: A, dst: A, (kind, word): Kind, body: &[u8]) -> FakePacket {
-    let mut icmp = [&kind[..], &[0, 0], &word.to_be_bytes(), body].concat();
-    let (protocol, pseudo) = match A::FAMILY {
-        Family::V4 => (1, Vec::new()),
-        Family::V6 => {
-            let len = u32::try_from(icmp.len()).expect("short").to_be_bytes();
-            let pseudo = [&octets(src)[..], &octets(dst), &len, &[0, 0, 0, 58]].concat();
-            (58, pseudo)
-        }
-    };
-    let check = checksum(&[&pseudo, &icmp]);
-    icmp[2..4].copy_from_slice(&check);
-    FakePacket::new(ip(src, dst, protocol, &icmp))
-}
-
-/// The same with `hops` hops less.
-pub(crate) fn less(packet: &FakePacket, hops: u8) -> FakePacket {
-    let mut bytes = packet.bytes().to_vec();
-    if bytes[0] >> 4 == 6 {
-        bytes[7] -= hops;
-    } else {
-        bytes[8] -= hops;
-        resign(&mut bytes);
-    }
-    FakePacket::new(bytes)
-}
-
-/// Makes the checksum of an IPv4 header anew.
-fn resign(bytes: &mut [u8]) {
-    let header = usize::from(bytes[0] & 0xf) * 4;
-    bytes[10..12].fill(0);
-    let check = checksum(&[&bytes[..header]]);
-    bytes[10..12].copy_from_slice(&check);
-}
-
-/// The packet with so many bytes of options, or of extension headers, behind its fixed header.
-fn with_options(packet: &FakePacket, len: usize) -> FakePacket {
-    let mut bytes = packet.bytes().to_vec();
-    if bytes[0] >> 4 == 6 {
-        let payload = u16::from_be_bytes([bytes[4], bytes[5]]) + u16::try_from(len).expect("short");
-        bytes[4..6].copy_from_slice(&payload.to_be_bytes());
-        // Hop by hop, then for the destination: one header of eight bytes, the other of the rest.
-        let mut options = vec![60, 0, 1, 4, 0, 0, 0, 0];
-        let rest = len - 8;
-        options.extend([bytes[6], u8::try_from(rest / 8 - 1).expect("short"), 1]);
-        options.resize(len, 0);
-        bytes[6] = 0;
-        bytes.splice(40..40, options);
-    } else {
-        let total = u16::from_be_bytes([bytes[2], bytes[3]]) + u16::try_from(len).expect("short");
-        bytes[0] += u8::try_from(len / 4).expect("short");
-        bytes[2..4].copy_from_slice(&total.to_be_bytes());
-        bytes.splice(20..20, vec![1; len]);
-        resign(&mut bytes);
-    }
-    FakePacket::new(bytes)
-}
-
-/// Bytes of the fixed IP header.
-fn header<A: Addr>() -> usize {
-    match A::FAMILY {
-        Family::V4 => 20,
-        Family::V6 => 40,
-    }
-}
 
 /// Where the error goes.
 #[derive(Clone, Copy, Debug)]
@@ -144,14 +49,14 @@ enum Way {
 }
 
 /// A connection; by which devices errors about it come, and where they go.
-struct Case<A: Addr> {
+pub(crate) struct Case<A: Addr> {
     name: &'static str,
     world: World<A>,
     /// By which device the client dials.
     dials: (Role, u32),
-    client: A,
+    pub(crate) client: A,
     /// What the backend takes for its client.
-    seen: A,
+    pub(crate) seen: A,
     backend: A,
     /// Where errors about what the client sends come by, and go.
     far: ((Role, u32), Way),
@@ -160,94 +65,109 @@ struct Case<A: Addr> {
 }
 
 const POD: (Role, u32) = (Role::Pod, POD_DEVICE);
-const OUT: (Role, u32) = (Role::Uplink, UPLINK);
+pub(crate) const OUT: (Role, u32) = (Role::Uplink, UPLINK);
 const HOST: (Role, u32) = (Role::Host, HOST_PEER);
 const LO: (Role, u32) = (Role::Loopback, LOOPBACK);
 const EGRESS: (Role, u32) = (Role::Egress, UPLINK);
 
+fn case<A: Addr>(
+    name: &'static str,
+    world: World<A>,
+    (dials, far, near): ((Role, u32), (Role, u32), (Role, u32)),
+    [client, seen, backend]: [A; 3],
+    (to_client, to_backend): (Way, Way),
+) -> Case<A> {
+    Case {
+        name,
+        world,
+        dials,
+        client,
+        seen,
+        backend,
+        far: (far, to_client),
+        near: (near, to_backend),
+    }
+}
+
 fn cases<A: Addr>() -> Vec<Case<A>> {
-    vec![
-        Case {
-            name: "pod to local pod",
-            world: World::with_local_backends(1),
-            dials: POD,
-            client: local_pod(9),
-            seen: local_pod(9),
-            backend: local_pod(1),
-            far: (POD, Way::Hop(to_pod())),
-            near: (POD, Way::Hop(to_pod())),
-        },
-        Case {
-            name: "pod to remote pod",
-            world: World::with_remote_backends(1),
-            dials: POD,
-            client: local_pod(9),
-            seen: local_pod(9),
-            backend: remote_pod(1),
-            far: (OUT, Way::Hop(to_pod())),
-            near: (POD, Way::Hop(to_gateway())),
-        },
-        Case {
-            name: "outsider to local pod",
-            world: World::with_local_backends(1),
-            dials: OUT,
-            client: outsider(9),
-            seen: outsider(9),
-            backend: local_pod(1),
-            far: (POD, Way::Hop(to_gateway())),
-            near: (OUT, Way::Hop(to_pod())),
-        },
-        Case {
-            name: "outsider with source NAT",
-            world: World::with_remote_backends(1),
-            dials: OUT,
-            client: outsider(9),
-            seen: node_addr(),
-            backend: remote_pod(1),
-            far: (OUT, Way::Hop(to_gateway())),
-            near: (OUT, Way::Hop(to_gateway())),
-        },
-        Case {
-            name: "the node itself",
-            world: World::with_remote_backends(1),
-            dials: HOST,
-            client: node_addr(),
-            seen: node_addr(),
-            backend: remote_pod(1),
-            far: (OUT, Way::Host),
-            near: (HOST, Way::Hop(to_gateway())),
-        },
-        Case {
-            name: "the node itself to its own server",
-            world: World::with_backend_here(),
-            dials: HOST,
-            client: node_addr(),
-            seen: node_addr(),
-            backend: node_addr(),
-            far: (LO, Way::Host),
-            near: (HOST, Way::Host),
-        },
-        Case {
-            name: "a pod to itself",
-            world: World::with_local_backends(1),
-            dials: POD,
-            client: local_pod(1),
-            seen: hairpin(),
-            backend: local_pod(1),
-            far: (POD, Way::Hop(to_pod())),
-            near: (POD, Way::Hop(to_pod())),
-        },
-        Case {
-            name: "outsider to the node's own server",
-            world: World::with_backend_here(),
-            dials: OUT,
-            client: outsider(9),
-            seen: outsider(9),
-            backend: node_addr(),
-            far: (EGRESS, Way::Stack),
-            near: (OUT, Way::Stack),
-        },
-    ]
+    let mut cases = without_the_node();
+    cases.extend(with_the_node());
+    cases
+}
+
+fn without_the_node<A: Addr>() -> Vec<Case<A>> {
+    let (pod, out) = (Way::Hop(to_pod()), Way::Hop(to_gateway()));
+    let (client, local, remote) = (local_pod(9), local_pod(1), remote_pod(1));
+    let (outside, node) = (outsider(9), node_addr());
+    let with_local = || World::with_local_backends(1);
+    let with_remote = || World::with_remote_backends(1);
+    let ends = [client, client, local];
+    let to_local = case(
+        "pod to local pod",
+        with_local(),
+        (POD, POD, POD),
+        ends,
+        (pod, pod),
+    );
+    let ends = [client, client, remote];
+    let to_remote = case(
+        "pod to remote pod",
+        with_remote(),
+        (POD, OUT, POD),
+        ends,
+        (pod, out),
+    );
+    let ends = [outside, outside, local];
+    let from_outside = case(
+        "outsider to local pod",
+        with_local(),
+        (OUT, POD, OUT),
+        ends,
+        (out, pod),
+    );
+    let ends = [outside, node, remote];
+    let by_nat = case(
+        "outsider with source NAT",
+        with_remote(),
+        (OUT, OUT, OUT),
+        ends,
+        (out, out),
+    );
+    let ends = [local, hairpin(), local];
+    let itself = case(
+        "a pod to itself",
+        with_local(),
+        (POD, POD, POD),
+        ends,
+        (pod, pod),
+    );
+    vec![to_local, to_remote, from_outside, by_nat, itself]
+}
+
+fn with_the_node<A: Addr>() -> Vec<Case<A>> {
+    let (here, out) = (World::with_backend_here, Way::Hop(to_gateway()));
+    let (outside, node) = (outsider(9), node_addr());
+    let (host, stack) = (Way::Host, Way::Stack);
+    let there = World::with_remote_backends(1);
+    let ends = [node, node, remote_pod(1)];
+    let from_node = case("the node", there, (HOST, OUT, HOST), ends, (host, out));
+    let ends = [node, node, node];
+    let itself = case(
+        "the node to itself",
+        here(),
+        (HOST, LO, HOST),
+        ends,
+        (host, host),
+    );
+    let ends = [outside, outside, node];
+    let served = case(
+        "outsider to the node",
+        here(),
+        (OUT, EGRESS, OUT),
+        ends,
+        (stack, stack),
+    );
+    vec![from_node, itself, served]
 }
 
 impl<A: Addr> Case<A> {
@@ -256,12 +176,12 @@ impl<A: Addr> Case<A> {
     }
 
     /// The first packet of the connection.
-    fn request(&self, transport: Transport) -> PacketSpec<A> {
+    pub(crate) fn request(&self, transport: Transport) -> PacketSpec<A> {
         request(self.client, transport)
     }
 
     /// The same as the backend sees it.
-    fn arrived(&self, transport: Transport) -> PacketSpec<A> {
+    pub(crate) fn arrived(&self, transport: Transport) -> PacketSpec<A> {
         renamed(
             &self.request(transport),
             (self.seen, CLIENT_PORT),
@@ -321,33 +241,10 @@ impl<A: Addr> Case<A> {
     }
 }
 
-/// The quote of as many bytes of a packet's transport header, and what it becomes if that packet was once `origin`.
-fn quotes<A: Addr>(
-    quoted: &PacketSpec<A>,
-    origin: &PacketSpec<A>,
-    len: usize,
-) -> (Vec<u8>, Vec<u8>) {
-    let l4 = header::<A>();
-    let (quoted, origin) = (quoted.packet(), origin.packet());
-    let end = (l4 + len).min(quoted.bytes().len());
-    let before = quoted.bytes()[..end].to_vec();
-    let mut after = origin.bytes()[..end].to_vec();
-    let check = if before[if l4 == 20 { 9 } else { 6 }] == 6 {
-        16
-    } else {
-        6
-    };
-    // A checksum of which only the first byte is quoted is let alone.
-    if end == l4 + check + 1 {
-        after[end - 1] = before[end - 1];
-    }
-    (before, after)
-}
-
 const LENGTHS: [usize; 9] = [8, 9, 12, 16, 17, 18, 19, 20, 1_000];
 const TRANSPORTS: [Transport; 3] = [SYN, UDP, Transport::UdpUnchecked];
 
-fn a_router<A: Addr>() -> A {
+pub(crate) fn a_router<A: Addr>() -> A {
     addr(77, 7)
 }
 
@@ -416,7 +313,7 @@ fn for_all_kinds<A: Addr>((other, known_as): (A, A), check: impl Fn(Kind, A, A, 
 }
 
 /// A pod's connection to a remote pod, with an error about what the pod has sent and what becomes of it.
-fn one<A: Addr>(transport: Transport) -> (Case<A>, FakePacket, FakePacket) {
+pub(crate) fn one<A: Addr>(transport: Transport) -> (Case<A>, FakePacket, FakePacket) {
     let case = cases::<A>().remove(1);
     case.open(transport);
     let (quoted, known) = quotes(&case.arrived(transport), &case.request(transport), 1_000);
@@ -525,23 +422,6 @@ fn what_pads_a_quote_is_no_checksum<A: Addr>() {
     let error = message(a_router(), case.seen, kind, &quoted);
     let expected = message(vip(1), case.client, kind, &known);
     case.becomes(case.far, &error, &expected, "cut and filled up");
-}
-
-/// Makes a quoted packet a fragment at this offset (in eight bytes), more to follow.
-fn fragment<A: Addr>(packet: &FakePacket, offset: u16) -> Vec<u8> {
-    let mut bytes = packet.bytes().to_vec();
-    if A::FAMILY == Family::V4 {
-        bytes[6..8].copy_from_slice(&(0x2000 | offset).to_be_bytes());
-        resign(&mut bytes);
-        return bytes;
-    }
-    let payload = u16::from_be_bytes([bytes[4], bytes[5]]) + 8;
-    bytes[4..6].copy_from_slice(&payload.to_be_bytes());
-    let [high, low] = (offset << 3 | 1).to_be_bytes();
-    let header = [bytes[6], 0, high, low, 1, 2, 3, 4];
-    bytes[6] = 44;
-    bytes.splice(40..40, header);
-    bytes
 }
 
 fn a_first_fragment_is_quoted_and_a_later_one_is_nobodys<A: Addr>() {
@@ -663,7 +543,7 @@ fn an_error_is_never_answered_by_another<A: Addr>() {
 
 /// Asserts that an error is passed untouched.
 #[track_caller]
-fn is_left<A: Addr>(
+pub(crate) fn is_left<A: Addr>(
     case: &Case<A>,
     (role, device): (Role, u32),
     error: &FakePacket,
@@ -671,104 +551,6 @@ fn is_left<A: Addr>(
 ) {
     let program = case.world.node.tc(role, device);
     leaves(&case.world.node, program, error, Verdict::Pass, &[reason]);
-}
-
-fn nonsense_passes_untouched<A: Addr>() {
-    let (case, error, _) = one::<A>(UDP);
-    let (kind, l4) = (unreachable::<A>(), header::<A>());
-    let arrived = case.arrived(UDP).packet();
-    let left = |quote: &[u8], what: &str| {
-        println!("{what}");
-        let error = message(a_router(), case.seen, kind, quote);
-        is_left(&case, OUT, &error, PassNoService);
-    };
-    // Cut anywhere before the eighth byte of the transport header.
-    for len in 0..l4 + 8 {
-        left(&arrived.bytes()[..len], "too short a quote");
-    }
-    let changed = |at: usize, byte: u8| {
-        let mut bytes = arrived.bytes().to_vec();
-        bytes[at] = byte;
-        bytes
-    };
-    let version = arrived.bytes()[0];
-    left(&changed(0, version ^ 0x20), "the other family");
-    left(&changed(0, 0), "no family");
-    left(&changed(if l4 == 20 { 9 } else { 6 }, 47), "no ports");
-    let icmp = if l4 == 20 { (9, 1) } else { (6, 58) };
-    left(&changed(icmp.0, icmp.1), "an error about an error");
-    left(error.bytes(), "an error that quotes an error");
-    if l4 == 20 {
-        left(&changed(0, 0x44), "a header shorter than a header");
-        left(&changed(0, 0x4f), "a header longer than the packet");
-    } else {
-        left(&changed(6, 0), "options that are not there");
-    }
-    // Its own length ends before its ports.
-    let mut short = arrived.bytes().to_vec();
-    let (at, len) = if l4 == 20 { (2, 27) } else { (4, 7) };
-    short[at..at + 2].copy_from_slice(&[0, len]);
-    left(&short, "a length that lies");
-    // Too many headers, and headers beyond all reach.
-    if l4 == 40 {
-        let long = with_options(&arrived, 240);
-        left(long.bytes(), "headers beyond reach");
-        let mut many = arrived.bytes().to_vec();
-        for _ in 0..5 {
-            let next = many[6];
-            many[6] = 60;
-            many.splice(40..40, [next, 0, 1, 4, 0, 0, 0, 0]);
-        }
-        left(&many, "too many headers");
-    }
-    // Nobody's flow: other ports, another protocol; and not sent by whom the error is for.
-    let other = PacketSpec {
-        sport: 1,
-        ..case.arrived(UDP)
-    };
-    left(other.packet().bytes(), "other ports");
-    left(case.arrived(SYN).packet().bytes(), "another protocol");
-    let stolen = message(a_router(), local_pod::<A>(3), kind, arrived.bytes());
-    is_left(&case, OUT, &stolen, PassNoService);
-    // As the client has sent it: it came before the service's node.
-    let early = message(
-        a_router(),
-        case.client,
-        kind,
-        case.request(UDP).packet().bytes(),
-    );
-    is_left(&case, OUT, &early, PassNoService);
-    // A message without any quote, and one that ends before its header does.
-    left(&[], "no quote");
-    for len in 0..8 {
-        let mut bytes = error.bytes()[..l4 + len].to_vec();
-        let (at, len) = if l4 == 20 { (2, l4 + len) } else { (4, len) };
-        let len = u16::try_from(len).expect("short").to_be_bytes();
-        bytes[at..at + 2].copy_from_slice(&len);
-        let reason = if bytes.len() < l4 + 2 {
-            Reason::PassProtocol
-        } else {
-            PassNoService
-        };
-        is_left(&case, OUT, &FakePacket::new(bytes), reason);
-    }
-    // Errors that nobody knows, and messages that are none.
-    for kind in [
-        [4, 0],
-        [5, 0],
-        [9, 0],
-        [13, 0],
-        [130, 0],
-        [135, 0],
-        [0, 0],
-        [129, 0],
-    ] {
-        if l4 == 40 && kind == [4, 0] {
-            continue;
-        }
-        let error = message(a_router(), case.seen, (kind, 0), arrived.bytes());
-        is_left(&case, OUT, &error, Reason::PassProtocol);
-    }
 }
 
 fn errors_of_the_nodes_own_server_are_believed_on_the_way_out_only<A: Addr>() {
@@ -794,7 +576,7 @@ fn errors_of_the_nodes_own_server_are_believed_on_the_way_out_only<A: Addr>() {
 }
 
 fn what_the_host_device_gets_and_is_no_flows_is_dropped<A: Addr>() {
-    let case = cases::<A>().remove(4);
+    let case = with_the_node::<A>().remove(0);
     let quoted = case.arrived(UDP).packet();
     let error = message(node_addr(), vip::<A>(1), unreachable::<A>(), quoted.bytes());
     let host = case.world.host();

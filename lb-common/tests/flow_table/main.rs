@@ -6,3 +6,4 @@ mod invariant;
 mod keys;
 mod model;
 mod races;
+mod taken_out;

@@ -58,10 +58,10 @@ impl AtomicWord for Word {
     }
 }
 
-type Memory = Arc<FakeSlots<Addr4, Word>>;
+pub(crate) type Memory = Arc<FakeSlots<Addr4, Word>>;
 
 /// Runs a scenario under all kinds of schedules.
-fn explore(scenario: fn()) {
+pub(crate) fn explore(scenario: fn()) {
     explore_for(SCHEDULES, scenario);
 }
 
@@ -75,17 +75,22 @@ fn run(scheduler: impl Scheduler + 'static, scenario: fn()) {
     Runner::new(scheduler, Config::default()).run(scenario);
 }
 
-fn memory(positions: u32) -> Memory {
+pub(crate) fn memory(positions: u32) -> Memory {
     Arc::new(FakeSlots::new(positions))
 }
 
 /// Opens a connection to a backend, as one CPU does.
-fn open(memory: &Memory, key: FlowKey<Addr4>, backend: u32, now: u32) -> Result<(), Refusal> {
+pub(crate) fn open(
+    memory: &Memory,
+    key: FlowKey<Addr4>,
+    backend: u32,
+    now: u32,
+) -> Result<(), Refusal> {
     table(&&**memory, now).open(&key, &mut to_backend(&key, backend), Existing::Keep)
 }
 
 /// A thread that opens a connection. True: it did.
-fn opener(
+pub(crate) fn opener(
     memory: &Memory,
     key: FlowKey<Addr4>,
     backend: u32,
@@ -106,7 +111,7 @@ fn read(memory: &Memory, key: &FlowKey<Addr4>, now: u32) -> Option<Rewrite<Addr4
 }
 
 /// Takes the backend's answer to a connection, as one CPU does. True: the connection is answered.
-fn answer(memory: &Memory, key: &FlowKey<Addr4>, now: u32) -> bool {
+pub(crate) fn answer(memory: &Memory, key: &FlowKey<Addr4>, now: u32) -> bool {
     let slots = &**memory;
     let table = table(&slots, now);
     let Some(found) = table.find(key) else {

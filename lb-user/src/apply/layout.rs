@@ -11,8 +11,8 @@ use std::{
 use aya::maps::{self, MapData, MapType};
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, LAYOUT_VERSION, NextHop, PlaceKey, Service,
-        ServiceKey, Source, SourceKey, map,
+        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, LAYOUT_VERSION, NextHop,
+        PlaceKey, Service, ServiceKey, Source, SourceKey, map,
     },
     net::addr::{Addr4, Addr6},
 };
@@ -80,6 +80,9 @@ pub const SHAPES: [Shape; map::ALL.len()] = [
     shape::<AffinityKey<Addr6>, Affinity>(map::AFFINITY6, MapKind::Hash),
     shape::<SourceKey, Source<Addr4>>(map::SOURCES4, MapKind::Hash),
     shape::<SourceKey, Source<Addr6>>(map::SOURCES6, MapKind::Hash),
+    shape::<u32, Fragment<Addr4>>(map::FRAGMENTS4, MapKind::Array),
+    shape::<u32, Fragment<Addr6>>(map::FRAGMENTS6, MapKind::Array),
+    shape::<u32, HeldPiece>(map::PIECES, MapKind::Array),
 ];
 
 /// Why a map cannot be used.

@@ -9,13 +9,14 @@ use std::{collections::BTreeMap, fs, io, os::fd::AsFd as _, os::fd::AsRawFd as _
 use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, NextHop, PlaceKey, Plain, Reason, Service,
-        ServiceKey, SlotRange, Source, SourceKey, map, place::NODE_SPACE,
+        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, NextHop, PlaceKey, Plain,
+        Reason, Service, ServiceKey, SlotRange, Source, SourceKey, map, place::NODE_SPACE,
     },
     flow::{
         Direction,
         slot::{SlotFlags, StateWord},
     },
+    fragment::shelf::State,
     net::addr::{Addr, Addr4, Addr6},
 };
 use serde::Serialize;
@@ -125,6 +126,9 @@ fn rows(map: MapData, name: &'static str, names: Names<'_>) -> Result<Table, Map
         map::AFFINITY6 => Ok(affinity::<Addr6>(&typed(name, Map::HashMap(map))?, names)),
         map::SOURCES4 => sources::<Addr4>(&typed(name, Map::HashMap(map))?),
         map::SOURCES6 => sources::<Addr6>(&typed(name, Map::HashMap(map))?),
+        map::FRAGMENTS4 => fragments::<Addr4>(&map),
+        map::FRAGMENTS6 => fragments::<Addr6>(&map),
+        map::PIECES => pieces(&map),
         _ => {
             return Err(MapError::Unknown {
                 name: name.to_owned(),
@@ -387,6 +391,65 @@ fn sources<A: Addr>(map: &HashMap<MapData, Raw<SourceKey>, Raw<Source<A>>>) -> i
     Ok(Table {
         columns: vec!["ifindex", "at", "address", "count"],
         rows: entries.into_iter().map(row).collect(),
+    })
+}
+
+fn fragments<A: Addr>(map: &MapData) -> io::Result<Table>
+where
+    Fragment<A>: Plain,
+{
+    let row = |(position, record): (u32, Fragment<A>)| {
+        vec![
+            json!(position),
+            json!(address(record.src, record.ports as u16)),
+            json!(address(record.dst, (record.ports >> 16) as u16)),
+            json!(record.proto),
+            json!(record.id),
+            json!(record.seen),
+        ]
+    };
+    let used = used::<Fragment<A>>(map, |record| record.stamp != 0 && record.stamp & 1 == 0)?;
+    Ok(Table {
+        columns: vec![
+            "position",
+            "source",
+            "destination",
+            "protocol",
+            "id",
+            "seen",
+        ],
+        rows: used.map(row).collect(),
+    })
+}
+
+fn pieces(map: &MapData) -> io::Result<Table> {
+    let row = |(buffer, piece): (u32, HeldPiece)| {
+        let ip = |words: [u32; 4]| match piece.key.kind >> 16 {
+            0x0800 => Addr4::from_words(words).to_ip(),
+            _ => Addr6::from_words(words).to_ip(),
+        };
+        vec![
+            json!(buffer),
+            json!(ip(piece.key.src)),
+            json!(ip(piece.key.dst)),
+            json!(piece.key.id),
+            json!(piece.ifindex),
+            json!(piece.len),
+            json!(piece.held_at),
+        ]
+    };
+    let used = used::<HeldPiece>(map, |piece| piece.state & 3 == State::Held as u32)?;
+    Ok(Table {
+        columns: vec![
+            "buffer",
+            "source",
+            "destination",
+            "id",
+            "ifindex",
+            "bytes",
+            "held_at",
+        ],
+        rows: used.map(row).collect(),
     })
 }
 

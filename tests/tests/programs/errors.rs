@@ -118,7 +118,6 @@ fn from_outside<A: Addr>(fixture: &Fixture, transport: Transport) {
     let [request, arrived] = dialled(client, Vip::Remote, transport, 0);
     fixture.run("pod", &Frame::of(arriving(POD), &request), POD);
     let vip = Vip::Remote.frontend::<A>().0;
-    let backend = Vip::Remote.backend::<A>().0;
     let mut is_known = false;
     for (error, told) in [
         (IcmpError::TimeExceeded, router()),
@@ -133,9 +132,10 @@ fn from_outside<A: Addr>(fixture: &Fixture, transport: Transport) {
             let output = message((told, client), 59, header, &known);
             let came = arriving(Device::Uplink);
             // The kernel writes the MACs of a neighbour that it resolves itself.
-            let (macs, counts) = match is_known {
-                false => (came, &[(HitError, 1), (Resolved, 1)][..]),
-                true => (leaving(POD), &[(HitError, 1)][..]),
+            let (macs, counts) = if is_known {
+                (leaving(POD), &[(HitError, 1)][..])
+            } else {
+                (came, &[(HitError, 1), (Resolved, 1)][..])
             };
             is_known = true;
             fixture.check(Case {
@@ -169,7 +169,15 @@ fn from_outside<A: Addr>(fixture: &Fixture, transport: Transport) {
         &frame::<A>(arriving(Device::Uplink), &about),
         PassNoService,
     );
-    // The pod has no such port, or so it says of the answer.
+    from_the_client::<A>(fixture, transport);
+}
+
+/// The pod has no such port, or so it says of the answer.
+fn from_the_client<A: Addr>(fixture: &Fixture, transport: Transport) {
+    let client = pod::<A>(NODE, 2);
+    let vip = Vip::Remote.frontend::<A>().0;
+    let backend = Vip::Remote.backend::<A>().0;
+    let header = header::<A>(IcmpError::PortUnreachable);
     let answers = [
         ((vip, PORT), (client, client_port(transport))),
         ((backend, TARGET_PORT), (client, client_port(transport))),

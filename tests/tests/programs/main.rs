@@ -13,6 +13,7 @@ mod drops;
 mod errors;
 mod exchanges;
 mod fixture;
+mod fragments;
 mod host;
 mod layer3;
 mod loaders;
