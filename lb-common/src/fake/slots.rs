@@ -103,27 +103,6 @@ impl<'s, A: Addr, W: AtomicWord> Slots<A> for &'s FakeSlots<A, W> {
     }
 }
 
-/// The memory of two tables: of the one that is inserted into, and of the other.
-#[derive(Debug)]
-pub struct FakePair<'s, A, W = AtomicU32> {
-    /// The one.
-    pub first: &'s FakeSlots<A, W>,
-    /// The other.
-    pub other: &'s FakeSlots<A, W>,
-}
-
-impl<'s, A: Addr, W: AtomicWord> Slots<A> for FakePair<'s, A, W> {
-    type Words = FakeWords<'s, W>;
-
-    fn words(&self, position: u32) -> Option<FakeWords<'s, W>> {
-        if position & OTHER == 0 {
-            self.first.words(position)
-        } else {
-            self.other.words(position & !OTHER)
-        }
-    }
-}
-
 /// Words of any layout in a row: what is not the flow table's.
 #[derive(Debug)]
 pub struct FakeWordRows<W = AtomicU32> {
@@ -172,6 +151,27 @@ impl<'s, W: AtomicWord> Shelf for &'s FakeWordRows<W> {
 
     fn scratch(&self) -> Option<Self::Words> {
         self.last()
+    }
+}
+
+/// The memory of two tables: of the one that is inserted into, and of the other.
+#[derive(Debug)]
+pub struct FakePair<'s, A, W = AtomicU32> {
+    /// The one.
+    pub first: &'s FakeSlots<A, W>,
+    /// The other.
+    pub other: &'s FakeSlots<A, W>,
+}
+
+impl<'s, A: Addr, W: AtomicWord> Slots<A> for FakePair<'s, A, W> {
+    type Words = FakeWords<'s, W>;
+
+    fn words(&self, position: u32) -> Option<FakeWords<'s, W>> {
+        if position & OTHER == 0 {
+            self.first.words(position)
+        } else {
+            self.other.words(position & !OTHER)
+        }
     }
 }
 
