@@ -111,13 +111,14 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         &self,
         key: &FlowKey<A>,
         request: Request,
+        twin: u32,
         is_copy: bool,
     ) -> Result<(), Refusal> {
         let Some(other) = self.other() else {
             return Ok(());
         };
         if let Some(same) = other.find_published(key) {
-            if !is_copy && !other.gives_way(&same, request, Claim::NOWHERE.position) {
+            if !is_copy && !other.gives_way(&same, request, self.original_at(twin)) {
                 return Err(Refusal::ReplyTaken);
             }
             if !other.vacate(&same, request.existing()) {

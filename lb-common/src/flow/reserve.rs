@@ -231,7 +231,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             Err(Refusal::Busy)
         };
         if request.asks_other() && outdone.is_ok() {
-            outdone = self.outdo_other_table(key, request, is_copy);
+            outdone = self.outdo_other_table(key, request, twin, is_copy);
         }
         if let Err(refusal) = outdone {
             self.give_back(claim);
@@ -250,7 +250,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         twin: u32,
     ) -> Result<Claim, Refusal> {
         if let Some(same) = self.find_published(key) {
-            return if self.gives_way(&same, request, twin) {
+            return if self.gives_way(&same, request, self.original_at(twin)) {
                 Ok(Claim::at(same.position, same.word))
             } else {
                 Err(Refusal::ReplyTaken)
@@ -262,16 +262,31 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         self.slots.oldest(self, homes).claim().ok_or(Refusal::Full)
     }
 
+    /// The slot of the other direction of what is opened, where it is known.
+    #[inline(always)]
+    pub(super) fn original_at(&self, twin: u32) -> Option<Slot<A, S::Words>> {
+        if twin == Claim::NOWHERE.position {
+            None
+        } else {
+            self.slot(twin)
+        }
+    }
+
     /// True if a flow's key may be another's.
     #[inline(always)]
-    pub(super) fn gives_way(&self, same: &Found<A, S::Words>, request: Request, twin: u32) -> bool {
+    pub(super) fn gives_way(
+        &self,
+        same: &Found<A, S::Words>,
+        request: Request,
+        original: Option<Slot<A, S::Words>>,
+    ) -> bool {
         let orphan = same.slot.flags().orphan();
         let has_ended = orphan || same.word.state() == State::Closed;
         let rest = if request.unrested() { 0 } else { REUSE_AFTER };
         // An orphan of the very connection that is opened anew is not in its way.
         request.existing() == Existing::Replace
             || has_ended && request.unrested()
-            || orphan && same.slot.twin() == twin
+            || orphan && original.is_some_and(|original| same.slot.answers(original))
             || self.is_over(same, rest)
     }
 

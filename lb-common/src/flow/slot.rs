@@ -367,6 +367,20 @@ impl<A: Addr, M: Words> Slot<A, M> {
         self.words.store(word!(bytes) + 1, 0);
     }
 
+    /// True if this slot's packets become what answers those of `original`: both are, or were, one connection's.
+    #[inline(always)]
+    pub fn answers(self, original: Self) -> bool {
+        let ports = self.words.load(word!(new_sport)).rotate_left(16);
+        let mut differ = ports ^ original.words.load(word!(sport));
+        differ |= u32::from(self.protocol() ^ original.protocol());
+        for at in 0..Self::KEY_WORDS {
+            let load = |words: M, field: usize| words.load(field + at);
+            differ |= load(self.words, word!(new_src)) ^ load(original.words, word!(dst));
+            differ |= load(self.words, word!(new_dst)) ^ load(original.words, word!(src));
+        }
+        differ == 0
+    }
+
     /// Takes over what another slot has counted.
     #[inline(always)]
     pub fn copy_counts(self, from: Self) {
