@@ -152,7 +152,7 @@ const POSITIONS: u32 = (1 << 28) - 1;
 /// The `place`th position of the bucket of `home`, counted from `home` on.
 #[inline(always)]
 fn place_from(home: u32, place: u32) -> u32 {
-    home & !(BUCKET - 1) | home.wrapping_add(place) % BUCKET
+    home & !(BUCKET - 1) | (home.wrapping_add(place) % BUCKET)
 }
 
 impl Homes {
