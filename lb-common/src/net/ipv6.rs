@@ -242,14 +242,14 @@ fn walk<P: Packet>(packet: &mut P, first: u8) -> u64 {
                 let Some(words) = packet.read::<u64>(at) else {
                     return 0;
                 };
-                let [following, _, a, b, c, d, e, f] = words.to_ne_bytes();
-                let offset = u16::from_be_bytes([a, b]);
+                let bytes = words.to_ne_bytes();
+                let offset = u16::from_be_bytes([bytes[2], bytes[3]]);
                 is_fragment = true;
                 piece = Piece::new(offset & OFFSET == 0, offset & MORE_FRAGMENTS == 0);
                 if piece != Piece::Whole {
-                    id = u32::from_ne_bytes([c, d, e, f]);
+                    id = u32::from_ne_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
                 }
-                next = following;
+                next = bytes[0];
                 at += 8;
                 // What follows is the middle of something.
                 if piece == Piece::Later {
