@@ -20,7 +20,7 @@ use crate::{
     flow::{FlowKey, clock::Tick},
     fragment::{
         record,
-        shelf::{self, Claim, Frame, Shelf},
+        shelf::{self, Claim, Frame},
     },
     net::{
         addr::{Addr, Family},
@@ -457,7 +457,11 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
             return 0;
         }
         let claim = shelf::claim(&pieces, &self.node.config, datagram, now);
-        if let Some(row) = claim.is_some().then(|| pieces.row(claim.buffer())).flatten() {
+        if let Some(row) = claim
+            .is_some()
+            .then(|| pieces.row(claim.buffer()))
+            .flatten()
+        {
             let mut bytes = bytemuck::cast_slice::<u32, u8>(&words).to_vec();
             bytes.truncate(packet.len() as usize);
             self.node.kept.borrow_mut().insert(claim.buffer(), bytes);
@@ -485,7 +489,7 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
         let mut released = Released::None;
         for buffer in first..first + capacity::PIECES_PER_SET {
             let claim = shelf::release(&pieces, buffer, datagram, now);
-            let Some(row) = (&pieces).words(buffer).filter(|_| claim.is_some()) else {
+            let Some(row) = pieces.row(buffer).filter(|_| claim.is_some()) else {
                 continue;
             };
             released = Released::Some;

@@ -19,6 +19,8 @@ const BEST: usize = 0;
 const OWN: usize = 1;
 /// what goes through memory only so that nobody knows what it was before.
 const OPAQUE: usize = 2;
+/// The stamp of the place that suits best.
+const STAMP: usize = 3;
 
 /// The highest bit of a word, computed where neither compiler nor verifier sees what it means: the one would make a branch
 /// of it, the other follow both sides, for each place once more.

@@ -6,7 +6,7 @@
 
 use core::mem::offset_of;
 
-use super::{BEST, OWN, is_over, is_zero, sign};
+use super::{BEST, OWN, STAMP, is_over, is_zero, sign};
 use crate::{
     abi::{Fragment, capacity},
     flow::{FlowKey, clock::Tick, slot::Words},
@@ -178,7 +178,8 @@ fn is_noted<A: Addr, R: Records>(
     let Some(words) = records.words(bucket + place) else {
         return true;
     };
-    let stamp = words.load(word!(stamp));
+    let stamp = records.scratch().map_or(1, |scratch| scratch.load(STAMP));
+    // The stamp that the choice was made by: another CPU may have written here since.
     if stamp & 1 != 0 || !words.exchange(word!(stamp), stamp, stamp | 1) {
         return false;
     }
@@ -202,6 +203,7 @@ fn best_place<A: Addr, R: Records>(
         return 0;
     };
     scratch.store(BEST, 0);
+    scratch.store(STAMP, 1);
     scratch.store(OWN, 0);
     for place in 0..PLACES {
         if let Some(words) = records.words(bucket + place) {
@@ -228,6 +230,7 @@ fn best_place<A: Addr, R: Records>(
         let candidate = suits << 3 | place;
         if candidate > scratch.load(BEST) {
             scratch.store(BEST, candidate);
+            scratch.store(STAMP, stamp);
         }
     }
     scratch.load(BEST) % PLACES

@@ -39,7 +39,7 @@ pub trait Shelf {
     type Words: Words;
     /// The words of a buffer.
     fn words(&self, buffer: u32) -> Option<Self::Words>;
-    /// Three words that nobody else uses, for what a search has found so far: in registers the verifier would follow
+    /// Four words that nobody else uses, for what a search has found so far: in registers the verifier would follow
     /// each value that it may have.
     fn scratch(&self) -> Option<Self::Words>;
 }

@@ -31,6 +31,10 @@ fn echoed(
     let namespace = client.namespace(stage.cluster())?;
     let socket = namespace.run(|| client::udp_socket(UdpMode::Connected, address))?;
     set_fragmentation(&socket, address, Fragmentation::Allowed)?;
+    // The node's own packets come to the datapath whole; of IPv6 the sender is told what the way takes, and one is lost.
+    if client == Client::Host && family == Family::V6 {
+        let _ = client::echoed_datagram(&socket, &[0; 65_000]);
+    }
     for round in 0..ROUNDS {
         for len in [1473, 8_000, 65_000] {
             let sent: Vec<u8> = (0..251).cycle().skip(round).take(len).collect();
