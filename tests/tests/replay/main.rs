@@ -48,7 +48,7 @@ fn what_is_shown_is_read_again() {
     replay(&Target {
         name: "roundtrip",
         run: targets::roundtrip::run,
-        mutations: 2_000,
+        mutations: 300,
     });
 }
 

@@ -233,9 +233,11 @@ fn decide<A: Addr>(world: &World<A>, program: u8, bytes: &[u8]) {
         None => world.xdp().run(&mut packet),
     };
     let counts = world.node.take_counts();
-    let mut own = counts
-        .iter()
-        .filter(|(reason, _)| reason.kind() != Kind::Note);
+    // Fragments that were kept too long are given up when the next one comes: they are counted with it.
+    let is_held = counts.contains_key(&Reason::FragmentHeld);
+    let mut own = counts.iter().filter(|(reason, _)| {
+        reason.kind() != Kind::Note && !(is_held && **reason == Reason::DropFragment)
+    });
     let (Some((reason, 1)), None) = (own.next(), own.next()) else {
         panic!("{role:?}: {counts:?}");
     };
