@@ -31,7 +31,7 @@ const PORT: u16 = 80;
 const TARGET: u16 = 8080;
 const WEB: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 /// Growing is loading all programs three times.
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_mins(5);
 /// Connections that stay, per family and size of the table: more than three quarters of the smallest one.
 const N_LONG: usize = 200;
 /// Clients that dial anew, from one port each.

@@ -42,7 +42,7 @@ const NO_NEXT: u8 = 59;
 /// Extension headers that are walked over in a quoted packet at most.
 const QUOTED_EXTENSIONS: u32 = 4;
 /// Such headers that are read; one with more is passed.
-const MAX_EXTENSIONS: usize = 4;
+const MAX_EXTENSIONS: usize = 6;
 /// Bytes that they take at most.
 const EXTENSIONS_LEN: u32 = 128;
 /// Longest transport header that is read, bytes.
