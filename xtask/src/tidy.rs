@@ -23,8 +23,9 @@ use source::Source;
 const MAX_LINES: usize = 700;
 
 /// The files that may hold unsafe code. A file that no longer does must leave the list.
-const UNSAFE_FILES: [&str; 16] = [
+const UNSAFE_FILES: [&str; 17] = [
     "lb-ebpf/src/action.rs",
+    "lb-ebpf/src/carry.rs",
     "lb-ebpf/src/main.rs",
     "lb-ebpf/src/maps.rs",
     "lb-ebpf/src/memory.rs",

@@ -216,14 +216,14 @@ fn same_key(phases: [Phase; 2], backends: [u32; 2]) {
 #[test]
 fn neighbouring_phases_open_one_connection_once() {
     explore(|| {
-        NEIGHBOURS
-            .into_iter()
-            .for_each(|phases| same_key(phases, [1, 2]))
+        for phases in NEIGHBOURS {
+            same_key(phases, [1, 2]);
+        }
     });
     explore(|| {
-        NEIGHBOURS
-            .into_iter()
-            .for_each(|phases| same_key(phases, [1, 1]))
+        for phases in NEIGHBOURS {
+            same_key(phases, [1, 1]);
+        }
     });
 }
 
@@ -391,7 +391,7 @@ fn opened_anew_while_carried(backend: u32) {
         tables.open(Two, &key, backend, Existing::Replace).is_ok()
     });
     join(carrier);
-    let opened = join(opener);
+    let is_open = join(opener);
     tables.carry_all();
     let connections = tables.check();
     assert!(connections.len() <= 1, "{connections:?}");
@@ -399,7 +399,7 @@ fn opened_anew_while_carried(backend: u32) {
         let found = table.find(&key)?;
         Some((rewrite(found.slot), found.word.state()))
     });
-    if opened {
+    if is_open {
         let new = to_backend(&key, backend).rewrite;
         assert_eq!(found, Some((new, State::HalfOpen)), "the old flow is back");
         let answers = reply_key(&to_backend(&key, backend), key.proto);
@@ -444,8 +444,8 @@ fn a_copy_says_all_that_the_flow_did() {
         [key, answers].map(|key| {
             tables.as_in(phase, NOW, |table| {
                 let slot = table.find(&key).expect("there").slot;
-                let mut counts = FakeSlots::<Addr4, core_word::Plain>::new(1);
-                let copy = FakeSlots::slot(&mut counts, 0);
+                let counts = FakeSlots::<Addr4, core_word::Plain>::new(1);
+                let copy = FakeSlots::slot(&counts, 0);
                 copy.copy_counts(slot);
                 let state = slot.state().state();
                 (

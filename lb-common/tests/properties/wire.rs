@@ -165,7 +165,8 @@ fn rest_of(shape: &Shape) -> Vec<u8> {
         } => {
             rest.extend(seq.to_be_bytes());
             rest.extend(ack.to_be_bytes());
-            rest.extend([((5 + options.len() / 4) as u8) << 4, *flags]);
+            let words = u8::try_from(5 + options.len() / 4).expect("at most fifteen");
+            rest.extend([words << 4, *flags]);
             rest.extend(window.to_be_bytes());
             rest.extend([0, 0]);
             rest.extend(urgent.to_be_bytes());
@@ -203,7 +204,10 @@ fn ip_header<A: Addr>(shape: &Shape, ends: (A, A), segment: usize) -> Vec<u8> {
         return header;
     }
     let words = 5 + shape.options.len() / 4;
-    header.extend([0x40 | words as u8, shape.tos]);
+    header.extend([
+        0x40 | u8::try_from(words).expect("at most fifteen"),
+        shape.tos,
+    ]);
     header.extend(length(words * 4 + segment));
     header.extend(shape.id.to_be_bytes());
     header.extend([if shape.may_fragment { 0 } else { 0x40 }, 0]);
@@ -265,7 +269,7 @@ fn sum(parts: &[&[u8]]) -> u16 {
         sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
         sum = (sum & 0xffff) + (sum >> 16);
     }
-    sum as u16
+    u16::try_from(sum).expect("folded")
 }
 
 /// The sum over pseudo header and segment.
@@ -274,7 +278,7 @@ fn transport_sum(bytes: &[u8], l4: usize) -> u16 {
         4 => (&bytes[12..20], bytes[9], total_len(bytes)),
         _ => (&bytes[8..40], bytes[6], total_len(bytes)),
     };
-    let len = ((end - l4) as u32).to_be_bytes();
+    let len = u32::try_from(end - l4).expect("a packet's").to_be_bytes();
     sum(&[addresses, &len, &[0, protocol], &bytes[l4..end]])
 }
 

@@ -26,7 +26,7 @@ use crate::{
 /// Time between two looks at the tables.
 const LOOK: Duration = Duration::from_secs(1);
 /// Time until a growth that failed is tried again.
-const RETRY: Duration = Duration::from_secs(60);
+const RETRY: Duration = Duration::from_mins(1);
 /// Passes that move flows at most: what changes at the moment of each of them is not to be had.
 const MAX_PASSES: u32 = 16;
 

@@ -152,19 +152,13 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let server = Server::bind(&control::socket(run_dir.path()))?;
     let pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
     let own = node.own(&survey);
-    let of_node = node_facts(&config, &node, own.clone());
     let facts = facts(&config, &node, &pair);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
     let packets = Packets::of(&mut datapath)?.map(Arc::new);
-    let origin = datapath.origin().clone();
     let walk = Walk::new(datapath.maps().to_owned(), &config);
-    let mut controller = Controller::new(
-        source_name,
-        of_node,
-        BpfMaps::open(datapath.maps())?,
-        Arc::clone(&run_dir),
-        allocations,
-    );
+    let of_node = node_facts(&config, &node, own.clone());
+    let maps = BpfMaps::open(datapath.maps())?;
+    let mut controller = Controller::new(source_name, of_node, maps, run_dir, allocations);
     if config.probe {
         controller.probed(Readiness::new());
     }
@@ -178,6 +172,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         reports,
         swaps,
     } = Wires::new(looks, own);
+    let origin = datapath.origin().clone();
     let growth = Growth::new(origin, config.flow_table_max, swaps, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
     let up = async {

@@ -188,41 +188,7 @@ fn maps_are_listed_and_dumped_from_their_pins() {
         assert!(scenario.reconcile(&states()[0]).is_complete());
         put_flow(dir);
 
-        let list = maps_table(dir).expect("all maps are pinned");
-        let entries: Vec<_> = list.iter().map(|map| map.entries).collect();
-        assert_eq!(
-            list.iter().map(|map| map.name).collect::<Vec<_>>(),
-            map::ALL
-        );
-        assert_eq!(
-            entries,
-            [
-                3,
-                1,
-                4,
-                2,
-                1,
-                1,
-                0,
-                0,
-                Reason::ALL.len(),
-                2,
-                1,
-                0,
-                0,
-                2,
-                1,
-                0,
-                0,
-                0
-            ]
-        );
-        assert!(
-            list.iter()
-                .all(|map| map.memory.is_some_and(|bytes| bytes > 0)),
-            "{list:?}"
-        );
-
+        are_listed(dir);
         let name = |service| scenario.ledger().name(service).map(short_name);
         let backends = dump_rows(dir, map::BACKENDS6, &name)
             .expect("readable")
@@ -242,27 +208,70 @@ fn maps_are_listed_and_dumped_from_their_pins() {
                 "10.96.0.12:80/TCP default/empty:http",
             ]
         );
-        let flows = dump_rows(dir, map::FLOWS4, &name)
-            .expect("readable")
-            .to_json();
-        assert_eq!(flows[0]["state"], "HalfOpen");
-        assert_eq!(flows[0]["source"], "10.244.1.9:40000");
-        let prefixes = dump_rows(dir, map::PLACES6, &name)
-            .expect("readable")
-            .to_json();
-        assert_eq!(
-            prefixes,
-            json!([{ "prefix": "fd00:244::/32", "place": "pods", "guard": null }])
-        );
-        let sources = dump_rows(dir, map::SOURCES4, &name).expect("readable");
-        let second = json!({"ifindex": 3, "at": 1, "address": "192.0.2.2", "count": 2});
-        assert_eq!(sources.to_json()[1], second);
-        let counters = dump_rows(dir, map::COUNTERS, &name)
-            .expect("readable")
-            .to_json();
-        assert_eq!(counters[6]["reason"], Reason::ALL[6].name());
-        assert_eq!(counters[6]["count"], 0);
+        are_told(dir, &name);
     });
+}
+
+/// All of them, with how many entries they have.
+fn are_listed(dir: &Path) {
+    let list = maps_table(dir).expect("all maps are pinned");
+    let entries: Vec<_> = list.iter().map(|map| map.entries).collect();
+    assert_eq!(
+        list.iter().map(|map| map.name).collect::<Vec<_>>(),
+        map::ALL
+    );
+    assert_eq!(
+        entries,
+        [
+            3,
+            1,
+            4,
+            2,
+            1,
+            1,
+            0,
+            0,
+            Reason::ALL.len(),
+            2,
+            1,
+            0,
+            0,
+            2,
+            1,
+            0,
+            0,
+            0
+        ]
+    );
+    assert!(
+        list.iter()
+            .all(|map| map.memory.is_some_and(|bytes| bytes > 0)),
+        "{list:?}"
+    );
+}
+
+/// Rows of tables that need no names of services.
+fn are_told(dir: &Path, name: &dyn Fn(u32) -> Option<String>) {
+    let flows = dump_rows(dir, map::FLOWS4, name)
+        .expect("readable")
+        .to_json();
+    assert_eq!(flows[0]["state"], "HalfOpen");
+    assert_eq!(flows[0]["source"], "10.244.1.9:40000");
+    let prefixes = dump_rows(dir, map::PLACES6, name)
+        .expect("readable")
+        .to_json();
+    assert_eq!(
+        prefixes,
+        json!([{ "prefix": "fd00:244::/32", "place": "pods", "guard": null }])
+    );
+    let sources = dump_rows(dir, map::SOURCES4, &name).expect("readable");
+    let second = json!({"ifindex": 3, "at": 1, "address": "192.0.2.2", "count": 2});
+    assert_eq!(sources.to_json()[1], second);
+    let counters = dump_rows(dir, map::COUNTERS, name)
+        .expect("readable")
+        .to_json();
+    assert_eq!(counters[6]["reason"], Reason::ALL[6].name());
+    assert_eq!(counters[6]["count"], 0);
 }
 
 /// One flow that translates and one that is only claimed.

@@ -401,7 +401,7 @@ where
     let row = |(position, record): (u32, Fragment<A>)| {
         vec![
             json!(position),
-            json!(address(record.src, record.ports as u16)),
+            json!(address(record.src, (record.ports & 0xffff) as u16)),
             json!(address(record.dst, (record.ports >> 16) as u16)),
             json!(record.proto),
             json!(record.id),

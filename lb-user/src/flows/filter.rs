@@ -186,6 +186,8 @@ mod tests {
         }
     }
 
+    type Change = fn(&mut Filter);
+
     #[test]
     fn every_part_of_a_filter_counts() {
         let is_meant = |service, change: fn(&mut Filter)| {
@@ -194,7 +196,7 @@ mod tests {
             filter.matches(&connection(), || service)
         };
         assert!(is_meant(None, |_| {}));
-        let changes: [(fn(&mut Filter), bool); 10] = [
+        let changes: [(Change, bool); 10] = [
             (|filter| filter.to = Some(end("10.96.0.10:80")), true),
             (|filter| filter.to = Some(end("10.244.2.2")), false),
             (|filter| filter.backend = Some(end("10.244.2.2")), true),

@@ -33,7 +33,7 @@ fn echoed(
     set_fragmentation(&socket, address, Fragmentation::Allowed)?;
     // The node's own packets come to the datapath whole; of IPv6 the sender is told what the way takes, and one is lost.
     if client == Client::Host && family == Family::V6 {
-        let _ = client::echoed_datagram(&socket, &[0; 65_000]);
+        let _ = client::echoed_datagram(&socket, &vec![0; 65_000]);
     }
     for round in 0..ROUNDS {
         for len in [1473, 8_000, 65_000] {
