@@ -5,6 +5,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
+use lb_common::net::addr::Family;
 use tokio::{
     sync::{mpsc, oneshot},
     task, time,
@@ -73,17 +74,17 @@ impl Growth {
     pub async fn follow(mut self) -> Infallible {
         loop {
             time::sleep(LOOK).await;
-            let Some(reason) = self.need().await else {
+            let Some((family, reason)) = self.need().await else {
                 continue;
             };
-            let size = self.origin.flow_table_size();
+            let size = self.origin.flow_table_size(family);
             if size >= self.max {
-                self.tell(reason, size);
+                self.tell(family, reason, size);
                 continue;
             }
             let wanted = size.saturating_mul(2).min(self.max);
-            tracing::info!(from = size, to = wanted, reason, "the flow table grows");
-            if let Err(error) = self.grow(wanted).await {
+            tracing::info!(%family, from = size, to = wanted, reason, "the flow table grows");
+            if let Err(error) = self.grow(family, wanted).await {
                 self.origin.abandon();
                 tracing::error!(
                     error = with_causes(&error),
@@ -96,7 +97,7 @@ impl Growth {
     }
 
     /// Why the table should be larger.
-    async fn need(&mut self) -> Option<&'static str> {
+    async fn need(&mut self) -> Option<(Family, &'static str)> {
         let mut look = std::mem::take(&mut self.look);
         let (maps, node) = (self.origin.maps.clone(), self.origin.node);
         let work = task::spawn_blocking(move || {
@@ -111,9 +112,10 @@ impl Growth {
         })
     }
 
-    fn tell(&mut self, reason: &'static str, size: u32) {
+    fn tell(&mut self, family: Family, reason: &'static str, size: u32) {
         if !std::mem::replace(&mut self.is_told, true) {
             tracing::warn!(
+                %family,
                 reason,
                 size,
                 "the flow table has grown as far as it may; raise --flow-table-max for more connections"
@@ -121,17 +123,18 @@ impl Growth {
         }
     }
 
-    /// Grows to `size` positions per family. Everything that may be refused comes before the first device is touched.
-    async fn grow(&mut self, size: u32) -> Result<(), LoaderError> {
+    /// Grows a family's table to `size` positions. Everything that may be refused comes before the first device is touched.
+    async fn grow(&mut self, family: Family, size: u32) -> Result<(), LoaderError> {
         self.origin.abandon();
-        let announced = self.load(Phase::Announced, size).await?;
-        let diverted = self.load(Phase::Diverted, size).await?;
-        let grown = self.load(Phase::Grown, size).await?;
+        let announced = self.load(Phase::Announced, family, size).await?;
+        let diverted = self.load(Phase::Diverted, family, size).await?;
+        let grown = self.load(Phase::Grown, family, size).await?;
         let node = grown.node;
         self.enter(Phase::Announced, announced).await;
         let carrier = self.enter(Phase::Diverted, diverted).await;
         if let Some(carrier) = carrier {
-            self.carry(carrier).await;
+            self.carry(carrier, self.origin.flow_table_size(family))
+                .await;
         }
         self.enter(Phase::Grown, grown).await;
         while let Err(error) = self.origin.finish(node) {
@@ -142,14 +145,14 @@ impl Growth {
             time::sleep(RETRY).await;
         }
         self.is_told = false;
-        tracing::info!(size, "the flow table has grown");
+        tracing::info!(%family, size, "the flow table has grown");
         Ok(())
     }
 
-    async fn load(&self, phase: Phase, size: u32) -> Result<Stage, LoaderError> {
+    async fn load(&self, phase: Phase, family: Family, size: u32) -> Result<Stage, LoaderError> {
         let origin = self.origin.clone();
         // The verifier takes its time.
-        joined(task::spawn_blocking(move || origin.load(phase, size)).await).await
+        joined(task::spawn_blocking(move || origin.load(phase, family, size)).await).await
     }
 
     /// Puts the programs of a phase in the place of the earlier ones; returns when none of these runs any more.
@@ -168,9 +171,8 @@ impl Growth {
     }
 
     /// Carries the flows over, until nothing is left that a pass moves. A flow that finds no room is lost.
-    async fn carry(&self, carrier: Carrier) {
+    async fn carry(&self, carrier: Carrier, size: u32) {
         let carrier = Arc::new(carrier);
-        let size = self.origin.flow_table_size();
         let mut n_moved = 0;
         let mut n_pass = 0;
         while n_pass < MAX_PASSES {

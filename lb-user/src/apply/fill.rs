@@ -12,7 +12,7 @@ use lb_common::{
         clock::{Tick, age, row, tick},
         slot::{SlotFlags, StateWord},
     },
-    net::addr::{Addr, Addr4, Addr6},
+    net::addr::{Addr, Addr4, Addr6, Family},
 };
 use nix::time::{ClockId, clock_gettime};
 
@@ -25,8 +25,8 @@ use crate::sys::Rows;
 /// Places of a sample, in runs of neighbours.
 const RUNS: u32 = 16;
 const RUN: u32 = 256;
-/// What is full enough to want more: three quarters.
-const FULL: (usize, usize) = (3, 4);
+/// What is full enough to want more, in thousandths.
+const FULL: usize = 750;
 
 /// Looks at the tables, and what the one before has seen.
 #[derive(Debug, Default)]
@@ -36,20 +36,30 @@ pub struct FlowTableLook {
 }
 
 impl FlowTableLook {
-    /// Why the flow tables that are pinned in a directory should be larger, if they should; `node` says how long flows live.
+    /// Which of the flow tables that are pinned in a directory should be larger and why, if any should; `node` says how
+    /// long flows live. What was refused is not counted by family: it was so in the fuller one.
     pub fn need(
         &mut self,
         pins: &Path,
         node: &NodeConfig,
-    ) -> Result<Option<&'static str>, MapError> {
+    ) -> Result<Option<(Family, &'static str)>, MapError> {
         let refused = refused(pins)?;
         let before = self.refused.replace(refused).unwrap_or(refused);
-        if refused > before {
-            return Ok(Some("connections were refused for want of room"));
-        }
-        let is_full = is_full::<Addr4>(pins, map::FLOWS4, node)?
-            || is_full::<Addr6>(pins, map::FLOWS6, node)?;
-        Ok(is_full.then_some("more than three quarters of the places are taken"))
+        let v4 = fill::<Addr4>(pins, map::FLOWS4, node)?;
+        let v6 = fill::<Addr6>(pins, map::FLOWS6, node)?;
+        let (family, fill) = if v6 > v4 {
+            (Family::V6, v6)
+        } else {
+            (Family::V4, v4)
+        };
+        let reason = if refused > before {
+            Some("connections were refused for want of room")
+        } else if fill > FULL {
+            Some("more than three quarters of the places are taken")
+        } else {
+            None
+        };
+        Ok(reason.map(|reason| (family, reason)))
     }
 }
 
@@ -65,7 +75,8 @@ fn refused(pins: &Path) -> Result<u64, MapError> {
     Ok(counts.iter().sum())
 }
 
-fn is_full<A: Addr>(pins: &Path, name: &'static str, node: &NodeConfig) -> Result<bool, MapError>
+/// How many of a table's places hold live flows, in thousandths.
+fn fill<A: Addr>(pins: &Path, name: &'static str, node: &NodeConfig) -> Result<usize, MapError>
 where
     FlowSlot<A>: Plain,
 {
@@ -75,7 +86,7 @@ where
     let now = now().map_err(refused)?;
     let sample = sample(&rows).map_err(refused)?;
     let live = sample.iter().filter(|slot| is_live(slot, node, now));
-    Ok(live.count() * FULL.1 > sample.len() * FULL.0)
+    Ok(live.count() * 1000 / sample.len().max(1))
 }
 
 /// Some of the table's places; all of a small one.

@@ -1,5 +1,6 @@
 //! The same programs over a larger flow table: loaded beside those that run, for each phase of
-//! [`lb_common::flow::growth`], and the run of the one that carries the flows over.
+//! [`lb_common::flow::growth`], and the run of the one that carries the flows over. One family grows at a time: programs
+//! that knew four tables would be more than the verifier follows.
 
 use std::{
     fs, io,
@@ -17,6 +18,7 @@ use lb_common::abi::{
     map,
     node::features,
 };
+use lb_common::net::addr::Family;
 
 use super::{LoaderError, attach::Programs, facts, object, pin, tracer::Tracer};
 use crate::config::Mode;
@@ -99,24 +101,27 @@ pub enum GrowthError {
 }
 
 impl Origin {
-    /// Flow positions per family.
-    pub fn flow_table_size(&self) -> u32 {
-        self.node.flow_mask4 + 1
+    /// Flow positions of a family.
+    pub fn flow_table_size(&self, family: Family) -> u32 {
+        1 + match family {
+            Family::V4 => self.node.flow_mask4,
+            Family::V6 => self.node.flow_mask6,
+        }
     }
 
-    /// Loads the programs of a phase on the way to tables of `size` positions. The first phase makes these.
-    pub fn load(&self, phase: Phase, size: u32) -> Result<Stage, LoaderError> {
-        let node = self.facts(phase, size);
+    /// Loads the programs of a phase on the way to a table of `size` positions. The first phase makes it.
+    pub fn load(&self, phase: Phase, family: Family, size: u32) -> Result<Stage, LoaderError> {
+        let node = self.facts(phase, family, size);
         let growing = pin::growing(&self.maps);
         fs::create_dir_all(&growing).map_err(|source| GrowthError::Pins {
             path: growing.clone(),
             source,
         })?;
-        let mut ebpf = object::load_beside(node, &self.pins(phase, &growing), size)?;
+        let mut ebpf = object::load_beside(node, &self.pins(phase, family, &growing), size)?;
         #[cfg(feature = "bpf-log")]
         super::bpf_log::forward(&mut ebpf);
         let carrier = match phase {
-            Phase::Diverted => Some(Carrier::of(&mut ebpf, &growing.join(CARRY))?),
+            Phase::Diverted => Some(Carrier::of(&mut ebpf, &growing.join(CARRY), family)?),
             _ => None,
         };
         let next = growing.join("trace");
@@ -130,7 +135,7 @@ impl Origin {
         })
     }
 
-    /// Gives the larger tables' pins the usual names: from now on they are the flow tables, of the programs that were loaded
+    /// Gives the larger table's pin the usual name: from now on it is the flow table, of the programs that were loaded
     /// with `node`.
     pub fn finish(&mut self, node: NodeConfig) -> Result<(), LoaderError> {
         let growing = pin::growing(&self.maps);
@@ -161,44 +166,48 @@ impl Origin {
         }
     }
 
-    fn facts(&self, phase: Phase, size: u32) -> NodeConfig {
-        let (old4, old6) = (self.node.flow_mask4, self.node.flow_mask6);
-        let new = size - 1;
+    fn facts(&self, phase: Phase, family: Family, size: u32) -> NodeConfig {
+        let (old, new) = (self.flow_table_size(family) - 1, size - 1);
         let features = self.node.features;
-        let (flows, others, features) = match phase {
-            Phase::Announced => ((old4, old6), (new, new), features | features::SETTLING),
-            Phase::Diverted => ((new, new), (old4, old6), features | features::SETTLING),
-            Phase::Grown => ((new, new), (0, 0), features),
+        let (flows, other, features) = match phase {
+            Phase::Announced => (old, new, features | features::SETTLING),
+            Phase::Diverted => (new, old, features | features::SETTLING),
+            Phase::Grown => (new, 0, features),
         };
-        NodeConfig {
-            flow_mask4: flows.0,
-            flow_mask6: flows.1,
-            other_mask4: others.0,
-            other_mask6: others.1,
+        let node = NodeConfig {
             features,
             ..self.node
+        };
+        match family {
+            Family::V4 => NodeConfig {
+                flow_mask4: flows,
+                other_mask4: other,
+                ..node
+            },
+            Family::V6 => NodeConfig {
+                flow_mask6: flows,
+                other_mask6: other,
+                ..node
+            },
         }
     }
 
     /// Where each map of the object is pinned.
-    fn pins(&self, phase: Phase, growing: &Path) -> Vec<(&'static str, PathBuf)> {
-        let is_flows = |name: &str| [map::FLOWS4, map::FLOWS6].contains(&name);
+    fn pins(&self, phase: Phase, family: Family, growing: &Path) -> Vec<(&'static str, PathBuf)> {
+        let (name, other) = match family {
+            Family::V4 => (map::FLOWS4, map::FLOWS4_OTHER),
+            Family::V6 => (map::FLOWS6, map::FLOWS6_OTHER),
+        };
         let mut pins: Vec<_> = map::ALL
             .into_iter()
-            .filter(|name| !is_flows(name))
-            .map(|name| (name, self.maps.join(name)))
+            .filter(|map| *map != name)
+            .map(|map| (map, self.maps.join(map)))
             .collect();
-        let pairs = [
-            (map::FLOWS4, map::FLOWS4_OTHER),
-            (map::FLOWS6, map::FLOWS6_OTHER),
-        ];
-        for (name, other) in pairs {
-            let (old, new) = (self.maps.join(name), growing.join(name));
-            match phase {
-                Phase::Announced => pins.extend([(name, old), (other, new)]),
-                Phase::Diverted => pins.extend([(name, new), (other, old)]),
-                Phase::Grown => pins.push((name, new)),
-            }
+        let (old, new) = (self.maps.join(name), growing.join(name));
+        match phase {
+            Phase::Announced => pins.extend([(name, old), (other, new)]),
+            Phase::Diverted => pins.extend([(name, new), (other, old)]),
+            Phase::Grown => pins.push((name, new)),
         }
         pins
     }
@@ -215,6 +224,7 @@ fn rename(from: &Path, to: &Path) -> Result<(), GrowthError> {
 #[derive(Debug)]
 pub struct Carrier {
     program: SchedClassifier,
+    family: u32,
 }
 
 /// What a pass over the table in use came to, in flows.
@@ -230,7 +240,7 @@ pub struct Pass {
 
 impl Carrier {
     /// Takes the program out of an object, by way of a pin at `path`.
-    fn of(ebpf: &mut Ebpf, path: &Path) -> Result<Self, LoaderError> {
+    fn of(ebpf: &mut Ebpf, path: &Path, family: Family) -> Result<Self, LoaderError> {
         let program: &mut SchedClassifier = ebpf
             .program_mut(CARRY)
             .ok_or(LoaderError::NoProgram(CARRY))?
@@ -239,28 +249,30 @@ impl Carrier {
         program.load().map_err(GrowthError::Load)?;
         program.pin(path).map_err(GrowthError::PinProgram)?;
         let program = SchedClassifier::from_pin(path).map_err(GrowthError::Load)?;
-        Ok(Self { program })
+        let family = match family {
+            Family::V4 => FAMILY4,
+            Family::V6 => FAMILY6,
+        };
+        Ok(Self { program, family })
     }
 
-    /// One pass over both families' tables of `size` positions.
+    /// One pass over the table of `size` positions.
     pub fn pass(&self, size: u32) -> Result<Pass, GrowthError> {
         let mut pass = Pass::default();
-        for family in [FAMILY4, FAMILY6] {
-            for first in (0..size).step_by(RUNS_PER_CALL as usize) {
-                let runs = (size - first).min(RUNS_PER_CALL);
-                let told = self.run(family, first, runs)?;
-                pass.moved += told[CB + cell::MOVED];
-                pass.merged += told[CB + cell::MERGED];
-                pass.kept += told[CB + cell::KEPT];
-            }
+        for first in (0..size).step_by(RUNS_PER_CALL as usize) {
+            let runs = (size - first).min(RUNS_PER_CALL);
+            let told = self.run(first, runs)?;
+            pass.moved += told[CB + cell::MOVED];
+            pass.merged += told[CB + cell::MERGED];
+            pass.kept += told[CB + cell::KEPT];
         }
         Ok(pass)
     }
 
     /// Asks for `runs` positions from `first` on; returns the context.
-    fn run(&self, family: u32, first: u32, runs: u32) -> Result<[u32; CONTEXT_WORDS], GrowthError> {
+    fn run(&self, first: u32, runs: u32) -> Result<[u32; CONTEXT_WORDS], GrowthError> {
         let mut context = [0_u32; CONTEXT_WORDS];
-        context[MARK] = family;
+        context[MARK] = self.family;
         context[CB + cell::POSITION] = first;
         let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
         let mut told = [0; CONTEXT_ROOM];
@@ -311,35 +323,38 @@ mod tests {
             (Phase::Diverted, (255, 63), true),
             (Phase::Grown, (255, 0), false),
         ] {
-            let facts = origin.facts(phase, 256);
-            assert_eq!((facts.flow_mask4, facts.other_mask4), masks, "{phase:?}");
-            assert_eq!((facts.flow_mask6, facts.other_mask6), masks, "{phase:?}");
-            assert_eq!(facts.features & features::SETTLING != 0, is_settling);
-            assert_eq!(facts.features & features::ECHO, features::ECHO);
-            assert_eq!(facts.hash_key, origin.node.hash_key);
+            for family in [Family::V4, Family::V6] {
+                let facts = origin.facts(phase, family, 256);
+                let found4 = (facts.flow_mask4, facts.other_mask4);
+                let found6 = (facts.flow_mask6, facts.other_mask6);
+                let expected = match family {
+                    Family::V4 => (masks, (63, 0)),
+                    Family::V6 => ((63, 0), masks),
+                };
+                assert_eq!((found4, found6), expected, "{phase:?}");
+                assert_eq!(facts.features & features::SETTLING != 0, is_settling);
+                assert_eq!(facts.features & features::ECHO, features::ECHO);
+                assert_eq!(facts.hash_key, origin.node.hash_key);
+            }
         }
     }
 
     #[test]
-    fn each_map_is_shared_and_only_the_flow_tables_change_places() {
+    fn each_map_is_shared_and_only_the_growing_table_changes_places() {
         let origin = origin();
-        let at = |phase| {
-            let pins = origin.pins(phase, Path::new("/pins/growing"));
-            pins.into_iter()
-                .collect::<std::collections::BTreeMap<_, _>>()
-        };
         for (phase, first, other) in [
             (Phase::Announced, "maps", Some("growing")),
             (Phase::Diverted, "growing", Some("maps")),
             (Phase::Grown, "growing", None),
         ] {
-            let pins = at(phase);
+            let pins = origin.pins(phase, Family::V4, Path::new("/pins/growing"));
+            let pins: std::collections::BTreeMap<_, _> = pins.into_iter().collect();
             let pin = |dir: &str| PathBuf::from(format!("/pins/{dir}/flows4"));
             assert_eq!(pins[map::FLOWS4], pin(first));
             assert_eq!(pins.get(map::FLOWS4_OTHER), other.map(pin).as_ref());
             for name in map::ALL {
-                let is_flows = name.starts_with("flows");
-                assert!(is_flows || pins[name] == origin.maps.join(name), "{name}");
+                let expected = origin.maps.join(name);
+                assert!(name == map::FLOWS4 || pins[name] == expected, "{name}");
             }
         }
     }
