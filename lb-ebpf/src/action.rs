@@ -124,7 +124,7 @@ fn inject<const L2: u32>(
     tables: &KernelTables<false>,
 ) -> i32 {
     let node = node();
-    if make_frame(ctx, &mut packet, node.host_macs).is_none() {
+    if make_frame(ctx, &mut packet, &node.host_macs).is_none() {
         count(tables, Reason::DropEdit);
         return TC_ACT_SHOT;
     }
@@ -152,11 +152,11 @@ fn send_back<const L2: u32>(
 fn make_frame<const L2: u32>(
     ctx: &TcContext,
     packet: &mut TcPacket<L2>,
-    macs: [u32; 3],
+    macs: &[u32; 3],
 ) -> Option<()> {
     let skb = ctx.skb.skb;
     if L2 != 0 {
-        return packet.write_l2(macs);
+        return packet.write_l2(*macs);
     }
     // SAFETY: the helper grows the packet by a zeroed header and resets the MAC header to it.
     if unsafe { bpf_skb_change_head(skb, eth::LEN, 0) } != 0 {
@@ -164,7 +164,7 @@ fn make_frame<const L2: u32>(
     }
     // SAFETY: the context lives as long as the program.
     let ether_type = unsafe { (*skb).protocol } as u16;
-    packet.write_l2(macs)?;
+    packet.write_l2(*macs)?;
     TcPacket::<12>::over(skb).write(0, ether_type)
 }
 
@@ -178,7 +178,7 @@ fn send<const L2: u32>(
     hop: &NextHop,
 ) -> i32 {
     // The kernel writes the MACs of a neighbour that it resolves itself.
-    if (L2 == 0 || via == Via::Neighbour) && make_frame(ctx, &mut packet, hop.macs).is_none() {
+    if (L2 == 0 || via == Via::Neighbour) && make_frame(ctx, &mut packet, &hop.macs).is_none() {
         count(tables, Reason::DropEdit);
         return TC_ACT_SHOT;
     }

@@ -27,6 +27,8 @@
 #[cfg(target_arch = "bpf")]
 mod action;
 #[cfg(target_arch = "bpf")]
+mod carry;
+#[cfg(target_arch = "bpf")]
 mod log;
 #[cfg(target_arch = "bpf")]
 mod maps;
@@ -51,7 +53,7 @@ mod programs {
     };
     use lb_common::datapath::Role;
 
-    use crate::{action, trace::trace as explain};
+    use crate::{action, carry::carry as carry_over, trace::trace as explain};
 
     /// Host side of a pod's device, ingress.
     #[classifier]
@@ -105,6 +107,12 @@ mod programs {
     #[classifier]
     fn trace(ctx: TcContext) -> i32 {
         explain(&ctx)
+    }
+
+    /// Attached nowhere: run by hand to carry flows over into a larger table.
+    #[classifier]
+    fn carry(ctx: TcContext) -> i32 {
+        carry_over(&ctx)
     }
 
     #[panic_handler]

@@ -38,6 +38,7 @@ pub(crate) type Backends<A> = Array<Backend<A>, { capacity::BACKENDS as usize }>
 /// Mappable, which also puts the slots on page boundaries, so that one never straddles two cache lines.
 pub(crate) type Flows<A> =
     Array<FlowSlot<A>, { capacity::FLOWS as usize }, { BPF_F_MMAPABLE as usize }>;
+pub(crate) type OtherFlows<A> = Array<FlowSlot<A>, 1, { BPF_F_MMAPABLE as usize }>;
 pub(crate) type Places<A> = LpmTrie<PlaceKey<A>, u32, { capacity::PLACES as usize }>;
 /// Memory only for clients that are there.
 pub(crate) type Affinities<A> = HashMap<
@@ -65,6 +66,11 @@ static BACKENDS6: Backends<Addr6> = Backends::new();
 static FLOWS4: Flows<Addr4> = Flows::new();
 #[btf_map(name = "flows6")]
 static FLOWS6: Flows<Addr6> = Flows::new();
+/// The table beside, while the flow table grows: then the loader gives it its size.
+#[btf_map(name = "flows4_other")]
+static FLOWS4_OTHER: OtherFlows<Addr4> = OtherFlows::new();
+#[btf_map(name = "flows6_other")]
+static FLOWS6_OTHER: OtherFlows<Addr6> = OtherFlows::new();
 #[btf_map(name = "next_hops")]
 pub(crate) static NEXT_HOPS: Array<NextHop, { capacity::NEXT_HOPS as usize }> = Array::new();
 #[btf_map(name = "counters")]
@@ -91,6 +97,9 @@ pub(crate) static PIECES: Array<
     HeldPiece,
     { (capacity::PIECE_SETS * capacity::PIECES_PER_SET) as usize },
 > = Array::new();
+/// What a search among fragments has found so far.
+#[btf_map(name = "scratch")]
+pub(crate) static SCRATCH: PerCpuArray<[u32; 4], 1> = PerCpuArray::new();
 /// A packet, while it serves to let others in.
 #[btf_map(name = "spare")]
 pub(crate) static SPARE: PerCpuArray<[u8; FRAME_LEN], 1> = PerCpuArray::new();
@@ -118,6 +127,7 @@ pub(crate) trait FamilyMaps: Addr {
     fn services() -> &'static Services<Self>;
     fn backends() -> &'static Backends<Self>;
     fn flows() -> &'static Flows<Self>;
+    fn other_flows() -> &'static OtherFlows<Self>;
     fn places() -> &'static Places<Self>;
     fn affinities() -> &'static Affinities<Self>;
     fn sources() -> &'static Sources<Self>;
@@ -128,17 +138,17 @@ pub(crate) trait FamilyMaps: Addr {
     fn note(key: &FlowKey<Self>, id: u32, now: u32) -> u64;
     /// [`crate::memory`]'s global function of the family.
     fn reserve(key: &FlowKey<Self>, request: u32, now: u32, twin: u32) -> u64;
-    fn search(key: &FlowKey<Self>) -> u64;
+    fn search(key: &FlowKey<Self>, base: u32) -> u64;
     fn room(home: u32, now: u32) -> u64;
     fn oldest(first: u32, second: u32, now: u32) -> u64;
-    fn outdo(key: &FlowKey<Self>, mine: u32) -> u32;
+    fn outdo(key: &FlowKey<Self>, mine: u32, base: u32) -> u32;
     fn flow_mask(node: &NodeConfig) -> u32;
     fn node_addr(node: &NodeConfig) -> Self;
     fn hairpin_addr(node: &NodeConfig) -> Self;
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -152,6 +162,10 @@ macro_rules! bind {
             #[inline(always)]
             fn flows() -> &'static Flows<Self> {
                 &$flows
+            }
+            #[inline(always)]
+            fn other_flows() -> &'static OtherFlows<Self> {
+                &$others
             }
             #[inline(always)]
             fn places() -> &'static Places<Self> {
@@ -186,16 +200,16 @@ macro_rules! bind {
                 $reserve(key, request, now, twin)
             }
             #[inline(always)]
-            fn search(key: &FlowKey<Self>) -> u64 {
-                $search(key)
+            fn search(key: &FlowKey<Self>, base: u32) -> u64 {
+                $search(key, base)
             }
             #[inline(always)]
             fn oldest(first: u32, second: u32, now: u32) -> u64 {
                 $oldest(first, second, now)
             }
             #[inline(always)]
-            fn outdo(key: &FlowKey<Self>, mine: u32) -> u32 {
-                $outdo(key, mine)
+            fn outdo(key: &FlowKey<Self>, mine: u32, base: u32) -> u32 {
+                $outdo(key, mine, base)
             }
             #[inline(always)]
             fn room(home: u32, now: u32) -> u64 {
@@ -218,10 +232,48 @@ macro_rules! bind {
 }
 
 bind!(
-    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, AFFINITY4, SOURCES4, WORK4, FRAGMENTS4,
-    recall4, note4, reserve4, room4, search4, oldest4, outdo4, flow_mask4, addr4, hairpin4
+    Addr4,
+    2,
+    SERVICES4,
+    BACKENDS4,
+    FLOWS4,
+    FLOWS4_OTHER,
+    PLACES4,
+    AFFINITY4,
+    SOURCES4,
+    WORK4,
+    FRAGMENTS4,
+    recall4,
+    note4,
+    reserve4,
+    room4,
+    search4,
+    oldest4,
+    outdo4,
+    flow_mask4,
+    addr4,
+    hairpin4
 );
 bind!(
-    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, AFFINITY6, SOURCES6, WORK6, FRAGMENTS6,
-    recall6, note6, reserve6, room6, search6, oldest6, outdo6, flow_mask6, addr6, hairpin6
+    Addr6,
+    10,
+    SERVICES6,
+    BACKENDS6,
+    FLOWS6,
+    FLOWS6_OTHER,
+    PLACES6,
+    AFFINITY6,
+    SOURCES6,
+    WORK6,
+    FRAGMENTS6,
+    recall6,
+    note6,
+    reserve6,
+    room6,
+    search6,
+    oldest6,
+    outdo6,
+    flow_mask6,
+    addr6,
+    hairpin6
 );

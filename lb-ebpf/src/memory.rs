@@ -11,6 +11,7 @@ use lb_common::{
     flow::{
         FlowKey,
         clock::Tick,
+        growth::OTHER,
         reserve::{Oldest, Request, Reserved, Room},
         slot::Words,
         table::{FlowTable, Homes, Refusal, Sighting, Slots},
@@ -28,7 +29,12 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
 
     #[inline(always)]
     fn words(&self, position: u32) -> Option<KernelWords<A>> {
-        A::flows().get_ptr_mut(position).map(KernelWords)
+        let slot = if position & OTHER == 0 {
+            A::flows().get_ptr_mut(position)
+        } else {
+            A::other_flows().get_ptr_mut(position & !OTHER)
+        };
+        slot.map(KernelWords)
     }
 
     #[inline(always)]
@@ -43,8 +49,8 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
     }
 
     #[inline(always)]
-    fn search(&self, _table: &FlowTable<'_, A, Self>, key: &FlowKey<A>) -> Sighting {
-        Sighting(A::search(key))
+    fn search(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>) -> Sighting {
+        Sighting(A::search(key, table.base()))
     }
 
     #[inline(always)]
@@ -53,8 +59,8 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
     }
 
     #[inline(always)]
-    fn outdo(&self, _table: &FlowTable<'_, A, Self>, key: &FlowKey<A>, mine: u32) -> bool {
-        A::outdo(key, mine) != 0
+    fn outdo(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>, mine: u32) -> bool {
+        A::outdo(key, mine, table.base()) != 0
     }
 
     #[inline(always)]
@@ -69,12 +75,15 @@ macro_rules! global {
     ($addr:ty, $search:ident, $reserve:ident, $room:ident, $oldest:ident, $outdo:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub(crate) extern "C" fn $search(key: *const FlowKey<$addr>) -> u64 {
+        pub(crate) extern "C" fn $search(key: *const FlowKey<$addr>, base: u32) -> u64 {
             // SAFETY: the callers pass references; the verifier asks for the check because it does not see them.
             let Some(key) = (unsafe { key.as_ref() }) else {
                 return 0;
             };
-            table(0).search_here(key).0
+            match view(base) {
+                Some(table) => table.search_here(key).0,
+                None => 0,
+            }
         }
 
         #[unsafe(no_mangle)]
@@ -106,12 +115,15 @@ macro_rules! global {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub(crate) extern "C" fn $outdo(key: *const FlowKey<$addr>, mine: u32) -> u32 {
+        pub(crate) extern "C" fn $outdo(key: *const FlowKey<$addr>, mine: u32, base: u32) -> u32 {
             // SAFETY: as above.
             let Some(key) = (unsafe { key.as_ref() }) else {
                 return 0;
             };
-            u32::from(table(0).outdo_here(key, mine))
+            match view(base) {
+                Some(table) => u32::from(table.outdo_here(key, mine)),
+                None => 1,
+            }
         }
     };
 }
@@ -123,6 +135,17 @@ global!(Addr6, search6, reserve6, room6, oldest6, outdo6);
 fn table<A: FamilyMaps>(now: u32) -> FlowTable<'static, A, KernelSlots> {
     let node = node();
     FlowTable::new(&KernelSlots, A::flow_mask(node), node, now)
+}
+
+/// The table that `base` stands for: [`FlowTable::base`].
+#[inline(always)]
+fn view<A: FamilyMaps>(base: u32) -> Option<FlowTable<'static, A, KernelSlots>> {
+    let table = table(0);
+    if base == 0 {
+        Some(table)
+    } else {
+        table.other()
+    }
 }
 
 /// One flow slot in the kernel's memory.

@@ -20,7 +20,7 @@ use lb_common::{
 };
 
 use crate::{
-    maps::{FamilyMaps, PIECES, SPARE},
+    maps::{FamilyMaps, PIECES, SCRATCH, SPARE},
     memory::KernelWords,
     tables::node,
 };
@@ -34,6 +34,11 @@ impl<A: FamilyMaps> Records for KernelRecords<A> {
     #[inline(always)]
     fn words(&self, position: u32) -> Option<KernelWords<A>> {
         A::fragments().get_ptr_mut(position).map(KernelWords::over)
+    }
+
+    #[inline(always)]
+    fn scratch(&self) -> Option<KernelWords<A>> {
+        SCRATCH.get_ptr_mut(0).map(KernelWords::over)
     }
 }
 
@@ -50,7 +55,7 @@ impl Shelf for KernelShelf {
 
     #[inline(always)]
     fn scratch(&self) -> Option<KernelWords<Addr4>> {
-        SPARE.get_ptr_mut(0).map(KernelWords::over)
+        SCRATCH.get_ptr_mut(0).map(KernelWords::over)
     }
 }
 
@@ -111,6 +116,17 @@ extern "C" fn claim_piece(key: *const PieceKey, now: u32) -> u64 {
         return 0;
     };
     shelf::claim(&KernelShelf, node(), key, now).0
+}
+
+/// [`shelf::release`] as a global function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn release_piece(key: *const PieceKey, buffer: u32, now: u32) -> u64 {
+    // SAFETY: as in `recall`.
+    let Some(key) = (unsafe { key.as_ref() }) else {
+        return 0;
+    };
+    shelf::release(&KernelShelf, buffer, key, now).0
 }
 
 /// Keeps a copy of a frame whose IP packet is `len` bytes long: the claim.
@@ -174,13 +190,13 @@ pub(crate) fn release(skb: *mut __sk_buff, key: &PieceKey, now: Tick) -> Release
     }
     let mut is_saved = false;
     for place in 0..capacity::PIECES_PER_SET {
-        let Some(piece) = PIECES.get_ptr_mut(first + place) else {
-            continue;
-        };
-        let claim = shelf::release(&KernelShelf, first + place, key, now);
+        let claim = Claim(release_piece(key, first + place, now));
         if !claim.is_some() {
             continue;
         }
+        let Some(piece) = PIECES.get_ptr_mut(first + place) else {
+            continue;
+        };
         let words = KernelWords::<Addr4>::over(piece);
         if !is_saved {
             // SAFETY: `own_len` bytes fit into this CPU's own buffer; the helper checks them against the packet's.

@@ -51,9 +51,9 @@ reasons! {
     PassNotIp = 0, "pass_not_ip", Pass;
     /// An IP packet whose header does not parse: wrong version, length or header length.
     PassMalformed = 1, "pass_malformed", Pass;
-    /// A fragment: it has no ports of its own.
+    /// A later fragment without a flow: not ours, or its first one went another way.
     PassFragment = 2, "pass_fragment", Pass;
-    /// A protocol other than TCP and UDP, or an IPv6 extension header.
+    /// A protocol other than TCP, UDP and SCTP, or more IPv6 extension headers than are read.
     PassProtocol = 3, "pass_protocol", Pass;
     /// No flow and no service: traffic that is not ours.
     PassNoService = 4, "pass_no_service", Pass;

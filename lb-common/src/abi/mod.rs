@@ -10,6 +10,7 @@ pub mod backend;
 pub mod counter;
 pub mod flow;
 pub mod fragment;
+pub mod growth;
 pub mod held_piece;
 pub mod next_hop;
 pub mod node;
@@ -61,6 +62,10 @@ pub mod map {
     pub const FLOWS4: &str = "flows4";
     /// Flow position -> `FlowSlot<Addr6>`.
     pub const FLOWS6: &str = "flows6";
+    /// While the table grows: position in the other one -> `FlowSlot<Addr4>`; pinned elsewhere.
+    pub const FLOWS4_OTHER: &str = "flows4_other";
+    /// While the table grows: position in the other one -> `FlowSlot<Addr6>`; pinned elsewhere.
+    pub const FLOWS6_OTHER: &str = "flows6_other";
     /// Next-hop index -> `NextHop`.
     pub const NEXT_HOPS: &str = "next_hops";
     /// Reason -> count, per CPU.

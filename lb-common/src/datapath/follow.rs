@@ -61,11 +61,7 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     {
         return Followed::Lost;
     }
-    if resets_gone(tables)
-        && proto::has_connections(work.key.proto)
-        && is_gone(tables, backend)
-        && !flags.orphan()
-    {
+    if ends_with_backend(work, tables, flags) && is_gone(tables, backend) {
         if !T::DRY {
             table.advance(found, State::Closed);
         }
@@ -141,10 +137,12 @@ fn opens_anew<A: Addr, T: Tables<A>>(
     is_gone(tables, found.slot.backend()) && !table.twin_flags(found).answered()
 }
 
-/// True if connections whose backend is gone are to be reset.
+/// True if the connection is to be reset once its backend is gone.
 #[inline(always)]
-fn resets_gone<A: Addr, T: Tables<A>>(tables: &T) -> bool {
+fn ends_with_backend<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T, flags: SlotFlags) -> bool {
     tables.node().features & features::RESET_GONE != 0
+        && proto::has_connections(work.key.proto)
+        && !flags.orphan()
 }
 
 /// True if the backend no longer serves.

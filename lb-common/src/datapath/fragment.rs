@@ -4,7 +4,7 @@
 //! finds them has the same flow: its addresses are rewritten, and nothing else, since the checksum is in the first. One
 //! that comes before the first is kept until that comes, and then let in again by the device that it came by.
 
-use super::{Decision, Packet, Released, Role, Tables, Work};
+use super::{Decision, Packet, Released, Role, Tables, Verdict, Work};
 use crate::{
     abi::{PieceKey, Reason, place},
     fragment::{record::Known, shelf::Claim},
@@ -85,24 +85,21 @@ fn keeps(role: Role) -> bool {
     !matches!(role, Role::Egress | Role::Loopback)
 }
 
-/// Notes a first fragment, which has had its flow, and lets those in that have waited for it. False: the packet was
-/// lost over that.
+/// Notes a first fragment, which has had its flow, and lets those in that have waited for it. A packet that is lost
+/// over that is dropped.
 #[inline(never)]
-pub(super) fn first<A: Addr, T: Tables<A>>(tables: &T, work: &mut Work<A>) -> bool {
+pub(super) fn first<A: Addr, T: Tables<A>>(tables: &T, work: &mut Work<A>) {
     tables.note(&work.key, work.ip.id, work.now);
     if !keeps(tables.role()) {
-        return true;
+        return;
     }
     name(work);
     match tables.release(&work.datagram, work.now) {
-        Released::None => true,
-        Released::Some => {
-            tables.count(Reason::FragmentsReleased);
-            true
-        }
+        Released::None => {}
+        Released::Some => tables.count(Reason::FragmentsReleased),
         Released::Damaged => {
             tables.count(Reason::DropEdit);
-            false
+            work.verdict = Verdict::Drop;
         }
     }
 }

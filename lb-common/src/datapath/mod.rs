@@ -35,8 +35,9 @@ use fragment::Early;
 use parse::Parsed;
 
 /// What the host must do with the packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
+    #[default]
     /// Leave it to whatever comes next; it was not touched.
     Pass,
     /// Drop it.
@@ -136,7 +137,7 @@ pub fn process<A: Addr, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
 ) -> Verdict {
-    let verdict = match forward(packet, tables, work) {
+    work.verdict = match forward(packet, tables, work) {
         Progress::Dropped => Verdict::Drop,
         Progress::Due => answer::answer(packet, tables, work),
         Progress::Rewritten => match work.decision {
@@ -147,10 +148,10 @@ pub fn process<A: Addr, P: Packet, T: Tables<A>>(
         _ => Verdict::Pass,
     };
     // Only now is there a flow for those that follow it, or have come before.
-    if T::HOOK == Hook::Tc && work.ip.piece == Piece::First && !fragment::first(tables, work) {
-        return Verdict::Drop;
+    if T::HOOK == Hook::Tc && work.ip.piece == Piece::First {
+        fragment::first(tables, work);
     }
-    verdict
+    work.verdict
 }
 
 #[inline(always)]
@@ -213,7 +214,7 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     }
     let node = tables.node();
     let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
-    let Some(found) = table.find(&work.key) else {
+    let Some((table, found)) = table.find_anywhere(&work.key) else {
         return missed(is_later);
     };
     // A later fragment begins nothing.

@@ -287,7 +287,7 @@ fn insert<A: Addr, T: Tables<A>>(
     table: &FlowTable<'_, A, T::Slots>,
     existing: Existing,
 ) -> Result<(), Refusal> {
-    let original = table.begin(&work.key, &mut work.flow, existing)?;
+    let original = table.begin(&work.key, &work.flow, existing)?;
     work.search.attempt = 0;
     for _ in 0..CANDIDATES {
         match source::attempt(work, tables, original.position) {

@@ -106,7 +106,7 @@ fn error<A: Addr, P: Packet, T: Tables<A>>(
     work.now = tables.now();
     let node = tables.node();
     let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
-    let Some(found) = table.find(&work.key) else {
+    let Some((table, found)) = table.find_anywhere(&work.key) else {
         return Decision::Pass(Reason::PassNoService);
     };
     let direction = found.slot.flags().direction();

@@ -5,7 +5,7 @@
 //! per-CPU map value in the kernel, on the stack elsewhere. Programs on one CPU do not interrupt each
 //! other, so one area for each CPU is enough.
 
-use super::{Decision, answer::Answer, policy::Call, related::Letterhead, source::Search};
+use super::{Decision, Verdict, answer::Answer, policy::Call, related::Letterhead, source::Search};
 use crate::{
     abi::{Affinity, AffinityKey, NextHop, PieceKey, ServiceKey, Source},
     flow::{FlowKey, clock::Tick, table::NewFlow},
@@ -53,6 +53,9 @@ pub struct Work<A> {
     pub icmp: Letterhead<A>,
     /// What becomes of the packet, where it is not known from the first.
     pub decision: Decision,
+    /// What the host must do with it. In memory, so that the verifier follows what comes after once, and not for
+    /// each verdict.
+    pub verdict: Verdict,
     /// What its sender is told.
     pub answer: Answer,
     /// The answer to it.

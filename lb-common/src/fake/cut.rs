@@ -96,7 +96,7 @@ fn piece(header: &[u8], payload: &[u8], offset: usize, more: bool, id: u32) -> F
         set_length(&mut header, payload.len());
         header[4..6].copy_from_slice(&short(id as usize & 0xffff));
         let more = if more { 0x2000 } else { 0 };
-        header[6..8].copy_from_slice(&short(offset / 8 | more));
+        header[6..8].copy_from_slice(&short((offset / 8) | more));
         sign(&mut header);
         return FakePacket::new([&header, payload].concat());
     }

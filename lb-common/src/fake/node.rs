@@ -20,7 +20,7 @@ use crate::{
     flow::{FlowKey, clock::Tick},
     fragment::{
         record,
-        shelf::{self, Claim, Frame, Shelf},
+        shelf::{self, Claim, Frame},
     },
     net::{
         addr::{Addr, Family},
@@ -451,13 +451,17 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
     }
 
     fn hold<P: Packet>(&self, packet: &P, datagram: &PieceKey, now: Tick) -> u64 {
-        let shelf = &self.node.pieces;
+        let pieces = &self.node.pieces;
         let mut words = vec![0; FRAME_LEN / 4];
         if packet.copy(&mut words, packet.len()).is_none() {
             return 0;
         }
-        let claim = shelf::claim(&shelf, &self.node.config, datagram, now);
-        if let Some(row) = claim.is_some().then(|| shelf.row(claim.buffer())).flatten() {
+        let claim = shelf::claim(&pieces, &self.node.config, datagram, now);
+        if let Some(row) = claim
+            .is_some()
+            .then(|| pieces.row(claim.buffer()))
+            .flatten()
+        {
             let mut bytes = bytemuck::cast_slice::<u32, u8>(&words).to_vec();
             bytes.truncate(packet.len() as usize);
             self.node.kept.borrow_mut().insert(claim.buffer(), bytes);
@@ -480,12 +484,12 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
     }
 
     fn release(&self, datagram: &PieceKey, now: Tick) -> Released {
-        let shelf = &self.node.pieces;
+        let pieces = &self.node.pieces;
         let first = shelf::first_buffer(&self.node.config, datagram).unwrap_or(0);
         let mut released = Released::None;
         for buffer in first..first + capacity::PIECES_PER_SET {
-            let claim = shelf::release(&shelf, buffer, datagram, now);
-            let Some(row) = (&shelf).words(buffer).filter(|_| claim.is_some()) else {
+            let claim = shelf::release(&pieces, buffer, datagram, now);
+            let Some(row) = pieces.row(buffer).filter(|_| claim.is_some()) else {
                 continue;
             };
             released = Released::Some;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use crate::{
     abi::FlowSlot,
     flow::{
+        growth::OTHER,
         slot::{Slot, Words},
         table::Slots,
     },
@@ -139,6 +140,10 @@ impl<'s, W: AtomicWord> Records for &'s FakeWordRows<W> {
     fn words(&self, position: u32) -> Option<Self::Words> {
         self.row(position)
     }
+
+    fn scratch(&self) -> Option<Self::Words> {
+        self.last()
+    }
 }
 
 impl<'s, W: AtomicWord> Shelf for &'s FakeWordRows<W> {
@@ -150,6 +155,27 @@ impl<'s, W: AtomicWord> Shelf for &'s FakeWordRows<W> {
 
     fn scratch(&self) -> Option<Self::Words> {
         self.last()
+    }
+}
+
+/// The memory of two tables: of the one that is inserted into, and of the other.
+#[derive(Debug)]
+pub struct FakePair<'s, A, W = AtomicU32> {
+    /// The one.
+    pub first: &'s FakeSlots<A, W>,
+    /// The other.
+    pub other: &'s FakeSlots<A, W>,
+}
+
+impl<'s, A: Addr, W: AtomicWord> Slots<A> for FakePair<'s, A, W> {
+    type Words = FakeWords<'s, W>;
+
+    fn words(&self, position: u32) -> Option<FakeWords<'s, W>> {
+        if position & OTHER == 0 {
+            self.first.words(position)
+        } else {
+            self.other.words(position & !OTHER)
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Connections: their keys, their states, and the table that holds them.
 
 pub mod clock;
+pub mod growth;
 pub mod reserve;
 pub mod slot;
 pub mod table;

@@ -17,6 +17,18 @@ pub struct Request(pub u32);
 impl Request {
     const REPLACE: u32 = 1 << 16;
     const UNRESTED: u32 = 1 << 17;
+    const MOVE: u32 = 1 << 18;
+
+    /// For a flow that comes from the other table, which therefore is not asked.
+    #[inline(always)]
+    pub(super) fn to_move(flags: SlotFlags) -> Self {
+        Self(u32::from(flags.0) | Self::MOVE)
+    }
+
+    #[inline(always)]
+    fn asks_other(self) -> bool {
+        self.0 & Self::MOVE == 0
+    }
 
     #[inline(always)]
     pub(super) fn new(flags: SlotFlags, existing: Existing, rest: Rest) -> Self {
@@ -43,7 +55,7 @@ impl Request {
     }
 
     #[inline(always)]
-    fn existing(self) -> Existing {
+    pub(super) fn existing(self) -> Existing {
         if self.0 & Self::REPLACE == 0 {
             Existing::Keep
         } else {
@@ -140,7 +152,7 @@ const POSITIONS: u32 = (1 << 28) - 1;
 /// The `place`th position of the bucket of `home`, counted from `home` on.
 #[inline(always)]
 fn place_from(home: u32, place: u32) -> u32 {
-    home & !(BUCKET - 1) | home.wrapping_add(place) % BUCKET
+    home & !(BUCKET - 1) | (home.wrapping_add(place) % BUCKET)
 }
 
 impl Homes {
@@ -171,7 +183,7 @@ impl Claim {
     pub(super) const NOWHERE: Self = Self::at(u32::MAX, StateWord(0));
 
     #[inline(always)]
-    const fn at(position: u32, word: StateWord) -> Self {
+    pub(super) const fn at(position: u32, word: StateWord) -> Self {
         Self {
             position,
             word,
@@ -197,6 +209,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     fn try_reserve(&self, key: &FlowKey<A>, request: Request, twin: u32) -> Result<Claim, Refusal> {
         let homes = self.homes(key);
         let place = self.choose_place(homes, key, request, twin)?;
+        let is_copy = self.is_copy(key, place);
         let Some(word) = self.claim(place, request.existing()) else {
             return Err(Refusal::Busy);
         };
@@ -212,9 +225,17 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             ..place
         };
         slot.exchange(word, claim.word);
-        if !self.slots.outdo(self, key, claim.position) {
+        let mut outdone = if self.slots.outdo(self, key, claim.position) {
+            Ok(())
+        } else {
+            Err(Refusal::Busy)
+        };
+        if request.asks_other() && outdone.is_ok() {
+            outdone = self.outdo_other_table(key, request, twin, is_copy);
+        }
+        if let Err(refusal) = outdone {
             self.give_back(claim);
-            return Err(Refusal::Busy);
+            return Err(refusal);
         }
         Ok(claim)
     }
@@ -229,14 +250,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         twin: u32,
     ) -> Result<Claim, Refusal> {
         if let Some(same) = self.find_published(key) {
-            let orphan = same.slot.flags().orphan();
-            let has_ended = orphan || same.word.state() == State::Closed;
-            // An orphan of the very connection that is opened anew is not in its way.
-            let replace = request.existing() == Existing::Replace
-                || has_ended && request.unrested()
-                || orphan && same.slot.twin() == twin
-                || self.is_over(&same, if request.unrested() { 0 } else { REUSE_AFTER });
-            return if replace {
+            return if self.gives_way(&same, request, self.original_at(twin)) {
                 Ok(Claim::at(same.position, same.word))
             } else {
                 Err(Refusal::ReplyTaken)
@@ -246,6 +260,34 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             return Ok(free);
         }
         self.slots.oldest(self, homes).claim().ok_or(Refusal::Full)
+    }
+
+    /// The slot of the other direction of what is opened, where it is known.
+    #[inline(always)]
+    pub(super) fn original_at(&self, twin: u32) -> Option<Slot<A, S::Words>> {
+        if twin == Claim::NOWHERE.position {
+            None
+        } else {
+            self.slot(twin)
+        }
+    }
+
+    /// True if a flow's key may be another's.
+    #[inline(always)]
+    pub(super) fn gives_way(
+        &self,
+        same: &Found<A, S::Words>,
+        request: Request,
+        original: Option<Slot<A, S::Words>>,
+    ) -> bool {
+        let orphan = same.slot.flags().orphan();
+        let has_ended = orphan || same.word.state() == State::Closed;
+        let rest = if request.unrested() { 0 } else { REUSE_AFTER };
+        // An orphan of the very connection that is opened anew is not in its way.
+        request.existing() == Existing::Replace
+            || has_ended && request.unrested()
+            || orphan && original.is_some_and(|original| same.slot.answers(original))
+            || self.is_over(same, rest)
     }
 
     /// A place where nothing is, or a flow that ended long enough ago: in the first bucket if it has room to spare,
@@ -338,7 +380,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     /// Claims a slot, and with a published one its whole pair; `None`: somebody was faster.
     #[inline(always)]
-    fn claim(&self, place: Claim, existing: Existing) -> Option<StateWord> {
+    pub(super) fn claim(&self, place: Claim, existing: Existing) -> Option<StateWord> {
         let Claim { position, word, .. } = place;
         let slot = self.slot(position)?;
         let claimed = word.claimed();
@@ -447,8 +489,13 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     #[inline(always)]
     pub(super) fn publish(&self, claim: Claim) -> bool {
+        self.publish_as(claim, State::HalfOpen)
+    }
+
+    #[inline(always)]
+    pub(super) fn publish_as(&self, claim: Claim, state: State) -> bool {
         self.slot(claim.position)
-            .is_some_and(|slot| slot.exchange(claim.word, claim.word.with(State::HalfOpen)))
+            .is_some_and(|slot| slot.exchange(claim.word, claim.word.with(state)))
     }
 
     /// Frees a slot that was keyed but not published, cancelled or not.

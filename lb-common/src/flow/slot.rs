@@ -8,7 +8,7 @@ use core::{marker::PhantomData, mem::offset_of};
 use super::{Direction, FlowKey, Rewrite, clock::Tick};
 use crate::{
     abi::{FlowSlot, next_hop::NextHopRef},
-    net::{addr::Addr, ip::Ends},
+    net::addr::Addr,
 };
 
 /// A slot's memory as 32-bit words. Loads and stores are single words, seen in program order.
@@ -243,16 +243,20 @@ impl<A: Addr, M: Words> Slot<A, M> {
 
     /// The slot's key.
     pub fn key(self) -> FlowKey<A> {
+        let mut key = FlowKey::default();
+        self.copy_key(&mut key);
+        key
+    }
+
+    /// Copies the slot's key.
+    #[inline(always)]
+    pub fn copy_key(self, into: &mut FlowKey<A>) {
         let ports = self.words.load(word!(sport));
-        FlowKey {
-            ends: Ends {
-                src: self.address(word!(src)),
-                dst: self.address(word!(dst)),
-            },
-            sport: ports as u16,
-            dport: (ports >> 16) as u16,
-            proto: self.words.load(word!(proto)) as u8,
-        }
+        into.ends.src = self.address(word!(src));
+        into.ends.dst = self.address(word!(dst));
+        into.sport = ports as u16;
+        into.dport = (ports >> 16) as u16;
+        into.proto = self.protocol();
     }
 
     /// Writes the key into a claimed slot.
@@ -361,6 +365,28 @@ impl<A: Addr, M: Words> Slot<A, M> {
         self.words.store(word!(packets), 0);
         self.words.store(word!(bytes), 0);
         self.words.store(word!(bytes) + 1, 0);
+    }
+
+    /// True if this slot's packets become what answers those of `original`: both are, or were, one connection's.
+    #[inline(always)]
+    pub fn answers(self, original: Self) -> bool {
+        let ports = self.words.load(word!(new_sport)).rotate_left(16);
+        let mut differ = ports ^ original.words.load(word!(sport));
+        differ |= u32::from(self.protocol() ^ original.protocol());
+        for at in 0..Self::KEY_WORDS {
+            let load = |words: M, field: usize| words.load(field + at);
+            differ |= load(self.words, word!(new_src)) ^ load(original.words, word!(dst));
+            differ |= load(self.words, word!(new_dst)) ^ load(original.words, word!(src));
+        }
+        differ == 0
+    }
+
+    /// Takes over what another slot has counted.
+    #[inline(always)]
+    pub fn copy_counts(self, from: Self) {
+        for at in [word!(packets), word!(bytes), word!(bytes) + 1] {
+            self.words.store(at, from.words.load(at));
+        }
     }
 
     /// Counts a packet of `len` L3 bytes.

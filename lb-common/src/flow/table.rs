@@ -38,13 +38,13 @@ use core::marker::PhantomData;
 
 use super::{
     Direction, FlowKey, Rewrite,
-    clock::{Lifetimes, Tick, age, row},
+    clock::{Tick, age, row},
     reserve::{Claim, Oldest, Request, Reserved, Room},
     slot::{BackendRef, Slot, SlotFlags, State, StateWord, Words},
 };
 use crate::{
     abi::{NodeConfig, next_hop::NextHopRef},
-    hash::{self, HashKey},
+    hash,
     net::addr::Addr,
 };
 
@@ -55,7 +55,8 @@ pub(super) const BUCKET: u32 = 16;
 pub trait Slots<A: Addr> {
     /// One slot's words.
     type Words: Words;
-    /// The slot at `position`; `None` beyond the table, which a masked position never is.
+    /// The slot at `position`, in the other table if [`super::growth::OTHER`] is set in it; `None` beyond the
+    /// table, which a masked position never is.
     fn words(&self, position: u32) -> Option<Self::Words>;
 
     /// Carries out [`FlowTable::reserve_here`]. A host may do so in a function of its own: in the kernel
@@ -116,10 +117,11 @@ pub struct FlowTable<'a, A, S> {
     pub(super) slots: &'a S,
     /// Number of positions, a power of two, minus one.
     pub(super) mask: u32,
-    hash_key: &'a HashKey,
-    pub(super) lifetimes: &'a Lifetimes,
+    /// Which of the two tables this is, as a bit of every position: see [`super::growth`].
+    pub(super) base: u32,
+    pub(super) node: &'a NodeConfig,
     pub(super) now: Tick,
-    family: PhantomData<A>,
+    pub(super) family: PhantomData<A>,
 }
 
 /// A flow that was found.
@@ -205,8 +207,8 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         Self {
             slots,
             mask,
-            hash_key: &node.hash_key,
-            lifetimes: &node.lifetimes,
+            base: 0,
+            node,
             now,
             family: PhantomData,
         }
@@ -403,7 +405,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     #[inline(always)]
     pub(super) fn homes(&self, key: &FlowKey<A>) -> Homes {
         let hash = hash::tuple(
-            self.hash_key,
+            &self.node.hash_key,
             key.ends.src,
             key.ends.dst,
             key.ports(),
@@ -417,7 +419,9 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
 
     #[inline(always)]
     pub(super) fn slot(&self, position: u32) -> Option<Slot<A, S::Words>> {
-        self.slots.words(position & self.mask).map(Slot::new)
+        self.slots
+            .words(self.base | position & self.mask)
+            .map(Slot::new)
     }
 
     /// The published slot with this key, live or not.
@@ -506,6 +510,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         } = *found;
         let flags = slot.flags();
         let limit = self
+            .node
             .lifetimes
             .get(row(slot.protocol(), word, flags))
             .copied()

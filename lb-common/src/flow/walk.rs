@@ -38,7 +38,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     /// How long a flow of this row of [`super::clock::Lifetimes`] lives after its last packet.
     pub fn lifetime(&self, row: usize) -> Tick {
-        self.lifetimes.get(row).copied().unwrap_or_default()
+        self.node.lifetimes.get(row).copied().unwrap_or_default()
     }
 
     /// The other direction of the same connection, unless it is gone or goes by itself.

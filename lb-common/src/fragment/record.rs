@@ -6,14 +6,10 @@
 
 use core::mem::offset_of;
 
-use super::{LIFE, is_over, is_zero};
+use super::{BEST, OWN, STAMP, is_over, is_zero, sign};
 use crate::{
     abi::{Fragment, capacity},
-    flow::{
-        FlowKey,
-        clock::{Tick, age},
-        slot::Words,
-    },
+    flow::{FlowKey, clock::Tick, slot::Words},
     hash::{self, HashKey},
     net::{addr::Addr, ip::IpHeader},
 };
@@ -22,8 +18,8 @@ use crate::{
 const PLACES: u32 = 8;
 /// Buckets minus one.
 const BUCKETS_MASK: u32 = capacity::FRAGMENTS / PLACES - 1;
-/// Places that are tried for a record.
-const TRIES: u32 = 2;
+/// Places of a bucket that a source may have before those of others give way to it no more.
+const SHARE: u32 = PLACES / 2;
 /// Set in a [`Known`] that is.
 const IS_KNOWN: u64 = 1 << 40;
 
@@ -33,6 +29,8 @@ pub trait Records {
     type Words: Words;
     /// The record at `position`.
     fn words(&self, position: u32) -> Option<Self::Words>;
+    /// Words that nobody else uses: see [`super::shelf::Shelf::scratch`].
+    fn scratch(&self) -> Option<Self::Words>;
 }
 
 /// What a first fragment has told, in one word, as it comes back from a call of its own.
@@ -132,15 +130,18 @@ pub fn find<A: Addr, R: Records>(
     now: Tick,
 ) -> Known {
     let bucket = bucket(hash_key, key, id);
+    let Some(scratch) = records.scratch() else {
+        return Known::default();
+    };
     for place in 0..PLACES {
         let Some(words) = records.words(bucket + place) else {
             continue;
         };
         let record = Record(words);
         let stamp = words.load(word!(stamp));
-        let is_old = is_over(age(now, words.load(word!(seen))));
+        let is_old = is_over(scratch, now.wrapping_sub(words.load(word!(seen))));
         let known = Known::new(words.load(word!(ports)), words.load(word!(proto)));
-        let differ = record.difference(key, id) | (stamp & 1) | is_zero(stamp) | is_old;
+        let differ = record.difference(key, id) | (stamp & 1) | is_zero(scratch, stamp) | is_old;
         if differ | (words.load(word!(stamp)) ^ stamp) == 0 {
             return known;
         }
@@ -149,7 +150,7 @@ pub fn find<A: Addr, R: Records>(
 }
 
 /// Notes the first fragment of a datagram: in its old place, else in one that is free or over, else in that of the oldest
-/// from the same source, else of the oldest.
+/// from another source, or from the same one if that has half of the bucket.
 #[inline(always)]
 pub fn note<A: Addr, R: Records>(
     records: &R,
@@ -159,20 +160,34 @@ pub fn note<A: Addr, R: Records>(
     now: Tick,
 ) {
     let bucket = bucket(hash_key, key, id);
-    for _ in 0..TRIES {
-        let place = best_place(records, bucket, key, id, now);
-        let Some(words) = records.words(bucket + place) else {
-            return;
-        };
-        let stamp = words.load(word!(stamp));
-        if stamp & 1 == 0 && words.exchange(word!(stamp), stamp, stamp | 1) {
-            Record(words).write(key, id, now);
-            // 0 stands for a place that was never used.
-            let next = stamp.wrapping_add(2);
-            words.exchange(word!(stamp), stamp | 1, next | is_zero(next) << 1);
-            return;
-        }
+    // Another CPU may take the best place at this moment; then it is not the best any more.
+    if !is_noted(records, bucket, key, id, now) {
+        is_noted(records, bucket, key, id, now);
     }
+}
+
+#[inline(always)]
+fn is_noted<A: Addr, R: Records>(
+    records: &R,
+    bucket: u32,
+    key: &FlowKey<A>,
+    id: u32,
+    now: Tick,
+) -> bool {
+    let place = best_place(records, bucket, key, id, now);
+    let Some(words) = records.words(bucket + place) else {
+        return true;
+    };
+    let stamp = records.scratch().map_or(1, |scratch| scratch.load(STAMP));
+    // The stamp that the choice was made by: another CPU may have written here since.
+    if stamp & 1 != 0 || !words.exchange(word!(stamp), stamp, stamp | 1) {
+        return false;
+    }
+    Record(words).write(key, id, now);
+    // 0 stands for a place that was never used.
+    let next = stamp.wrapping_add(2).max(2);
+    words.exchange(word!(stamp), stamp | 1, next);
+    true
 }
 
 /// The place of a bucket that suits best.
@@ -184,23 +199,41 @@ fn best_place<A: Addr, R: Records>(
     id: u32,
     now: Tick,
 ) -> u32 {
-    let mut best = 0;
+    let Some(scratch) = records.scratch() else {
+        return 0;
+    };
+    scratch.store(BEST, 0);
+    scratch.store(STAMP, 1);
+    scratch.store(OWN, 0);
+    for place in 0..PLACES {
+        if let Some(words) = records.words(bucket + place) {
+            let is_own = is_zero(scratch, Record(words).source_difference(key));
+            scratch.store(OWN, scratch.load(OWN) + is_own);
+        }
+    }
     for place in 0..PLACES {
         let Some(words) = records.words(bucket + place) else {
             continue;
         };
         let record = Record(words);
         let stamp = words.load(word!(stamp));
-        let age = age(now, words.load(word!(seen))).min(LIFE + 1);
-        let is_free = is_zero(stamp) | is_over(age);
-        let is_same = is_zero(record.difference(key, id));
-        let is_own = is_zero(record.source_difference(key));
+        let age = now.wrapping_sub(words.load(word!(seen)));
+        let is_free = is_zero(scratch, stamp) | is_over(scratch, age);
+        let is_same = is_zero(scratch, record.difference(key, id));
+        let is_own = is_zero(scratch, record.source_difference(key));
+        // Others give way to a source that has not yet its share, then its own.
+        let has_share = sign(scratch, (SHARE - 1).wrapping_sub(scratch.load(OWN)));
+        let gives_way = is_own ^ has_share ^ 1;
         // The more a bit weighs the better; what is being written is let alone.
-        let suits = is_same << 11 | is_free << 10 | is_own << 9 | age;
+        let suits = is_same << 10 | is_free << 9 | gives_way << 8 | age & 0xff;
         let suits = suits & (stamp & 1).wrapping_sub(1);
-        best = (suits << 3 | place).max(best);
+        let candidate = suits << 3 | place;
+        if candidate > scratch.load(BEST) {
+            scratch.store(BEST, candidate);
+            scratch.store(STAMP, stamp);
+        }
     }
-    best % PLACES
+    scratch.load(BEST) % PLACES
 }
 
 /// The first of the places where the record of a datagram may be.

@@ -8,13 +8,10 @@
 
 use core::mem::offset_of;
 
-use super::{BEST, LIFE, OWN, is_over, is_zero};
+use super::{BEST, OWN, is_over, is_zero};
 use crate::{
     abi::{HeldPiece, NodeConfig, PieceKey, capacity},
-    flow::{
-        clock::{Tick, age},
-        slot::Words,
-    },
+    flow::{clock::Tick, slot::Words},
     hash::{self, HashKey},
     net::addr::Addr6,
 };
@@ -42,7 +39,7 @@ pub trait Shelf {
     type Words: Words;
     /// The words of a buffer.
     fn words(&self, buffer: u32) -> Option<Self::Words>;
-    /// Two words that nobody else uses, for what a search has found so far: in registers the verifier would follow
+    /// Four words that nobody else uses, for what a search has found so far: in registers the verifier would follow
     /// each value that it may have.
     fn scratch(&self) -> Option<Self::Words>;
 }
@@ -128,14 +125,14 @@ pub fn claim<S: Shelf>(shelf: &S, node: &NodeConfig, key: &PieceKey, now: Tick) 
             continue;
         };
         let state = words.load(word!(state)) & 3;
-        let age = age(now, words.load(word!(held_at))).min(LIFE + 1);
-        let is_held = is_zero(state ^ State::Held as u32);
-        let is_own = is_zero(source_difference(words, key));
+        let age = now.wrapping_sub(words.load(word!(held_at)));
+        let is_held = is_zero(scratch, state ^ State::Held as u32);
+        let is_own = is_zero(scratch, source_difference(words, key));
         scratch.store(OWN, scratch.load(OWN) + (is_held & is_own));
-        let suits = (is_held & is_over(age)) << 10
-            | is_zero(state) << 9
+        let suits = (is_held & is_over(scratch, age)) << 10
+            | is_zero(scratch, state) << 9
             | (is_held & (is_own ^ 1)) << 8
-            | age;
+            | age & 0xff;
         let candidate = suits << 8 | place;
         if candidate > scratch.load(BEST) {
             scratch.store(BEST, candidate);
@@ -203,7 +200,7 @@ fn held(claim: Claim) -> u32 {
 /// Claims a buffer if it holds a fragment of this datagram, not yet given up.
 #[inline(always)]
 pub fn release<S: Shelf>(shelf: &S, buffer: u32, key: &PieceKey, now: Tick) -> Claim {
-    let Some(words) = shelf.words(buffer) else {
+    let (Some(words), Some(scratch)) = (shelf.words(buffer), shelf.scratch()) else {
         return Claim::default();
     };
     let state = words.load(word!(state));
@@ -211,7 +208,7 @@ pub fn release<S: Shelf>(shelf: &S, buffer: u32, key: &PieceKey, now: Tick) -> C
         | (words.load(word!(key) + 8) ^ key.id)
         | (words.load(word!(key) + 9) ^ key.kind)
         | (state & 3 ^ State::Held as u32)
-        | is_over(age(now, words.load(word!(held_at))));
+        | is_over(scratch, now.wrapping_sub(words.load(word!(held_at))));
     for word in 0..4 {
         differ |= words.load(word!(key) + 4 + word) ^ key.dst[word];
     }

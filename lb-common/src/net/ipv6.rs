@@ -42,7 +42,7 @@ const NO_NEXT: u8 = 59;
 /// Extension headers that are walked over in a quoted packet at most.
 const QUOTED_EXTENSIONS: u32 = 4;
 /// Such headers that are read; one with more is passed.
-const MAX_EXTENSIONS: usize = 6;
+const MAX_EXTENSIONS: usize = 4;
 /// Bytes that they take at most.
 const EXTENSIONS_LEN: u32 = 128;
 /// Longest transport header that is read, bytes.
@@ -321,12 +321,12 @@ fn walk<P: Packet>(packet: &mut P, first: u8) -> u64 {
                 let Some(words) = packet.read::<u64>(at) else {
                     return 0;
                 };
-                let [following, _, a, b, c, d, e, f] = words.to_ne_bytes();
-                let offset = u16::from_be_bytes([a, b]);
+                let [following, _, high, low, name @ ..] = words.to_ne_bytes();
+                let offset = u16::from_be_bytes([high, low]);
                 is_fragment = true;
                 piece = Piece::new(offset & OFFSET == 0, offset & MORE_FRAGMENTS == 0);
                 if piece != Piece::Whole {
-                    id = u32::from_ne_bytes([c, d, e, f]);
+                    id = u32::from_ne_bytes(name);
                 }
                 next = following;
                 at += 8;

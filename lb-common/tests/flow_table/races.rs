@@ -36,6 +36,7 @@ const DEPTH: usize = 4;
 /// The moment at which scenarios begin.
 pub(crate) const NOW: u32 = 1_000;
 
+/// A word that the model checker switches threads at.
 #[derive(Default)]
 pub(crate) struct Word(AtomicU32);
 
@@ -64,7 +65,7 @@ pub(crate) fn explore(scenario: fn()) {
     explore_for(SCHEDULES, scenario);
 }
 
-fn explore_for(schedules: usize, scenario: fn()) {
+pub(crate) fn explore_for(schedules: usize, scenario: fn()) {
     run(RandomScheduler::new_from_seed(1, schedules), scenario);
     run(PctScheduler::new_from_seed(2, DEPTH, schedules), scenario);
     run(DfsScheduler::new(Some(schedules), false), scenario);

@@ -140,7 +140,7 @@ impl Walk {
         let node = facts::read(&self.pins).unwrap_or(NodeConfig::DEFAULT);
         let tables = FlowTables::open(&self.pins, node, Access::Read)?;
         match flows::now() {
-            Ok(now) => Ok(census::count(&tables, now).into()),
+            Ok(now) => Ok(census::count(&tables, now)),
             Err(error) => {
                 tracing::warn!(%error, "cannot read the clock");
                 Ok(self.report.tables.clone())

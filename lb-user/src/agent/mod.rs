@@ -8,6 +8,7 @@ pub mod choice;
 pub mod controller;
 pub mod devices;
 pub mod flows;
+pub mod growth;
 pub mod health;
 pub mod node;
 pub mod packets;
@@ -52,6 +53,7 @@ use crate::{
 use controller::Controller;
 use devices::Devices;
 use flows::Walk;
+use growth::Growth;
 use node::{Node, Own};
 use packets::Packets;
 use probe::overlay::Readiness;
@@ -123,6 +125,7 @@ pub enum AgentError {
 /// on the devices and the tables are full.
 pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentError> {
     let mut signals = Signals::new().map_err(AgentError::Signals)?;
+    settings.config.flows.check_ephemeral()?;
     tokio::select! {
         ended = work(settings, ready) => match ended? {},
         name = signals.next() => {
@@ -139,7 +142,6 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         run_dir,
         bpffs,
     } = settings;
-    config.flows.check_ephemeral()?;
     let run_dir = Arc::new(RunDir::open(&run_dir)?);
     let allocations = run_dir.allocations()?;
     let netlink = Netlink::open()?;
@@ -153,7 +155,8 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let of_node = node_facts(&config, &node, own.clone());
     let facts = facts(&config, &node, &pair);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
-    let packets = Packets::of(&mut datapath)?;
+    let packets = Packets::of(&mut datapath)?.map(Arc::new);
+    let origin = datapath.origin().clone();
     let walk = Walk::new(datapath.maps().to_owned(), &config);
     let mut controller = Controller::new(
         source_name,
@@ -173,7 +176,9 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         probing,
         checking,
         reports,
+        swaps,
     } = Wires::new(looks, own);
+    let growth = Growth::new(origin, config.flow_table_max, swaps, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
     let up = async {
         let controller = first_listing(controller, &mut news, &told).await;
@@ -183,6 +188,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         tokio::select! {
             never = devices.follow() => match never {},
             never = keep_true(controller, &mut news, &told) => match never {},
+            never = growth.follow() => match never {},
         }
     };
     tokio::select! {
@@ -388,7 +394,7 @@ async fn serve(
         devices,
         flows,
     }: Shown,
-    packets: Option<Packets>,
+    packets: Option<Arc<Packets>>,
 ) -> Infallible {
     let changes = view.clone();
     let answer = move |request: &control::Request| {

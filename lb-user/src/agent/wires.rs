@@ -16,6 +16,7 @@ use super::{
     controller::Controller,
     devices::{Channels, DeviceView},
     flows::FlowReport,
+    growth::Swap,
     health::{self, Health, Troubles},
     node::{Demand, Own},
     probe::{overlay::Readiness, target::Targets},
@@ -34,6 +35,7 @@ pub(super) struct Wires {
     pub(super) shown: Shown,
     pub(super) probing: Probing,
     pub(super) checking: Checking,
+    pub(super) swaps: mpsc::Sender<Swap>,
     /// What the walk through the flow tables finds.
     pub(super) reports: watch::Sender<FlowReport>,
 }
@@ -75,6 +77,7 @@ impl Wires {
         let (targets_in, targets) = watch::channel(Targets::new());
         let (readiness_in, readiness) = watch::channel(Readiness::new());
         let (health_in, health) = watch::channel(Health::default());
+        let (swaps_in, swaps) = mpsc::channel(1);
         let (reports, flows) = watch::channel(FlowReport::default());
         let (troubles_in, troubles) = watch::channel(Troubles::new());
         Self {
@@ -82,6 +85,7 @@ impl Wires {
                 views,
                 addresses: addresses_in,
                 demand,
+                swaps,
             },
             told: Told {
                 view: view_in,
@@ -109,6 +113,7 @@ impl Wires {
                 health,
                 troubles: troubles_in,
             },
+            swaps: swaps_in,
             reports,
         }
     }

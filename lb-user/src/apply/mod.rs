@@ -8,6 +8,7 @@ mod bpf;
 mod dump;
 mod fake;
 mod faulty;
+mod fill;
 mod layout;
 mod lbmaps;
 #[cfg(test)]
@@ -38,6 +39,7 @@ pub use self::{
     dump::{Names, dump},
     fake::FakeMaps,
     faulty::{Faults, FaultyMaps},
+    fill::FlowTableLook,
     layout::{MapError, MapKind, SHAPES, Shape, open_pinned},
     lbmaps::{Access, IsLive, LbMaps, TableError},
     pod::Raw,

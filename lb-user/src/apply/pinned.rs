@@ -11,8 +11,8 @@ use std::{
 use aya::maps::{Array, HashMap, IterableMap as _, LpmTrie, MapData, PerCpuArray};
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, LAYOUT_VERSION, NextHop, PlaceKey, Plain, Reason,
-        Service, ServiceKey, Source, SourceKey, map,
+        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, LAYOUT_VERSION, NextHop,
+        PlaceKey, Plain, Reason, Service, ServiceKey, Source, SourceKey, map,
     },
     flow::slot::State,
     net::addr::{Addr, Addr4, Addr6},
@@ -90,6 +90,9 @@ fn pin_all(dir: &Path) {
     pin_array::<FlowSlot<Addr4>>(dir, map::FLOWS4, N_FLOWS);
     pin_array::<FlowSlot<Addr6>>(dir, map::FLOWS6, N_FLOWS);
     pin_array::<NextHop>(dir, map::NEXT_HOPS, N_FLOWS);
+    pin_array::<Fragment<Addr4>>(dir, map::FRAGMENTS4, N_FLOWS);
+    pin_array::<Fragment<Addr6>>(dir, map::FRAGMENTS6, N_FLOWS);
+    pin_array::<HeldPiece>(dir, map::PIECES, N_FLOWS);
     let counters = PerCpuArray::<MapData, u64>::create(Reason::COUNT, 0).expect("counters");
     pin(dir, map::COUNTERS, counters.map());
 }
@@ -193,7 +196,26 @@ fn maps_are_listed_and_dumped_from_their_pins() {
         );
         assert_eq!(
             entries,
-            [3, 1, 4, 2, 1, 1, 0, 0, Reason::ALL.len(), 2, 1, 0, 0, 2, 1]
+            [
+                3,
+                1,
+                4,
+                2,
+                1,
+                1,
+                0,
+                0,
+                Reason::ALL.len(),
+                2,
+                1,
+                0,
+                0,
+                2,
+                1,
+                0,
+                0,
+                0
+            ]
         );
         assert!(
             list.iter()
@@ -232,11 +254,9 @@ fn maps_are_listed_and_dumped_from_their_pins() {
             prefixes,
             json!([{ "prefix": "fd00:244::/32", "place": "pods", "guard": null }])
         );
-        let sources = dump_rows(dir, map::SOURCES4, &name)
-            .expect("readable")
-            .to_json();
+        let sources = dump_rows(dir, map::SOURCES4, &name).expect("readable");
         let second = json!({"ifindex": 3, "at": 1, "address": "192.0.2.2", "count": 2});
-        assert_eq!(sources[1], second);
+        assert_eq!(sources.to_json()[1], second);
         let counters = dump_rows(dir, map::COUNTERS, &name)
             .expect("readable")
             .to_json();

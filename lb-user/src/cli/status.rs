@@ -139,10 +139,11 @@ impl Flows {
                 flow_table_max,
                 affinity_size,
             } = sizes;
-            text.push_str(&format!(
+            let told = format!(
                 "\nflow tables have {flow_table_size} places and may grow to {flow_table_max}; clients remembered: \
                  {affinity_size}\n"
-            ));
+            );
+            text.push_str(&told);
         }
         text
     }

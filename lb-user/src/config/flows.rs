@@ -61,7 +61,11 @@ pub struct FlowFlags {
     pub timeouts: TimeoutFlags,
 }
 
-/// How long connections live after their last packet: 1s to 1year.
+/// How long connections live after their last packet: 1s to 365d.
+#[expect(
+    clippy::struct_field_names,
+    reason = "the fields' names are those of the flags"
+)]
 #[derive(Args, Clone, Copy, Debug)]
 pub struct TimeoutFlags {
     /// Life of an open TCP connection after its last packet (RFC 5382 asks for 2h4m at least)

@@ -59,8 +59,8 @@ fn family_name<S: serde::Serializer>(family: &Family, to: S) -> Result<S::Ok, S:
     to.collect_str(family)
 }
 
-/// Counts both tables.
-pub fn count(tables: &FlowTables, now: Tick) -> [Census; 2] {
+/// Counts each table, those of IPv4 first; while they grow there are two of each family.
+pub fn count(tables: &FlowTables, now: Tick) -> Vec<Census> {
     tables.each(now, &mut Counter)
 }
 

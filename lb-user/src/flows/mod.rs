@@ -33,11 +33,14 @@ use memory::{Access, FlowMemory};
 /// How often a connection that others move on at the same moment is tried.
 const TRIES: usize = 16;
 
-/// Both families' tables, and how long what is in them lives.
+/// The directory beside the tables' where larger ones are pinned while they take these's place.
+const GROWING: &str = "growing";
+
+/// Both families' tables, and how long what is in them lives. While tables grow there are two of each.
 #[derive(Debug)]
 pub struct FlowTables {
-    v4: FlowMemory<Addr4>,
-    v6: FlowMemory<Addr6>,
+    v4: Vec<FlowMemory<Addr4>>,
+    v6: Vec<FlowMemory<Addr6>>,
     node: NodeConfig,
 }
 
@@ -58,20 +61,44 @@ impl FlowTables {
     /// The tables that are pinned in a directory; `node` says how long flows live.
     pub fn open(pin_dir: &Path, node: NodeConfig, access: Access) -> Result<Self, MapError> {
         Ok(Self {
-            v4: FlowMemory::open(pin_dir, map::FLOWS4, access)?,
-            v6: FlowMemory::open(pin_dir, map::FLOWS6, access)?,
+            v4: memories(pin_dir, map::FLOWS4, access)?,
+            v6: memories(pin_dir, map::FLOWS6, access)?,
             node,
         })
     }
 
-    /// Does something with each table, IPv4 first.
-    pub fn each<V: Visitor>(&self, now: Tick, visitor: &mut V) -> [V::Output; 2] {
-        let (v4, v6) = (&self.v4, &self.v6);
-        [
-            visitor.visit(&FlowTable::new(&v4, v4.mask(), &self.node, now)),
-            visitor.visit(&FlowTable::new(&v6, v6.mask(), &self.node, now)),
-        ]
+    /// Does something with each table, those of IPv4 first; of a family the one that flows are carried from first, so
+    /// that none is missed.
+    pub fn each<V: Visitor>(&self, now: Tick, visitor: &mut V) -> Vec<V::Output> {
+        let mut outputs = Vec::new();
+        for memory in &self.v4 {
+            outputs.push(visitor.visit(&FlowTable::new(&memory, memory.mask(), &self.node, now)));
+        }
+        for memory in &self.v6 {
+            outputs.push(visitor.visit(&FlowTable::new(&memory, memory.mask(), &self.node, now)));
+        }
+        outputs
     }
+}
+
+/// The table of this name, and the larger one that is about to take its place.
+fn memories<A: Addr>(
+    pin_dir: &Path,
+    name: &'static str,
+    access: Access,
+) -> Result<Vec<FlowMemory<A>>, MapError>
+where
+    FlowSlot<A>: Plain,
+{
+    let larger = pin_dir.with_file_name(GROWING);
+    // First: what takes a table's place at this moment is found under the usual name.
+    let next = match FlowMemory::open(&larger, name, access) {
+        Ok(memory) => Some(memory),
+        Err(MapError::NotPinned { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let memory = FlowMemory::open(pin_dir, name, access)?;
+    Ok([memory].into_iter().chain(next).collect())
 }
 
 /// The tick of this moment, by the clock that the programs count by.

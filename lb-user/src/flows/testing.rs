@@ -29,20 +29,25 @@ const TCP: u8 = 6;
 /// Both tables, empty.
 pub(super) fn tables() -> FlowTables {
     FlowTables {
-        v4: memory::<Addr4>(),
-        v6: memory::<Addr6>(),
+        v4: vec![memory::<Addr4>(POSITIONS)],
+        v6: vec![memory::<Addr6>(POSITIONS)],
         node: NodeConfig::DEFAULT,
     }
 }
 
-fn memory<A: Addr>() -> FlowMemory<A>
+/// Another table, empty and twice as large.
+pub(super) fn larger() -> FlowMemory<Addr4> {
+    memory(2 * POSITIONS)
+}
+
+fn memory<A: Addr>(positions: u32) -> FlowMemory<A>
 where
     FlowSlot<A>: Plain,
 {
     let file: File = tempfile::tempfile().expect("a temporary file");
-    let n_bytes = POSITIONS as usize * size_of::<FlowSlot<A>>();
+    let n_bytes = positions as usize * size_of::<FlowSlot<A>>();
     file.set_len(n_bytes as u64).expect("room");
-    FlowMemory::map(file.as_fd(), POSITIONS, Access::Write).expect("mapped")
+    FlowMemory::map(file.as_fd(), positions, Access::Write).expect("mapped")
 }
 
 /// One connection, its addresses as texts.
@@ -148,7 +153,7 @@ pub(super) fn with4<T>(
     now: Tick,
     work: impl FnOnce(&Table<'_, Addr4>) -> T,
 ) -> T {
-    let memory = &tables.v4;
+    let memory = &tables.v4[0];
     work(&FlowTable::new(&memory, memory.mask(), &tables.node, now))
 }
 
@@ -158,7 +163,7 @@ pub(super) fn with6<T>(
     now: Tick,
     work: impl FnOnce(&Table<'_, Addr6>) -> T,
 ) -> T {
-    let memory = &tables.v6;
+    let memory = &tables.v6[0];
     work(&FlowTable::new(&memory, memory.mask(), &tables.node, now))
 }
 

@@ -14,7 +14,7 @@ use super::{
     census::{Census, count},
     connection::{Connection, Sent, Stage},
     connections, take_out,
-    testing::{NOW, OTHER, POSITIONS, Spec, WEB, WEB6, tables, with4, with6},
+    testing::{NOW, OTHER, POSITIONS, Spec, WEB, WEB6, larger, tables, with4, with6},
 };
 
 fn all<A: Addr>(table: &Table<'_, A>) -> Vec<Connection>
@@ -44,7 +44,7 @@ fn a_connection_is_one_row_with_both_directions() {
     let tables = tables();
     with4(&tables, NOW, |table| WEB.open(table, Existing::Keep));
     with4(&tables, NOW + 60, |table| {
-        WEB.advance(table, State::Established)
+        WEB.advance(table, State::Established);
     });
     let row = Connection {
         family: Family::V4,
@@ -222,7 +222,10 @@ fn slots_are_counted_by_what_they_do() {
         ending: 0,
         expired: 0,
     };
-    let [v4, v6] = count(&tables, NOW);
+    let counted = count(&tables, NOW);
+    let [v4, v6] = counted[..] else {
+        panic!("one table a family: {counted:?}");
+    };
     assert_eq!(
         v4,
         Census {
@@ -242,6 +245,22 @@ fn slots_are_counted_by_what_they_do() {
             ..none
         }
     );
-    let [later, _] = count(&tables, NOW + seconds(60) + 1);
+    let later = count(&tables, NOW + seconds(60) + 1)[0];
     assert_eq!((later.live, later.expired, later.half_open), (2, 2, 0));
+}
+
+#[test]
+fn while_a_table_grows_both_are_looked_at_the_old_one_first() {
+    let mut tables = tables();
+    with4(&tables, NOW, |table| WEB.open(table, Existing::Keep));
+    tables.v4.insert(0, larger());
+    with4(&tables, NOW, |table| OTHER.open(table, Existing::Keep));
+    let positions: Vec<_> = count(&tables, NOW)
+        .iter()
+        .map(|census| (census.positions, census.live))
+        .collect();
+    assert_eq!(
+        positions,
+        [(2 * POSITIONS, 2), (POSITIONS, 2), (POSITIONS, 0)]
+    );
 }

@@ -2,6 +2,8 @@
 //!
 //! Loading is all or nothing: on an error nothing of it stays in the kernel.
 
+use std::path::PathBuf;
+
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned, util::KernelVersion,
 };
@@ -54,6 +56,26 @@ pub fn load(facts: Facts) -> Result<(Ebpf, NodeConfig), ObjectError> {
     let node = node_config(facts).map_err(ObjectError::Random)?;
     let ebpf = load_with(&Raw(node), facts)?;
     Ok((ebpf, node))
+}
+
+/// Loads the object once more, with other facts and with the maps that are pinned: a name in the object and a path
+/// each. A pin that is not there yet is made, of a map of `flow_table_size` positions.
+pub(super) fn load_beside(
+    node: NodeConfig,
+    pins: &[(&'static str, PathBuf)],
+    flow_table_size: u32,
+) -> Result<Ebpf, ObjectError> {
+    let node = Raw(node);
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries(map::FLOWS4_OTHER, flow_table_size)
+        .map_max_entries(map::FLOWS6_OTHER, flow_table_size)
+        .override_global(NODE, &node, true)
+        .verifier_log_level(VerifierLogLevel::STATS);
+    for (name, path) in pins {
+        loader.map_pin_path(name, path.as_path());
+    }
+    loader.load(OBJECT).map_err(ObjectError::Load)
 }
 
 fn load_with(node: &Raw<NodeConfig>, facts: Facts) -> Result<Ebpf, ObjectError> {

@@ -4,6 +4,7 @@
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/maps/<map>
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/trace
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/node
+//! <bpffs>/fulcrum/<run directory>/v<layout version>/growing/<map>
 //! ```
 //!
 //! So several agents share one BPF filesystem, and a reader of another layout finds nothing rather
@@ -122,6 +123,11 @@ pub fn maps(bpffs: &Path, run_dir: &Path) -> PathBuf {
     root(bpffs, run_dir)
         .join(format!("v{LAYOUT_VERSION}"))
         .join("maps")
+}
+
+/// Where the larger flow tables are pinned that are to take the place of those in `maps`.
+pub(super) fn growing(maps: &Path) -> PathBuf {
+    maps.with_file_name("growing")
 }
 
 /// Where the facts are pinned that the programs of the tables in a directory were loaded with.
