@@ -191,7 +191,7 @@ impl<A: Addr> History<A> {
                 prop_assert_eq!(via, Via::Stack);
             }
             Verdict::Send(via) => {
-                goes_where_its_receiver_is::<A>(via, outcome.hop.ifindex, &after)?
+                goes_where_its_receiver_is::<A>(via, outcome.hop.ifindex, &after)?;
             }
         }
         prop_assert!(after.checksums_valid() && after.device_sum_valid());
