@@ -165,8 +165,7 @@ fn rest_of(shape: &Shape) -> Vec<u8> {
         } => {
             rest.extend(seq.to_be_bytes());
             rest.extend(ack.to_be_bytes());
-            let words = u8::try_from(5 + options.len() / 4).expect("at most fifteen");
-            rest.extend([words << 4, *flags]);
+            rest.extend([in_words(5, options) << 4, *flags]);
             rest.extend(window.to_be_bytes());
             rest.extend([0, 0]);
             rest.extend(urgent.to_be_bytes());
@@ -187,6 +186,11 @@ fn rest_of(shape: &Shape) -> Vec<u8> {
     rest
 }
 
+/// So many words and these options.
+fn in_words(fixed: u8, options: &[u8]) -> u8 {
+    fixed + u8::try_from(options.len() / 4).expect("few")
+}
+
 fn length(bytes: usize) -> [u8; 2] {
     u16::try_from(bytes).expect("short").to_be_bytes()
 }
@@ -203,12 +207,8 @@ fn ip_header<A: Addr>(shape: &Shape, ends: (A, A), segment: usize) -> Vec<u8> {
         header.extend(addresses);
         return header;
     }
-    let words = 5 + shape.options.len() / 4;
-    header.extend([
-        0x40 | u8::try_from(words).expect("at most fifteen"),
-        shape.tos,
-    ]);
-    header.extend(length(words * 4 + segment));
+    header.extend([0x40 | in_words(5, &shape.options), shape.tos]);
+    header.extend(length(20 + shape.options.len() + segment));
     header.extend(shape.id.to_be_bytes());
     header.extend([if shape.may_fragment { 0 } else { 0x40 }, 0]);
     header.extend([shape.ttl, shape.l4.protocol(), 0, 0]);
@@ -278,7 +278,7 @@ fn transport_sum(bytes: &[u8], l4: usize) -> u16 {
         4 => (&bytes[12..20], bytes[9], total_len(bytes)),
         _ => (&bytes[8..40], bytes[6], total_len(bytes)),
     };
-    let len = u32::try_from(end - l4).expect("a packet's").to_be_bytes();
+    let len = u32::try_from(end - l4).expect("short").to_be_bytes();
     sum(&[addresses, &len, &[0, protocol], &bytes[l4..end]])
 }
 

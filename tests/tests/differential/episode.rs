@@ -387,7 +387,7 @@ impl<A: Addr> Episode<'_, A> {
     /// Runs a packet at both hosts. False: the kernel's clock moved meanwhile, so nothing can be said.
     fn fire(&mut self, shot: &Shot, tally: &mut Tally) -> Result<bool, String> {
         let Place { program, device } = shot.place;
-        let macs = self.macs(shot.place);
+        let macs = Self::macs(shot.place);
         let frame = Frame::new(macs, A::Header::ETHER_TYPE, &shot.packet);
         let programs = &self.stage.datapath.programs;
         let now = settled_tick();
@@ -412,7 +412,7 @@ impl<A: Addr> Episode<'_, A> {
         Ok(true)
     }
 
-    fn macs(&self, place: Place) -> Macs {
+    fn macs(place: Place) -> Macs {
         let Place { program, device } = place;
         match (program, device) {
             ("lo", _) => Macs {

@@ -43,7 +43,7 @@ fn the_kernel_and_the_host_make_the_same_of_every_packet() {
     let mut tally = Tally::default();
     for seed in seed.. {
         let ended = episode::run::<Addr4>(&mut stage, seed, &mut tally)
-            .and_then(|_| episode::run::<Addr6>(&mut stage, seed, &mut tally));
+            .and_then(|()| episode::run::<Addr6>(&mut stage, seed, &mut tally));
         if let Err(Ended::Different(what)) = ended {
             panic!("FULCRUM_SEED={seed}: {what}");
         }

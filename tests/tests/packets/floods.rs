@@ -26,16 +26,16 @@ fn packet(n: u32, to: SocketAddr, transport: Transport) -> Vec<u8> {
     }
     // Any order will do, so long as no two are alike.
     let n = n.wrapping_mul(0x9e37_79b1);
-    let [a, b, c, d] = n.to_be_bytes();
-    let port = 1_024 + u16::from_be_bytes([a, b]) % 60_000;
+    let [high, net, host, low] = n.to_be_bytes();
+    let port = 1_024 + u16::from_be_bytes([high, net]) % 60_000;
     match to.ip() {
         IpAddr::V4(ip) => {
-            let from = Addr4::from(Ipv4Addr::new(172, 16 + (b & 15), c, d.max(1)));
+            let from = Addr4::from(Ipv4Addr::new(172, 16 + (net & 15), host, low.max(1)));
             made(from, port, (Addr4::from(ip), to.port()), transport)
         }
         IpAddr::V6(ip) => {
-            let last = u16::from_be_bytes([c, d]);
-            let from = Addr6::from(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, b.into(), last));
+            let last = u16::from_be_bytes([host, low]);
+            let from = Addr6::from(Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, net.into(), last));
             made(from, port, (Addr6::from(ip), to.port()), transport)
         }
     }

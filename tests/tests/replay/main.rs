@@ -30,7 +30,7 @@ fn packets_are_decided_as_promised() {
     replay(&Target {
         name: "packet",
         run: targets::packet::run,
-        mutations: 4_000,
+        mutations: 800,
     });
 }
 

@@ -258,7 +258,10 @@ fn decide<A: Addr>(world: &World<A>, program: u8, bytes: &[u8]) {
         role != Some(Role::Host) || outcome.verdict != Verdict::Pass,
         "what is passed there comes back"
     );
-    touched(outcome.verdict, is_answered, bytes, &packet);
+    // What cannot be finished is dropped, whatever was done to it already.
+    if *reason != Reason::DropEdit {
+        touched(outcome.verdict, is_answered, bytes, &packet);
+    }
 }
 
 /// Only what is sent was changed, and all of the change was told to the device.
