@@ -100,7 +100,12 @@ pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Res
     }
     work.frontend = ServiceKey::new(work.key.ends.dst, work.key.dport, work.key.proto);
     if !tables.service(&work.frontend, &mut work.call.service) {
-        return Err(unserved(work, tables));
+        let place = tables.place(work.key.ends.dst);
+        // The kernel gives a replaced element's memory away at once, so who is just looking at it may miss a key that
+        // was there all the time. Who looks again finds it; nobody is asked twice about a pod's own address.
+        if place == place::PODS || !tables.service(&work.frontend, &mut work.call.service) {
+            return Err(unserved(work, tables, place));
+        }
     }
     begins(work, tables)?;
     policy::find_client(work, tables);
@@ -109,8 +114,8 @@ pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Res
 
 /// What is sent to no frontend: somebody else's traffic, or a mistake inside a service CIDR.
 #[inline(always)]
-fn unserved<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Decision {
-    if tables.place(work.key.ends.dst) != place::SERVICES {
+fn unserved<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, place: u32) -> Decision {
+    if place != place::SERVICES {
         return Decision::Pass(Reason::PassNoService);
     }
     work.frontend.port = 0;
