@@ -190,14 +190,15 @@ fn sizes(balancer: &Balancer) -> [u64; 2] {
     })
 }
 
-/// Two nodes; the second pod of node 1 asks, the first pods of both answer.
+/// Two nodes; the last pod of node 1 asks, all others answer: so many that none has more connections than it serves.
 fn deploy(flags: &[&str]) -> (Deployment, Vec<Server>) {
     let config = Config {
-        pods: vec![2, 1],
+        pods: vec![4, 3],
         ..Config::default()
     };
     let cluster = Cluster::new(&config).unwrap();
-    let backends = cluster.nodes.iter().map(|node| (node, &node.pods[0]));
+    let asking = &asking(&cluster).name;
+    let backends = cluster.pods().filter(|(_, pod)| pod.name != *asking);
     let servers = backends
         .clone()
         .map(|(_, pod)| Server::echo(&pod.namespace, TARGET).unwrap())
