@@ -25,6 +25,7 @@ pub mod datapath;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod flow;
+pub mod fragment;
 pub mod hash;
 pub mod net;
 pub mod select;

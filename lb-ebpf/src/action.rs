@@ -2,8 +2,8 @@
 
 use aya_ebpf::{
     EbpfContext,
-    bindings::{BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head},
+    bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_vlan_pop},
     programs::{TcContext, XdpContext},
 };
 use lb_common::{
@@ -26,6 +26,9 @@ use crate::{
 const PACKET_HOST: u32 = 0;
 /// `PACKET_OTHERHOST`: to another station's MAC.
 const PACKET_OTHERHOST: u32 = 3;
+
+/// Where a tag names its VLAN (IEEE 802.1Q).
+const VID: u32 = 0xfff;
 
 /// One packet at TC, `L2` bytes of header before IP.
 #[inline(always)]
@@ -50,7 +53,7 @@ pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
         count(&tables, Reason::PassForwarded);
         return TC_ACT_UNSPEC;
     }
-    if tagged != 0 || !is_for(role, kind) {
+    if tagged != 0 && !untag(skb, role) || !is_for(role, kind) {
         count(&tables, Reason::PassNotForUs);
         return TC_ACT_UNSPEC;
     }
@@ -74,6 +77,17 @@ pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
         }
         _ => TC_ACT_UNSPEC,
     }
+}
+
+/// Takes off a tag that says no more than a priority (IEEE 802.1Q: VID 0), as the stack does a little later. False: it
+/// names a VLAN, and the frame belongs to that one's device.
+#[inline(always)]
+fn untag(skb: *mut __sk_buff, role: Role) -> bool {
+    // SAFETY: the context lives as long as the program.
+    let vid = unsafe { (*skb).vlan_tci } & VID;
+    let is_incoming = matches!(role, Role::Pod | Role::Uplink | Role::Host);
+    // SAFETY: takes no pointers but the context.
+    vid == 0 && is_incoming && unsafe { bpf_skb_vlan_pop(skb) } == 0
 }
 
 /// The datapath with this CPU's work area; what it sends goes to the next hop that is returned.
@@ -110,7 +124,7 @@ fn inject<const L2: u32>(
     tables: &KernelTables<false>,
 ) -> i32 {
     let node = node();
-    if make_frame(ctx, &mut packet, node.host_macs).is_none() {
+    if make_frame(ctx, &mut packet, &node.host_macs).is_none() {
         count(tables, Reason::DropEdit);
         return TC_ACT_SHOT;
     }
@@ -138,11 +152,11 @@ fn send_back<const L2: u32>(
 fn make_frame<const L2: u32>(
     ctx: &TcContext,
     packet: &mut TcPacket<L2>,
-    macs: [u32; 3],
+    macs: &[u32; 3],
 ) -> Option<()> {
     let skb = ctx.skb.skb;
     if L2 != 0 {
-        return packet.write_l2(macs);
+        return packet.write_l2(*macs);
     }
     // SAFETY: the helper grows the packet by a zeroed header and resets the MAC header to it.
     if unsafe { bpf_skb_change_head(skb, eth::LEN, 0) } != 0 {
@@ -150,7 +164,7 @@ fn make_frame<const L2: u32>(
     }
     // SAFETY: the context lives as long as the program.
     let ether_type = unsafe { (*skb).protocol } as u16;
-    packet.write_l2(macs)?;
+    packet.write_l2(*macs)?;
     TcPacket::<12>::over(skb).write(0, ether_type)
 }
 
@@ -164,7 +178,7 @@ fn send<const L2: u32>(
     hop: &NextHop,
 ) -> i32 {
     // The kernel writes the MACs of a neighbour that it resolves itself.
-    if (L2 == 0 || via == Via::Neighbour) && make_frame(ctx, &mut packet, hop.macs).is_none() {
+    if (L2 == 0 || via == Via::Neighbour) && make_frame(ctx, &mut packet, &hop.macs).is_none() {
         count(tables, Reason::DropEdit);
         return TC_ACT_SHOT;
     }

@@ -27,6 +27,8 @@
 #[cfg(target_arch = "bpf")]
 mod action;
 #[cfg(target_arch = "bpf")]
+mod carry;
+#[cfg(target_arch = "bpf")]
 mod log;
 #[cfg(target_arch = "bpf")]
 mod maps;
@@ -34,6 +36,8 @@ mod maps;
 mod memory;
 #[cfg(target_arch = "bpf")]
 mod packet;
+#[cfg(target_arch = "bpf")]
+mod pieces;
 #[cfg(target_arch = "bpf")]
 mod socket;
 #[cfg(target_arch = "bpf")]
@@ -49,7 +53,7 @@ mod programs {
     };
     use lb_common::datapath::Role;
 
-    use crate::{action, trace::trace as explain};
+    use crate::{action, carry::carry as carry_over, trace::trace as explain};
 
     /// Host side of a pod's device, ingress.
     #[classifier]
@@ -94,7 +98,7 @@ mod programs {
     }
 
     /// Ethernet device that leads out of the node, before the stack.
-    #[xdp]
+    #[xdp(frags)]
     fn xdp_uplink(ctx: XdpContext) -> u32 {
         action::xdp(&ctx)
     }
@@ -103,6 +107,12 @@ mod programs {
     #[classifier]
     fn trace(ctx: TcContext) -> i32 {
         explain(&ctx)
+    }
+
+    /// Attached nowhere: run by hand to carry flows over into a larger table.
+    #[classifier]
+    fn carry(ctx: TcContext) -> i32 {
+        carry_over(&ctx)
     }
 
     #[panic_handler]

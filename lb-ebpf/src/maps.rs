@@ -11,15 +11,21 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, NextHop, NodeConfig, PlaceKey, Reason, Service,
-        ServiceKey, TraceRecord, capacity,
+        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, NextHop, NodeConfig,
+        PlaceKey, Reason, Service, ServiceKey, Source, SourceKey, TraceRecord, capacity,
+        held_piece::FRAME_LEN,
     },
     datapath::Work,
     flow::FlowKey,
     net::addr::{Addr, Addr4, Addr6},
 };
 
-use crate::memory::{reserve4, reserve6};
+use crate::{
+    memory::{
+        oldest4, oldest6, outdo4, outdo6, reserve4, reserve6, room4, room6, search4, search6,
+    },
+    pieces::{note4, note6, recall4, recall6},
+};
 
 /// The agent adds and removes services at run time: memory only for those that are there.
 pub(crate) type Services<A> = HashMap<
@@ -32,6 +38,7 @@ pub(crate) type Backends<A> = Array<Backend<A>, { capacity::BACKENDS as usize }>
 /// Mappable, which also puts the slots on page boundaries, so that one never straddles two cache lines.
 pub(crate) type Flows<A> =
     Array<FlowSlot<A>, { capacity::FLOWS as usize }, { BPF_F_MMAPABLE as usize }>;
+pub(crate) type OtherFlows<A> = Array<FlowSlot<A>, 1, { BPF_F_MMAPABLE as usize }>;
 pub(crate) type Places<A> = LpmTrie<PlaceKey<A>, u32, { capacity::PLACES as usize }>;
 /// Memory only for clients that are there.
 pub(crate) type Affinities<A> = HashMap<
@@ -40,6 +47,10 @@ pub(crate) type Affinities<A> = HashMap<
     { capacity::AFFINITY as usize },
     { BPF_F_NO_PREALLOC as usize },
 >;
+/// Addresses of devices that may stand in for clients'; memory only for those that are there.
+pub(crate) type Sources<A> =
+    HashMap<SourceKey, Source<A>, { capacity::SOURCES as usize }, { BPF_F_NO_PREALLOC as usize }>;
+pub(crate) type Fragments<A> = Array<Fragment<A>, { capacity::FRAGMENTS as usize }>;
 
 #[btf_map(name = "services4")]
 static SERVICES4: Services<Addr4> = Services::new();
@@ -55,6 +66,11 @@ static BACKENDS6: Backends<Addr6> = Backends::new();
 static FLOWS4: Flows<Addr4> = Flows::new();
 #[btf_map(name = "flows6")]
 static FLOWS6: Flows<Addr6> = Flows::new();
+/// The table beside, while the flow table grows: then the loader gives it its size.
+#[btf_map(name = "flows4_other")]
+static FLOWS4_OTHER: OtherFlows<Addr4> = OtherFlows::new();
+#[btf_map(name = "flows6_other")]
+static FLOWS6_OTHER: OtherFlows<Addr6> = OtherFlows::new();
 #[btf_map(name = "next_hops")]
 pub(crate) static NEXT_HOPS: Array<NextHop, { capacity::NEXT_HOPS as usize }> = Array::new();
 #[btf_map(name = "counters")]
@@ -67,6 +83,26 @@ static PLACES6: Places<Addr6> = Places::new();
 static AFFINITY4: Affinities<Addr4> = Affinities::new();
 #[btf_map(name = "affinity6")]
 static AFFINITY6: Affinities<Addr6> = Affinities::new();
+#[btf_map(name = "sources4")]
+static SOURCES4: Sources<Addr4> = Sources::new();
+#[btf_map(name = "sources6")]
+static SOURCES6: Sources<Addr6> = Sources::new();
+
+#[btf_map(name = "fragments4")]
+static FRAGMENTS4: Fragments<Addr4> = Fragments::new();
+#[btf_map(name = "fragments6")]
+static FRAGMENTS6: Fragments<Addr6> = Fragments::new();
+#[btf_map(name = "pieces")]
+pub(crate) static PIECES: Array<
+    HeldPiece,
+    { (capacity::PIECE_SETS * capacity::PIECES_PER_SET) as usize },
+> = Array::new();
+/// What a search among fragments has found so far.
+#[btf_map(name = "scratch")]
+pub(crate) static SCRATCH: PerCpuArray<[u32; 4], 1> = PerCpuArray::new();
+/// A packet, while it serves to let others in.
+#[btf_map(name = "spare")]
+pub(crate) static SPARE: PerCpuArray<[u8; FRAME_LEN], 1> = PerCpuArray::new();
 
 #[btf_map(name = "trace_record")]
 pub(crate) static TRACE_RECORD: Array<TraceRecord, 1> = Array::new();
@@ -79,19 +115,9 @@ static WORK6: PerCpuArray<Work<Addr6>, 1> = PerCpuArray::new();
 /// Load-time facts; the loader writes them before the verifier sees the program.
 #[unsafe(no_mangle)]
 pub(crate) static NODE: Global<NodeConfig> = Global::new(NodeConfig {
-    hash_key: [0; 12],
     flow_mask4: capacity::FLOWS - 1,
     flow_mask6: capacity::FLOWS - 1,
-    addr4: Addr4 { be32: 0 },
-    addr6: Addr6 { be32: [0; 4] },
-    snat_port_base: 0,
-    snat_port_count: 0,
-    host_ifindex: 0,
-    host_macs: [0; 3],
-    fib_flags: 0,
-    hairpin4: Addr4 { be32: 0 },
-    hairpin6: Addr6 { be32: [0; 4] },
-    masquerade: 0,
+    ..NodeConfig::DEFAULT
 });
 
 /// One family's maps and facts; everything that uses them is written once.
@@ -101,18 +127,28 @@ pub(crate) trait FamilyMaps: Addr {
     fn services() -> &'static Services<Self>;
     fn backends() -> &'static Backends<Self>;
     fn flows() -> &'static Flows<Self>;
+    fn other_flows() -> &'static OtherFlows<Self>;
     fn places() -> &'static Places<Self>;
     fn affinities() -> &'static Affinities<Self>;
+    fn sources() -> &'static Sources<Self>;
     fn work() -> &'static PerCpuArray<Work<Self>, 1>;
+    fn fragments() -> &'static Fragments<Self>;
+    /// [`crate::pieces`]' global functions of the family.
+    fn recall(key: &FlowKey<Self>, id: u32, now: u32) -> u64;
+    fn note(key: &FlowKey<Self>, id: u32, now: u32) -> u64;
     /// [`crate::memory`]'s global function of the family.
-    fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64;
+    fn reserve(key: &FlowKey<Self>, request: u32, now: u32, twin: u32) -> u64;
+    fn search(key: &FlowKey<Self>, base: u32) -> u64;
+    fn room(home: u32, now: u32) -> u64;
+    fn oldest(first: u32, second: u32, now: u32) -> u64;
+    fn outdo(key: &FlowKey<Self>, mine: u32, base: u32) -> u32;
     fn flow_mask(node: &NodeConfig) -> u32;
     fn node_addr(node: &NodeConfig) -> Self;
     fn hairpin_addr(node: &NodeConfig) -> Self;
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $places:ident, $affinities:ident, $work:ident, $reserve:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -128,6 +164,10 @@ macro_rules! bind {
                 &$flows
             }
             #[inline(always)]
+            fn other_flows() -> &'static OtherFlows<Self> {
+                &$others
+            }
+            #[inline(always)]
             fn places() -> &'static Places<Self> {
                 &$places
             }
@@ -136,12 +176,44 @@ macro_rules! bind {
                 &$affinities
             }
             #[inline(always)]
+            fn sources() -> &'static Sources<Self> {
+                &$sources
+            }
+            #[inline(always)]
             fn work() -> &'static PerCpuArray<Work<Self>, 1> {
                 &$work
             }
             #[inline(always)]
-            fn reserve(key: &FlowKey<Self>, request: u32, now: u32) -> u64 {
-                $reserve(key, request, now)
+            fn fragments() -> &'static Fragments<Self> {
+                &$fragments
+            }
+            #[inline(always)]
+            fn recall(key: &FlowKey<Self>, id: u32, now: u32) -> u64 {
+                $recall(key, id, now)
+            }
+            #[inline(always)]
+            fn note(key: &FlowKey<Self>, id: u32, now: u32) -> u64 {
+                $note(key, id, now)
+            }
+            #[inline(always)]
+            fn reserve(key: &FlowKey<Self>, request: u32, now: u32, twin: u32) -> u64 {
+                $reserve(key, request, now, twin)
+            }
+            #[inline(always)]
+            fn search(key: &FlowKey<Self>, base: u32) -> u64 {
+                $search(key, base)
+            }
+            #[inline(always)]
+            fn oldest(first: u32, second: u32, now: u32) -> u64 {
+                $oldest(first, second, now)
+            }
+            #[inline(always)]
+            fn outdo(key: &FlowKey<Self>, mine: u32, base: u32) -> u32 {
+                $outdo(key, mine, base)
+            }
+            #[inline(always)]
+            fn room(home: u32, now: u32) -> u64 {
+                $room(home, now)
             }
             #[inline(always)]
             fn flow_mask(node: &NodeConfig) -> u32 {
@@ -160,10 +232,48 @@ macro_rules! bind {
 }
 
 bind!(
-    Addr4, 2, SERVICES4, BACKENDS4, FLOWS4, PLACES4, AFFINITY4, WORK4, reserve4, flow_mask4, addr4,
+    Addr4,
+    2,
+    SERVICES4,
+    BACKENDS4,
+    FLOWS4,
+    FLOWS4_OTHER,
+    PLACES4,
+    AFFINITY4,
+    SOURCES4,
+    WORK4,
+    FRAGMENTS4,
+    recall4,
+    note4,
+    reserve4,
+    room4,
+    search4,
+    oldest4,
+    outdo4,
+    flow_mask4,
+    addr4,
     hairpin4
 );
 bind!(
-    Addr6, 10, SERVICES6, BACKENDS6, FLOWS6, PLACES6, AFFINITY6, WORK6, reserve6, flow_mask6,
-    addr6, hairpin6
+    Addr6,
+    10,
+    SERVICES6,
+    BACKENDS6,
+    FLOWS6,
+    FLOWS6_OTHER,
+    PLACES6,
+    AFFINITY6,
+    SOURCES6,
+    WORK6,
+    FRAGMENTS6,
+    recall6,
+    note6,
+    reserve6,
+    room6,
+    search6,
+    oldest6,
+    outdo6,
+    flow_mask6,
+    addr6,
+    hairpin6
 );

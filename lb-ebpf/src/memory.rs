@@ -11,9 +11,10 @@ use lb_common::{
     flow::{
         FlowKey,
         clock::Tick,
-        reserve::{Request, Reserved},
+        growth::OTHER,
+        reserve::{Oldest, Request, Reserved, Room},
         slot::Words,
-        table::{FlowTable, Refusal, Slots},
+        table::{FlowTable, Homes, Refusal, Sighting, Slots},
     },
     net::addr::{Addr4, Addr6},
 };
@@ -28,7 +29,12 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
 
     #[inline(always)]
     fn words(&self, position: u32) -> Option<KernelWords<A>> {
-        A::flows().get_ptr_mut(position).map(KernelWords)
+        let slot = if position & OTHER == 0 {
+            A::flows().get_ptr_mut(position)
+        } else {
+            A::other_flows().get_ptr_mut(position & !OTHER)
+        };
+        slot.map(KernelWords)
     }
 
     #[inline(always)]
@@ -37,34 +43,109 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
         table: &FlowTable<'_, A, Self>,
         key: &FlowKey<A>,
         request: Request,
+        twin: u32,
     ) -> Reserved {
-        Reserved(A::reserve(key, request.0, table.now()))
+        Reserved(A::reserve(key, request.0, table.now(), twin))
+    }
+
+    #[inline(always)]
+    fn search(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>) -> Sighting {
+        Sighting(A::search(key, table.base()))
+    }
+
+    #[inline(always)]
+    fn oldest(&self, table: &FlowTable<'_, A, Self>, homes: Homes) -> Oldest {
+        Oldest(A::oldest(homes.first, homes.second, table.now()))
+    }
+
+    #[inline(always)]
+    fn outdo(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>, mine: u32) -> bool {
+        A::outdo(key, mine, table.base()) != 0
+    }
+
+    #[inline(always)]
+    fn room(&self, table: &FlowTable<'_, A, Self>, home: u32) -> Room {
+        Room(A::room(home, table.now()))
     }
 }
 
-/// [`Slots::reserve`] as a global function: the verifier checks it once for all its callers.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn reserve4(key: *const FlowKey<Addr4>, request: u32, now: u32) -> u64 {
-    reserve(key, request, now)
+/// The parts of the flow table's algorithm that are global functions: the verifier checks each once for all its
+/// callers, where inlined they would take over a million instructions.
+macro_rules! global {
+    ($addr:ty, $search:ident, $reserve:ident, $room:ident, $oldest:ident, $outdo:ident) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $search(key: *const FlowKey<$addr>, base: u32) -> u64 {
+            // SAFETY: the callers pass references; the verifier asks for the check because it does not see them.
+            let Some(key) = (unsafe { key.as_ref() }) else {
+                return 0;
+            };
+            match view(base) {
+                Some(table) => table.search_here(key).0,
+                None => 0,
+            }
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $reserve(
+            key: *const FlowKey<$addr>,
+            request: u32,
+            now: u32,
+            twin: u32,
+        ) -> u64 {
+            // SAFETY: as above.
+            let Some(key) = (unsafe { key.as_ref() }) else {
+                return Refusal::Busy as u64;
+            };
+            table(now).reserve_here(key, Request(request), twin).0
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $room(home: u32, now: u32) -> u64 {
+            table::<$addr>(now).room_here(home).0
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $oldest(first: u32, second: u32, now: u32) -> u64 {
+            table::<$addr>(now).oldest_here(Homes { first, second }).0
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $outdo(key: *const FlowKey<$addr>, mine: u32, base: u32) -> u32 {
+            // SAFETY: as above.
+            let Some(key) = (unsafe { key.as_ref() }) else {
+                return 0;
+            };
+            match view(base) {
+                Some(table) => u32::from(table.outdo_here(key, mine)),
+                None => 1,
+            }
+        }
+    };
 }
 
-/// The same for IPv6.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn reserve6(key: *const FlowKey<Addr6>, request: u32, now: u32) -> u64 {
-    reserve(key, request, now)
-}
+global!(Addr4, search4, reserve4, room4, oldest4, outdo4);
+global!(Addr6, search6, reserve6, room6, oldest6, outdo6);
 
 #[inline(always)]
-fn reserve<A: FamilyMaps>(key: *const FlowKey<A>, request: u32, now: u32) -> u64 {
-    // SAFETY: the callers pass references; the verifier asks for the check because it does not see them.
-    let Some(key) = (unsafe { key.as_ref() }) else {
-        return Refusal::Busy as u64;
-    };
+fn table<A: FamilyMaps>(now: u32) -> FlowTable<'static, A, KernelSlots> {
     let node = node();
-    let table = FlowTable::new(&KernelSlots, A::flow_mask(node), &node.hash_key, now);
-    table.reserve_here(key, Request(request)).0
+    FlowTable::new(&KernelSlots, A::flow_mask(node), node, now)
+}
+
+/// The table that `base` stands for: [`FlowTable::base`].
+#[inline(always)]
+fn view<A: FamilyMaps>(base: u32) -> Option<FlowTable<'static, A, KernelSlots>> {
+    let table = table(0);
+    if base == 0 {
+        Some(table)
+    } else {
+        table.other()
+    }
 }
 
 /// One flow slot in the kernel's memory.
@@ -79,6 +160,12 @@ impl<A> Clone for KernelWords<A> {
 impl<A> Copy for KernelWords<A> {}
 
 impl<A> KernelWords<A> {
+    /// The words of any other map value.
+    #[inline(always)]
+    pub(crate) fn over<T>(value: *mut T) -> Self {
+        Self(value.cast())
+    }
+
     #[inline(always)]
     fn word(self, at: usize) -> *mut u32 {
         self.0.cast::<u32>().wrapping_add(at)

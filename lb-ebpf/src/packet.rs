@@ -1,6 +1,6 @@
 //! The one place that makes packet pointers: check the bounds, then read or write one header.
 
-use core::ffi::c_void;
+use core::{arch::asm, ffi::c_void, intrinsics::is_val_statically_known};
 
 use aya_ebpf::{
     bindings::{
@@ -9,7 +9,7 @@ use aya_ebpf::{
     },
     helpers::generated::{
         bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail,
-        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes,
+        bpf_skb_load_bytes, bpf_skb_pull_data, bpf_skb_store_bytes, bpf_xdp_get_buff_len,
     },
 };
 use bytemuck::Pod;
@@ -19,7 +19,7 @@ use lb_common::{
 };
 
 /// Offsets from the IP header stay below this; it bounds them for the verifier.
-const OFFSET_MASK: u32 = 0x7f;
+const OFFSET_MASK: u32 = 0xff;
 /// The longest headers that are read: IPv4 with options and TCP without.
 const HEADERS: u32 = 60 + 20;
 /// Bytes from the IP header that reach beyond the beginning of any transport header: with them goes the
@@ -42,19 +42,9 @@ impl<const L2: u32> TcPacket<L2> {
     /// The packet, with its headers in the linear part where direct access reaches them.
     #[inline(always)]
     pub(crate) fn new(skb: *mut __sk_buff) -> Self {
-        // SAFETY: the context lives as long as the program.
-        let (len, linear) = unsafe {
-            let data = (&raw const (*skb).data).read_volatile();
-            let end = (&raw const (*skb).data_end).read_volatile();
-            ((*skb).len, end.wrapping_sub(data))
-        };
-        let wanted = len.min(L2 + HEADERS);
-        if linear < wanted {
-            // Out of memory leaves the packet as it is: then its headers do not parse, and it is passed.
-            // SAFETY: the helper checks the length against the packet's.
-            unsafe { bpf_skb_pull_data(skb, wanted) };
-        }
-        Self { skb }
+        let mut packet = Self { skb };
+        packet.reach(HEADERS);
+        packet
     }
 
     /// The packet as it is: nothing is made linear.
@@ -75,11 +65,18 @@ impl<const L2: u32> TcPacket<L2> {
     #[inline(always)]
     pub(crate) fn swap_macs(&mut self) -> Option<()> {
         let (data, end) = self.bounds();
-        within::<[[u16; 3]; 2]>(data, end, 0).map(|start| {
-            // SAFETY: the pointer was checked against the packet's end.
-            let [dst, src] = unsafe { start.read_unaligned() };
-            // SAFETY: as above.
-            unsafe { start.write_unaligned([src, dst]) };
+        within::<[u16; 6]>(data, end, 0).map(|start| {
+            let half = start.cast::<u16>();
+            for at in 0..3 {
+                // SAFETY: the pointer was checked against the packet's end. One half word at a time: an array of them
+                // would take stack.
+                unsafe {
+                    let (dst, src) = (half.add(at), half.add(at + 3));
+                    let (to, from) = (dst.read_unaligned(), src.read_unaligned());
+                    dst.write_unaligned(from);
+                    src.write_unaligned(to);
+                }
+            }
         })
     }
 
@@ -107,6 +104,22 @@ impl<const L2: u32> Packet for TcPacket<L2> {
     fn len(&self) -> u32 {
         // SAFETY: the context lives as long as the program.
         unsafe { (*self.skb).len }.saturating_sub(L2)
+    }
+
+    #[inline(always)]
+    fn reach(&mut self, len: u32) {
+        // SAFETY: the context lives as long as the program.
+        let (whole, linear) = unsafe {
+            let data = (&raw const (*self.skb).data).read_volatile();
+            let end = (&raw const (*self.skb).data_end).read_volatile();
+            ((*self.skb).len, end.wrapping_sub(data))
+        };
+        let wanted = whole.min(L2 + len);
+        if linear < wanted {
+            // Out of memory leaves the packet as it is: then its headers do not parse, and it is passed.
+            // SAFETY: the helper checks the length against the packet's.
+            unsafe { bpf_skb_pull_data(self.skb, wanted) };
+        }
     }
 
     #[inline(always)]
@@ -204,7 +217,7 @@ impl<const L2: u32> Packet for TcPacket<L2> {
     }
 }
 
-/// A packet at XDP, untagged Ethernet.
+/// A packet at XDP, untagged Ethernet; its headers are in the first of its buffers, or else it does not parse.
 pub(crate) struct XdpPacket {
     xdp: *mut xdp_md,
 }
@@ -243,8 +256,9 @@ impl XdpPacket {
 impl Packet for XdpPacket {
     #[inline(always)]
     fn len(&self) -> u32 {
-        let (data, end) = self.bounds();
-        (end.wrapping_sub(data) as u32).saturating_sub(eth::LEN)
+        // SAFETY: takes no pointers but the context.
+        let len = unsafe { bpf_xdp_get_buff_len(self.xdp) } as u32;
+        len.saturating_sub(eth::LEN)
     }
 
     #[inline(always)]
@@ -304,10 +318,25 @@ impl Packet for XdpPacket {
     }
 }
 
+/// The offset, bounded for the verifier. The compiler takes a mask away where a comparison before makes it needless, and
+/// the verifier may not know of that comparison any more: so it is shown none.
+#[inline(always)]
+fn bounded(at: u32) -> usize {
+    if is_val_statically_known(at) {
+        return (at & OFFSET_MASK) as usize;
+    }
+    let mut at = at as usize;
+    // SAFETY: one instruction that takes and gives a number.
+    unsafe {
+        asm!("{0} &= {1}", inout(reg) at, const OFFSET_MASK, options(pure, nomem, nostack, preserves_flags));
+    }
+    at
+}
+
 /// A pointer to `T` at `at` bytes from `base`, if it ends before `end`.
 #[inline(always)]
 fn within<T>(base: usize, end: usize, at: u32) -> Option<*mut T> {
-    let start = base + (at & OFFSET_MASK) as usize;
+    let start = base + bounded(at);
     if start + size_of::<T>() > end {
         return None;
     }

@@ -9,10 +9,10 @@ use aya_ebpf::{
 };
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, NextHop, NodeConfig, PlaceKey, Reason, Service, ServiceKey,
-        place,
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, PieceKey, PlaceKey, Reason, Service,
+        ServiceKey, Source, SourceKey, place,
     },
-    datapath::{Hook, Role, Route, Tables},
+    datapath::{Hook, Packet, Released, Role, Route, Tables},
     flow::{
         FlowKey,
         clock::{self, Tick},
@@ -23,7 +23,7 @@ use lb_common::{
 use crate::{
     maps::{COUNTERS, FamilyMaps, NEXT_HOPS, NODE, SLOTS},
     memory::{KernelHop, KernelSlots, copy},
-    socket,
+    pieces, socket,
 };
 
 /// `BPF_FIB_LKUP_RET_SUCCESS` of `include/uapi/linux/bpf.h`.
@@ -124,6 +124,12 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     }
 
     #[inline(always)]
+    fn source(&self, key: &SourceKey, into: &mut Source<A>) -> bool {
+        // SAFETY: copied at once. Torn, it names one of the node's addresses all the same.
+        unsafe { A::sources().get(key).map(|source| copy(source, into)) }.is_some()
+    }
+
+    #[inline(always)]
     fn has_socket(&self, key: &FlowKey<A>) -> bool {
         socket::is_connected(self.ctx, key)
     }
@@ -146,6 +152,38 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
             _ => self.ifindex,
         };
         route(self.ctx, (ifindex, len), ends, hop, source)
+    }
+
+    #[inline(always)]
+    fn recall(&self, key: &FlowKey<A>, id: u32, now: Tick) -> u64 {
+        A::recall(key, id, now)
+    }
+
+    #[inline(always)]
+    fn note(&self, key: &FlowKey<A>, id: u32, now: Tick) {
+        A::note(key, id, now);
+    }
+
+    #[inline(always)]
+    fn hold<P: Packet>(&self, packet: &P, datagram: &PieceKey, now: Tick) -> u64 {
+        // Nothing is kept before the stack.
+        if XDP {
+            return 0;
+        }
+        pieces::hold(self.ctx.cast(), packet.len(), datagram, now)
+    }
+
+    #[inline(always)]
+    fn take_back(&self, claim: u64) -> bool {
+        pieces::take_back(claim)
+    }
+
+    #[inline(always)]
+    fn release(&self, datagram: &PieceKey, now: Tick) -> Released {
+        if XDP {
+            return Released::None;
+        }
+        pieces::release(self.ctx.cast(), datagram, now)
     }
 
     #[inline(always)]

@@ -3,8 +3,8 @@
 use aya_ebpf::{EbpfContext, bindings::TC_ACT_UNSPEC, programs::TcContext};
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey,
-        TraceRecord,
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, Source,
+        SourceKey, TraceRecord,
         trace::{decision, flow, mark},
     },
     datapath::{Decision, Explained, Hook, Role, Route, Tables, Work, explain},
@@ -44,10 +44,10 @@ pub(crate) fn trace(ctx: &TcContext) -> i32 {
         },
         alone: wanted & mark::ALONE != 0,
     };
-    let packet = TcPacket::<{ eth::LEN }>::new(skb);
+    let mut packet = TcPacket::<{ eth::LEN }>::new(skb);
     match u16::from_be(protocol as u16) {
-        ether_type::IPV4 => tell::<Addr4>(&packet, &asked),
-        ether_type::IPV6 => tell::<Addr6>(&packet, &asked),
+        ether_type::IPV4 => tell::<Addr4>(&mut packet, &asked),
+        ether_type::IPV6 => tell::<Addr6>(&mut packet, &asked),
         _ => {}
     }
     TC_ACT_UNSPEC
@@ -63,7 +63,7 @@ fn role(code: u32) -> Role {
 }
 
 #[inline(always)]
-fn tell<A: FamilyMaps>(packet: &TcPacket<{ eth::LEN }>, asked: &Asked) {
+fn tell<A: FamilyMaps>(packet: &mut TcPacket<{ eth::LEN }>, asked: &Asked) {
     let (Some(work), Some(record)) = (A::work().get_ptr_mut(0), TRACE_RECORD.get_ptr_mut(0)) else {
         return;
     };
@@ -187,6 +187,11 @@ impl<A: FamilyMaps> Tables<A> for Asked {
     #[inline(always)]
     fn set_affinity(&self, _key: &AffinityKey<A>, _affinity: &Affinity) -> bool {
         true
+    }
+
+    #[inline(always)]
+    fn source(&self, key: &SourceKey, into: &mut Source<A>) -> bool {
+        self.tables.source(key, into)
     }
 
     #[inline(always)]

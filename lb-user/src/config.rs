@@ -11,17 +11,24 @@ use std::{
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
-use lb_common::abi::capacity;
 
-use crate::loader::{
-    pair::name::{Hairpin, PairName, PairNameError},
-    pattern::{Pattern, PatternError},
-    uplink::NodeAddresses,
+use crate::{
+    alloc::PortRange,
+    loader::{
+        pair::name::{Hairpin, PairName, PairNameError},
+        pattern::{Pattern, PatternError},
+        uplink::NodeAddresses,
+    },
 };
 
+mod ephemeral;
+mod flows;
+mod machine;
 mod masquerade;
 mod services;
 
+pub use ephemeral::EphemeralOverlap;
+pub use flows::{FlowFlags, FlowSettings, FlowTableSizes, Ping, TcpAfterRemoval};
 pub use masquerade::Masquerade;
 pub use services::{
     NodePortAddress, NodePortAddressError, PoolFlags, ServiceFlags, ServiceSettings,
@@ -29,8 +36,6 @@ pub use services::{
 
 /// Where the kernel says what the node is called.
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
-/// Fewer flows than this are of no use; more do not fit into a map of 64-byte values on any node.
-const FLOW_TABLE_SIZES: std::ops::RangeInclusive<u32> = 64..=1 << 24;
 
 /// The flags of `fulcrum run` that describe the node and its cluster.
 #[expect(
@@ -92,9 +97,9 @@ pub struct Flags {
     /// What services are given, and where they answer.
     pub services: ServiceFlags,
 
-    /// Places in each family's flow table, a power of two; a connection takes two
-    #[arg(long, value_name = "N", default_value_t = capacity::FLOWS)]
-    pub flow_table_size: u32,
+    #[command(flatten)]
+    /// How connections are kept.
+    pub flows: FlowFlags,
 
     /// Where uplinks are met
     #[arg(long, value_enum, default_value_t = Mode::Tc)]
@@ -140,8 +145,12 @@ pub struct Config {
     pub pod_cidrs: Vec<IpNet>,
     /// What services are given, and where they answer.
     pub services: ServiceSettings,
+    /// How connections are kept.
+    pub flows: FlowSettings,
     /// Flow positions per family, a power of two.
     pub flow_table_size: u32,
+    /// Flow positions per family that there may be one day, a power of two.
+    pub flow_table_max: u32,
     /// Where uplinks are met.
     pub mode: Mode,
     /// Whether readiness probes are run.
@@ -224,14 +233,43 @@ pub enum ConfigError {
         prefix: IpNet,
     },
     /// The flow table cannot have this size.
-    #[error(
-        "--flow-table-size {size}: must be a power of two from {} to {}",
-        FLOW_TABLE_SIZES.start(),
-        FLOW_TABLE_SIZES.end()
-    )]
+    #[error("--{flag} {size}: must be a power of two from {least} to {most}")]
     FlowTableSize {
-        /// The flag's value.
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
         size: u32,
+        /// The least that it may be.
+        least: u32,
+        /// The most that it may be.
+        most: u32,
+    },
+    /// The flow table cannot shrink.
+    #[error("--flow-table-max {max}: is less than --flow-table-size {size}; give at least as much")]
+    FlowTableMax {
+        /// Its size.
+        size: u32,
+        /// The flag's value.
+        max: u32,
+    },
+    /// No client can be remembered.
+    #[error("--affinity-size 0: give room for one client at least")]
+    AffinitySize,
+    /// Source ports among those of servers.
+    #[error("--snat-ports {snat_ports}: ports below 1024 are those of servers; give others")]
+    SnatServers {
+        /// The flag's value.
+        snat_ports: PortRange,
+    },
+    /// Source ports that services may be given.
+    #[error(
+        "--snat-ports {snat_ports} overlaps --service-node-port-range {node_ports}; give ranges that lie apart"
+    )]
+    SnatNodePorts {
+        /// The flag's value.
+        snat_ports: PortRange,
+        /// The other's.
+        node_ports: PortRange,
     },
     /// The node's name cannot be found out.
     #[error("cannot read the host name from {HOSTNAME}; name this node by --node-name")]
@@ -249,10 +287,10 @@ impl Flags {
         let node_ips = node_ips(&self.node_ip)?;
         let hairpin = hairpin(&self.hairpin_ip)?;
         apart(hairpin, &[&service_cidrs, &pod_cidrs], node_ips)?;
-        let size = self.flow_table_size;
-        if !size.is_power_of_two() || !FLOW_TABLE_SIZES.contains(&size) {
-            return Err(ConfigError::FlowTableSize { size });
-        }
+        let flows = self
+            .flows
+            .check(self.services.pools.service_node_port_range)?;
+        let FlowTableSizes { size, max } = self.flows.sizes(machine::memory())?;
         Ok(Config {
             manifests: if self.manifests == Path::new("-") {
                 Manifests::Stdin
@@ -271,7 +309,9 @@ impl Flags {
             service_cidrs,
             pod_cidrs,
             services: self.services.check()?,
+            flows,
             flow_table_size: size,
+            flow_table_max: max,
             mode: self.mode,
             probe: self.probe,
         })
@@ -461,11 +501,13 @@ mod tests {
             ],
             pod_cidrs: Vec::new(),
             services: ServiceSettings::default(),
-            flow_table_size: capacity::FLOWS,
+            flows: FlowSettings::default(),
+            flow_table_size: 1 << 17,
+            flow_table_max: 1 << 17,
             mode: Mode::Tc,
             probe: false,
         };
-        assert_eq!(config(""), Ok(expected));
+        assert_eq!(config("--flow-table-size 131072"), Ok(expected));
     }
 
     #[test]
@@ -501,8 +543,8 @@ mod tests {
                 "--flow-table-size 1000: must be a power of two from 64",
             ),
             (
-                "--flow-table-size 32",
-                "--flow-table-size 32: must be a power of two from 64",
+                "--service-node-port-range 60000-62000",
+                "--snat-ports 61000-65535 overlaps --service-node-port-range 60000-62000",
             ),
             (
                 "--node-ip 0.0.0.0",

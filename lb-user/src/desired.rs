@@ -20,6 +20,9 @@ pub struct Desired {
     pub ports: BTreeMap<PortName, DesiredPort>,
     /// What lies where; the longest prefix counts.
     pub places: BTreeMap<IpNet, Place>,
+    /// Addresses of the node that may stand in for clients', by the index of the device that packets leave by; of each
+    /// family the one that is taken first comes first.
+    pub sources: BTreeMap<u32, Vec<IpAddr>>,
 }
 
 /// What lies behind an address.
@@ -174,6 +177,9 @@ pub enum FrontendKind {
     ExternalIp,
     /// Whatever else is dialled at a `ClusterIP`, and rejected; the port is 0. One port of the service has it.
     AnyPort,
+    /// The address of a load balancer, or one of `spec.externalIPs`, by itself: it answers pings; the port is 0. One
+    /// port of one service has it.
+    Address,
 }
 
 /// What may be done with one endpoint.

@@ -14,6 +14,7 @@ pub mod compile;
 pub mod config;
 pub mod control;
 pub mod desired;
+pub mod flows;
 pub mod loader;
 pub mod model;
 pub mod plan;

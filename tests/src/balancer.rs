@@ -32,6 +32,9 @@ const BINARY_VARIABLE: &str = "FULCRUM_BIN";
 const START_LIMIT: Duration = Duration::from_mins(1);
 /// How long it may take to end.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// Places of its flow tables, unless a test has a number of its own: by default they follow the machine's memory, and many
+/// agents run at once.
+const FLOW_TABLE_SIZE: &str = "--flow-table-size=262144";
 /// The line on standard output that says that it serves.
 const READY: &str = "ready";
 /// Of a longer log, the first half is forgotten.
@@ -77,6 +80,12 @@ impl Balancer {
             Manifests::Path(path) => path,
             Manifests::Stdin(_) => Path::new("-"),
         });
+        if !flags
+            .iter()
+            .any(|flag| flag.starts_with("--flow-table-size"))
+        {
+            command.arg(FLOW_TABLE_SIZE);
+        }
         command
             .args(flags)
             .stdin(Stdio::piped())

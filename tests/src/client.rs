@@ -174,6 +174,32 @@ pub fn connect_from(source: IpAddr, address: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
+/// As [`connect`], from this port of the client's.
+pub fn connect_from_port(port: u16, address: SocketAddr) -> Result<TcpStream> {
+    let (family, any) = match address {
+        SocketAddr::V4(_) => (AddressFamily::Inet, IpAddr::from([0; 4])),
+        SocketAddr::V6(_) => (AddressFamily::Inet6, IpAddr::from([0; 16])),
+    };
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket = socket::socket(family, SockType::Stream, flags, None).context("make a socket")?;
+    let stream = limited(TcpStream::from(socket))?;
+    let own = SockaddrStorage::from(SocketAddr::new(any, port));
+    socket::bind(stream.as_raw_fd(), &own).with_context(|| format!("take port {port}"))?;
+    socket::connect(stream.as_raw_fd(), &SockaddrStorage::from(address)).context("connect")?;
+    Ok(stream)
+}
+
+/// Ends a connection by a reset, so that its port is free at once.
+pub fn reset(stream: TcpStream) -> Result<()> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    socket::setsockopt(&stream, socket::sockopt::Linger, &linger).context("choose to reset")?;
+    drop(stream);
+    Ok(())
+}
+
 /// A connection that is tried for so long; nothing if nobody answers in that time. A refusal is an error.
 pub fn try_connect(address: SocketAddr, limit: Duration) -> Result<Option<TcpStream>> {
     match TcpStream::connect_timeout(&address, limit) {

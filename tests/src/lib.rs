@@ -6,7 +6,7 @@
 //! | [`link`], [`tun`], [`xdp_pass`] | veth pairs, links without Ethernet header, and what XDP needs of a peer |
 //! | [`topology`], [`addressing`] | nodes, pods and a client outside, with fixed addresses |
 //! | [`server`], [`client`], [`dial`], [`tally`] | who answers, who asks, and what came of it |
-//! | [`sniffer`], [`icmp`], [`sockopts`] | packets as they pass a device, and what a sender says about them |
+//! | [`sniffer`], [`raw_sender`], [`icmp`], [`sockopts`] | packets as they pass a device, or are made, and what is said about them |
 //! | [`manifest`] | the objects that an agent is told about |
 //! | [`balancer`], [`place`] | `fulcrum run` on a node, and its directories |
 //! | [`deployment`] | a cluster whose nodes all run it |
@@ -46,6 +46,7 @@ pub mod packet;
 pub mod place;
 pub mod poll;
 pub mod progrun;
+pub mod raw_sender;
 mod rawbpf;
 mod residue;
 pub mod server;

@@ -187,12 +187,14 @@ pub const OLDEST_KERNEL: Version = (6, 1);
 /// is younger than the helper: Linux 5.12.
 ///
 /// [fib]: https://docs.kernel.org/bpf/helpers.html
-const HELPERS: [(u32, &str, Version); 18] = [
+const HELPERS: [(u32, &str, Version); 21] = [
     (1, "map_lookup_elem", (3, 19)),
     (2, "map_update_elem", (3, 19)),
     (7, "get_prandom_u32", (4, 1)),
     (9, "skb_store_bytes", (4, 1)),
     (11, "l4_csum_replace", (4, 1)),
+    (13, "clone_redirect", (4, 2)),
+    (19, "skb_vlan_pop", (4, 3)),
     (23, "redirect", (4, 4)),
     (26, "skb_load_bytes", (4, 5)),
     (38, "skb_change_tail", (4, 9)),
@@ -206,6 +208,7 @@ const HELPERS: [(u32, &str, Version); 18] = [
     (86, "sk_release", (4, 20)),
     (152, "redirect_neigh", (5, 10)),
     (160, "ktime_get_coarse_ns", (5, 11)),
+    (188, "xdp_get_buff_len", (5, 18)),
 ];
 
 /// The names of helpers, all of which [`OLDEST_KERNEL`] has.

@@ -16,8 +16,8 @@ use aya::{
 };
 use lb_common::{
     abi::{
-        Backend, FlowSlot, NodeConfig, Plain, Reason, Service, ServiceKey, SlotRange,
-        backend_flags, map, service_flags,
+        Backend, FlowSlot, HeldPiece, NextHop, NodeConfig, Plain, Reason, Service, ServiceKey,
+        SlotRange, backend_flags, map, service_flags,
     },
     net::addr::{Addr, Family},
 };
@@ -44,7 +44,7 @@ pub const PROGRAMS: [&str; 9] = [
 /// Slots and backends that tests have room for.
 pub const N_ROWS: u32 = 65_536;
 /// Any secret will do, so long as it is the same in every run of a test.
-const HASH_KEY: [u32; 12] = [
+pub const HASH_KEY: [u32; 12] = [
     0x9e37_79b9,
     0x7f4a_7c15,
     0xf39c_c060,
@@ -257,6 +257,61 @@ impl Programs {
             .map(|slot| slot.map(|Raw(slot)| slot))
             .collect();
         slots.with_context(|| format!("read {name}"))
+    }
+
+    /// The flow table of one family as the words that it is made of.
+    pub fn flow_words<A: Addr>(&self) -> Result<Vec<u32>> {
+        match size_of::<A>() {
+            4 => self.words::<16>(map::FLOWS4),
+            _ => self.words::<32>(map::FLOWS6),
+        }
+    }
+
+    /// An array whose values are so many words.
+    fn words<const N: usize>(&self, name: &str) -> Result<Vec<u32>> {
+        let array = Array::<&MapData, [u32; N]>::try_from(self.map(name)?)?;
+        let values: Result<Vec<_>, _> = array.iter().collect();
+        Ok(values.with_context(|| format!("read {name}"))?.concat())
+    }
+
+    /// Empties the tables that the programs themselves write, as far as one family's runs read them again.
+    pub fn forget<A: Addr>(&mut self) -> Result<()>
+    where
+        FlowSlot<A>: Plain + Default,
+    {
+        let name = match size_of::<A>() {
+            4 => map::FLOWS4,
+            _ => map::FLOWS6,
+        };
+        self.blank::<FlowSlot<A>>(name)?;
+        self.blank::<NextHop>(map::NEXT_HOPS)?;
+        self.blank_words::<{ size_of::<HeldPiece>() / 4 }>(map::PIECES)
+    }
+
+    /// The same where a value is only known as so many words.
+    fn blank_words<const N: usize>(&mut self, name: &str) -> Result<()> {
+        let found = self.0.map_mut(name);
+        let map = found.with_context(|| format!("the object has no map {name}"))?;
+        let mut array = Array::<_, [u32; N]>::try_from(map)?;
+        for index in 0..array.len() {
+            array
+                .set(index, [0; N], 0)
+                .with_context(|| format!("blank {name}"))?;
+        }
+        Ok(())
+    }
+
+    /// Writes zeros over an array.
+    fn blank<T: Plain + Default>(&mut self, name: &str) -> Result<()> {
+        let found = self.0.map_mut(name);
+        let map = found.with_context(|| format!("the object has no map {name}"))?;
+        let mut array = Array::<_, Raw<T>>::try_from(map)?;
+        for index in 0..array.len() {
+            array
+                .set(index, Raw(T::default()), 0)
+                .with_context(|| format!("blank {name}"))?;
+        }
+        Ok(())
     }
 
     fn map(&self, name: &str) -> Result<&aya::maps::Map> {

@@ -22,9 +22,11 @@ use crate::{
 };
 
 /// The suites of the tests crate that are not of the level [`Level::Netns`].
-const LEVELS: [(&str, Level); 4] = [
+const LEVELS: [(&str, Level); 6] = [
+    ("differential", Level::Prog),
     ("programs", Level::Prog),
     ("race", Level::Prog),
+    ("replay", Level::Scenario),
     ("scenarios", Level::Scenario),
     ("truth", Level::Scenario),
 ];

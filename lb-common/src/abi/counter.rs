@@ -51,9 +51,9 @@ reasons! {
     PassNotIp = 0, "pass_not_ip", Pass;
     /// An IP packet whose header does not parse: wrong version, length or header length.
     PassMalformed = 1, "pass_malformed", Pass;
-    /// A fragment: it has no ports of its own.
+    /// A later fragment without a flow: not ours, or its first one went another way.
     PassFragment = 2, "pass_fragment", Pass;
-    /// A protocol other than TCP and UDP, or an IPv6 extension header.
+    /// A protocol other than TCP, UDP and SCTP, or more IPv6 extension headers than are read.
     PassProtocol = 3, "pass_protocol", Pass;
     /// No flow and no service: traffic that is not ours.
     PassNoService = 4, "pass_no_service", Pass;
@@ -67,7 +67,7 @@ reasons! {
     HitReply = 8, "hit_reply", Forward;
     /// The service has no endpoint anywhere.
     RejectNoBackend = 9, "reject_no_backend", Reject;
-    /// TCP to a service address in the middle of a connection that is not known here.
+    /// In the middle of a connection that is not known here yet: the flow table is growing.
     DropNotSyn = 10, "drop_not_syn", Drop;
     /// No place in the flow table: raise --flow-table-size.
     DropFlowTableFull = 11, "drop_flow_table_full", Drop;
@@ -119,6 +119,24 @@ reasons! {
     PassOwnSocket = 34, "pass_own_socket", Pass;
     /// No room to remember a client's backend: its next connection may get another.
     AffinityFull = 35, "affinity_full", Note;
+    /// An ICMP error about a packet of a known flow: translated, and what it quotes too.
+    HitError = 36, "hit_error", Forward;
+    /// An echo request to a service address: answered here.
+    EchoAnswered = 37, "echo_answered", Forward;
+    /// In the middle of a connection that is not known here; its sender is told to end it.
+    RejectNoFlow = 38, "reject_no_flow", Reject;
+    /// The connection's backend serves no more, and --tcp-after-removal says to end such connections.
+    RejectBackendGone = 39, "reject_backend_gone", Reject;
+    /// A source port was taken again before its rest was over, since no other was free.
+    PortUnrested = 40, "port_unrested", Note;
+    /// A later fragment came before the first one: kept until that comes.
+    FragmentHeld = 41, "fragment_held", Forward;
+    /// A first fragment came after later ones, which follow it now.
+    FragmentsReleased = 42, "fragments_released", Note;
+    /// A later fragment whose first one was not seen, and that could not be kept.
+    DropFragment = 43, "drop_fragment", Drop;
+    /// A connection that was never established, or has ended, gave its place in the flow table to a new one.
+    FlowDisplaced = 44, "flow_displaced", Note;
 }
 
 impl Reason {

@@ -9,26 +9,33 @@ pub mod affinity;
 pub mod backend;
 pub mod counter;
 pub mod flow;
+pub mod fragment;
+pub mod growth;
+pub mod held_piece;
 pub mod next_hop;
 pub mod node;
 pub mod place;
 pub mod service;
+pub mod source;
 pub mod trace;
 
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, backend_flags};
 pub use counter::Reason;
 pub use flow::FlowSlot;
+pub use fragment::Fragment;
+pub use held_piece::{HeldPiece, PieceKey};
 pub use next_hop::NextHop;
 pub use node::NodeConfig;
 pub use place::PlaceKey;
 pub use service::{Service, ServiceKey, SlotRange, service_flags};
+pub use source::{Source, SourceKey};
 pub use trace::TraceRecord;
 
 /// Version of the tables' layout; part of the directory where they are pinned.
 ///
 /// Any change of a key, a value, a map type or the meaning of a field raises it.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;
 
 /// Plain data of the tables: `repr(C)`, no padding, every bit pattern valid.
 ///
@@ -55,6 +62,10 @@ pub mod map {
     pub const FLOWS4: &str = "flows4";
     /// Flow position -> `FlowSlot<Addr6>`.
     pub const FLOWS6: &str = "flows6";
+    /// While the table grows: position in the other one -> `FlowSlot<Addr4>`; pinned elsewhere.
+    pub const FLOWS4_OTHER: &str = "flows4_other";
+    /// While the table grows: position in the other one -> `FlowSlot<Addr6>`; pinned elsewhere.
+    pub const FLOWS6_OTHER: &str = "flows6_other";
     /// Next-hop index -> `NextHop`.
     pub const NEXT_HOPS: &str = "next_hops";
     /// Reason -> count, per CPU.
@@ -67,14 +78,25 @@ pub mod map {
     pub const AFFINITY4: &str = "affinity4";
     /// `AffinityKey<Addr6>` -> `Affinity`.
     pub const AFFINITY6: &str = "affinity6";
+    /// `SourceKey` -> `Source<Addr4>`.
+    pub const SOURCES4: &str = "sources4";
+    /// `SourceKey` -> `Source<Addr6>`.
+    pub const SOURCES6: &str = "sources6";
+
+    /// Position -> `Fragment<Addr4>`.
+    pub const FRAGMENTS4: &str = "fragments4";
+    /// Position -> `Fragment<Addr6>`.
+    pub const FRAGMENTS6: &str = "fragments6";
+    /// Buffer -> `HeldPiece`, of both families.
+    pub const PIECES: &str = "pieces";
 
     /// 0 -> `TraceRecord`; not pinned.
     pub const TRACE_RECORD: &str = "trace_record";
 
     /// All that are pinned, in the order in which `fulcrum maps` lists them.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 18] = [
         SERVICES4, SERVICES6, SLOTS, BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, NEXT_HOPS, COUNTERS,
-        PLACES4, PLACES6, AFFINITY4, AFFINITY6,
+        PLACES4, PLACES6, AFFINITY4, AFFINITY6, SOURCES4, SOURCES6, FRAGMENTS4, FRAGMENTS6, PIECES,
     ];
 }
 
@@ -92,6 +114,14 @@ pub mod capacity {
     pub const NEXT_HOPS: u32 = 1_024;
     /// Prefixes of pods, addresses of the node and source ranges, per family.
     pub const PLACES: u32 = 65_536;
+    /// Addresses of devices that may stand in for clients', per family.
+    pub const SOURCES: u32 = 4_096;
     /// Clients that affinity is remembered of, per family.
     pub const AFFINITY: u32 = 65_536;
+    /// Datagrams whose first fragment is remembered, per family; a power of two.
+    pub const FRAGMENTS: u32 = 32_768;
+    /// Fragments in one set of `pieces`: what one source can have kept.
+    pub const PIECES_PER_SET: u32 = 64;
+    /// Sets of `pieces`, both families together; 600 kB each.
+    pub const PIECE_SETS: u32 = 8;
 }

@@ -1,11 +1,14 @@
 //! Facts of the node that are fixed when the programs are loaded.
 
-use super::Plain;
-use crate::net::addr::{Addr4, Addr6};
+use super::{Plain, capacity};
+use crate::{
+    flow::clock::{Lifetimes, Timeouts},
+    net::addr::{Addr4, Addr6},
+};
 
 /// Load-time constants; the verifier sees their values and removes what they rule out.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
     /// Secret of the flow hash, one per node, kept over restarts as long as the flow tables live.
     pub hash_key: [u32; 12],
@@ -33,6 +36,57 @@ pub struct NodeConfig {
     pub hairpin6: Addr6,
     /// When a client's source address gives way to one of this node's: see [`masquerade`].
     pub masquerade: u32,
+    /// What is switched on: see [`features`].
+    pub features: u32,
+    /// How long a flow lives after its last packet, in ticks, by [`crate::flow::clock::row`].
+    pub lifetimes: Lifetimes,
+    /// While the flow table grows: positions minus one of the other IPv4 table; 0: there is none.
+    pub other_mask4: u32,
+    /// The same for IPv6.
+    pub other_mask6: u32,
+    /// Sets of buffers for fragments that come before their first one; 0: none is kept.
+    pub piece_sets: u32,
+}
+
+impl NodeConfig {
+    /// A node of which nothing is known but how long its flows live.
+    pub const DEFAULT: Self = Self {
+        hash_key: [0; 12],
+        flow_mask4: 0,
+        flow_mask6: 0,
+        addr4: Addr4 { be32: 0 },
+        addr6: Addr6 { be32: [0; 4] },
+        snat_port_base: 0,
+        snat_port_count: 0,
+        host_ifindex: 0,
+        host_macs: [0; 3],
+        fib_flags: 0,
+        hairpin4: Addr4 { be32: 0 },
+        hairpin6: Addr6 { be32: [0; 4] },
+        masquerade: masquerade::AS_NEEDED,
+        features: 0,
+        lifetimes: Timeouts::DEFAULT.lifetimes(),
+        other_mask4: 0,
+        other_mask6: 0,
+        piece_sets: capacity::PIECE_SETS,
+    };
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// Bits of [`NodeConfig::features`].
+pub mod features {
+    /// Echo requests to service addresses are answered.
+    pub const ECHO: u32 = 1 << 0;
+    /// TCP connections whose backend serves no more are reset.
+    pub const RESET_GONE: u32 = 1 << 1;
+    /// The flow table is growing, or another proxy's connections are taken over: TCP in the middle of an unknown
+    /// connection is dropped, since its retransmit may find the flow, and not reset.
+    pub const SETTLING: u32 = 1 << 2;
 }
 
 /// Values of [`NodeConfig::masquerade`].
@@ -45,5 +99,5 @@ pub mod masquerade {
     pub const ALL: u32 = 2;
 }
 
-const _: () = assert!(size_of::<NodeConfig>() == 128);
+const _: () = assert!(size_of::<NodeConfig>() == 208);
 impl Plain for NodeConfig {}

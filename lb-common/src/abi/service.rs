@@ -75,7 +75,8 @@ pub mod service_flags {
     pub const LOAD_BALANCER: u32 = 1 << 2;
     /// The address is one of `externalIPs`.
     pub const EXTERNAL_IP: u32 = 1 << 3;
-    /// Nobody serves here: the address is a `ClusterIP`, the port and protocol are those of no service.
+    /// Nobody serves here: the address is one of a service, the port and protocol are those of no service. Pings are
+    /// answered, and where the address is inside of a prefix of services, all else is rejected.
     pub const ANY_PORT: u32 = 1 << 4;
     /// Clients outside reach the endpoints of this node alone.
     pub const EXTERNAL_LOCAL: u32 = 1 << 5;

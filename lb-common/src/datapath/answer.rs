@@ -10,7 +10,7 @@ use crate::{
     net::{
         addr::Addr,
         icmp::{self, IcmpError},
-        ip::{Ends, IpHeader, proto},
+        ip::{Ends, IpHeader, Piece, proto},
         letter,
         sctp::{self, Sctp},
         tcp::{self, Tcp},
@@ -51,8 +51,10 @@ pub(super) fn answer<A: Addr, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
 ) -> Verdict {
     let answer = work.answer;
-    // Nobody can be told at such an address, or too many would be.
-    let is_silent = answer == Answer::Refusal && ends_something(packet, work);
+    // Of a datagram its first fragment tells (RFC 1122 section 3.2.2). Nobody can be told at such an address, or too
+    // many would be.
+    let is_silent =
+        work.ip.piece == Piece::Later || answer == Answer::Refusal && ends_something(packet, work);
     if is_silent || work.key.ends.src.is_group_or_none() {
         return Verdict::Drop;
     }

@@ -6,12 +6,13 @@
 use super::{
     Call, Decision, Packet, Tables, Via, Work,
     follow::{self, Followed, OnLoss},
-    open, parse,
+    open,
+    parse::{self, Parsed},
 };
 use crate::{
     abi::{NextHop, Reason, next_hop::NextHopRef},
     flow::{Direction, table::FlowTable},
-    net::addr::Addr,
+    net::{addr::Addr, ip::Piece},
 };
 
 /// What is decided, and why.
@@ -30,12 +31,20 @@ pub struct Explained {
 /// A next hop that cannot be found does not alter the decision.
 #[inline(always)]
 pub fn explain<A: Addr, P: Packet, T: Tables<A>>(
-    packet: &P,
+    packet: &mut P,
     tables: &T,
     work: &mut Work<A>,
 ) -> Explained {
     work.call = Call::default();
-    if let Err(reason) = parse::parse(packet, work) {
+    let parsed = parse::parse(packet, work);
+    let reason = match parsed {
+        Err(reason) => Some(reason),
+        // A fragment's way hangs on what came before it.
+        _ if work.ip.piece != Piece::Whole => Some(Reason::PassFragment),
+        Ok(Parsed::Ports) => None,
+        Ok(Parsed::Icmp) => Some(Reason::PassProtocol),
+    };
+    if let Some(reason) = reason {
         let decision = Decision::Pass(reason);
         return Explained {
             decision,
@@ -55,8 +64,8 @@ pub fn explain<A: Addr, P: Packet, T: Tables<A>>(
         OnLoss::OpenAnew
     };
     let node = tables.node();
-    let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
-    if let Some(found) = table.find(&work.key)
+    let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
+    if let Some((table, found)) = table.find_anywhere(&work.key)
         && let Followed::Decided(followed) = follow::follow(work, tables, &table, &found, on_loss)
     {
         return Explained {

@@ -2,13 +2,13 @@
 
 use super::{Decision, Hook, Role, Tables, Via, Work, deliver};
 use crate::{
-    abi::{NextHop, Reason, backend_flags, next_hop::NextHopRef},
+    abi::{NextHop, Reason, backend_flags, next_hop::NextHopRef, node::features},
     flow::{
         Direction,
-        clock::Tick,
+        clock::{STREAM, Tick, age},
         slot::{BackendRef, SlotFlags, State},
         table::{FlowTable, Found, Slots},
-        tcp,
+        tcp::{self, Heard},
     },
     net::{addr::Addr, ip::proto},
 };
@@ -57,9 +57,15 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     }
     if on_loss == OnLoss::OpenAnew
         && direction == Direction::Original
-        && opens_anew(work, tables, found.word.state(), backend)
+        && opens_anew(work, tables, table, found)
     {
         return Followed::Lost;
+    }
+    if ends_with_backend(work, tables, flags) && is_gone(tables, backend) {
+        if !T::DRY {
+            table.advance(found, State::Closed);
+        }
+        return Followed::Decided(Decision::Reject(Reason::RejectBackendGone));
     }
     if direction == Direction::Reply && work.tcp.accepts() && accepts_another(table, found) {
         if !T::DRY {
@@ -110,21 +116,38 @@ fn hit(direction: Direction) -> Reason {
 
 /// True if this packet begins a new connection in the place of the one that was found.
 ///
-/// TCP: a SYN on a flow that is closing or closed. UDP: the backend no longer serves, so the client
-/// moves on with this packet. SCTP: never, since no other backend knows the association.
+/// TCP and SCTP: a SYN on a connection that is ending, has ended, or was refused; or that was never answered and whose
+/// backend no longer serves. UDP: the backend no longer serves, so the client moves on with this packet.
 #[inline(always)]
 fn opens_anew<A: Addr, T: Tables<A>>(
     work: &Work<A>,
     tables: &T,
-    state: State,
-    chosen: BackendRef,
+    table: &FlowTable<'_, A, T::Slots>,
+    found: &Found<A, <T::Slots as Slots<A>>::Words>,
 ) -> bool {
-    if work.key.proto == proto::TCP {
-        return work.tcp.opens() && state as u32 >= State::Closing as u32;
+    if !proto::has_connections(work.key.proto) {
+        return is_gone(tables, found.slot.backend());
     }
-    if work.key.proto == proto::SCTP {
+    if !work.tcp.opens() {
         return false;
     }
+    if found.word.state() != State::HalfOpen || found.slot.flags().reset() {
+        return found.word.state() != State::Established;
+    }
+    is_gone(tables, found.slot.backend()) && !table.twin_flags(found).answered()
+}
+
+/// True if the connection is to be reset once its backend is gone.
+#[inline(always)]
+fn ends_with_backend<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T, flags: SlotFlags) -> bool {
+    tables.node().features & features::RESET_GONE != 0
+        && proto::has_connections(work.key.proto)
+        && !flags.orphan()
+}
+
+/// True if the backend no longer serves.
+#[inline(always)]
+fn is_gone<A: Addr, T: Tables<A>>(tables: &T, chosen: BackendRef) -> bool {
     !tables.backend(chosen.id).is_some_and(|backend| {
         backend.generation == chosen.generation && backend.flags & backend_flags::SERVING != 0
     })
@@ -143,6 +166,7 @@ fn accepts_another<A: Addr, S: Slots<A>>(
     let has_finished = match found.word.state() {
         State::Closed => true,
         State::Closing => found.slot.flags().fin(),
+        State::HalfOpen => found.slot.flags().reset(),
         _ => false,
     };
     has_finished && !table.twin_flags(found).syn()
@@ -162,17 +186,44 @@ fn note<A: Addr, S: Slots<A>>(
     if flags.orphan() {
         return;
     }
-    // A closed connection's lifetime is not prolonged: its ports come back.
-    if state != State::Closed && found.slot.last_seen() != now {
+    // A closed connection's lifetime is not prolonged: its ports come back. But a reset that both go on after was
+    // none: it was forged, or outside of the window.
+    let lives = state != State::Closed || flags.reset() && !work.tcp.rst();
+    if lives && found.slot.last_seen() != now {
         found.slot.set_last_seen(now);
     }
-    let next = if work.key.proto == proto::TCP {
-        next_tcp_state(work, table, found, flags)
+    let heard = Heard {
+        other_fin: false,
+        goes_on: state == State::HalfOpen && goes_on(work, table, found, flags),
+    };
+    let next = if proto::has_connections(work.key.proto) {
+        next_tcp_state(work, table, found, flags, heard)
     } else {
-        tcp::next_datagram(state, flags.direction())
+        tcp::next_datagram(state, heard)
     };
     if next != state {
         table.advance(found, next);
+    }
+}
+
+/// True if with this packet the client of a half-open flow goes on after an answer, which nobody can who does not hear
+/// it; or the answers themselves go on, as a stream's do that was asked for once.
+#[inline(always)]
+fn goes_on<A: Addr, S: Slots<A>>(
+    work: &Work<A>,
+    table: &FlowTable<'_, A, S>,
+    found: &Found<A, S::Words>,
+    flags: SlotFlags,
+) -> bool {
+    match flags.direction() {
+        Direction::Original => !work.tcp.opens() && table.twin_flags(found).answered(),
+        Direction::Reply => {
+            if !flags.answered() {
+                found.slot.add_flags(SlotFlags::ANSWERED);
+            }
+            !proto::has_connections(work.key.proto)
+                && age(work.now, table.twin_last_seen(found)) > STREAM
+        }
     }
 }
 
@@ -182,17 +233,21 @@ fn next_tcp_state<A: Addr, S: Slots<A>>(
     table: &FlowTable<'_, A, S>,
     found: &Found<A, S::Words>,
     flags: SlotFlags,
+    heard: Heard,
 ) -> State {
     // Only a SYN that could not be given to anybody else comes here; its answer is to be known as such.
     if work.tcp.opens() && found.word.state() as u32 >= State::Closing as u32 {
         found.slot.add_flags(SlotFlags::SYN);
+    }
+    if work.tcp.rst() && !flags.reset() {
+        table.add_flags(found, SlotFlags::RESET);
     }
     let fin = work.tcp.fin();
     if fin && !flags.fin() {
         found.slot.add_flags(SlotFlags::FIN);
     }
     let other_fin = fin && table.twin_flags(found).fin();
-    tcp::next(found.word.state(), flags.direction(), work.tcp, other_fin)
+    tcp::next(found.word.state(), work.tcp, Heard { other_fin, ..heard })
 }
 
 /// Passing and dropping are told apart by the reason.

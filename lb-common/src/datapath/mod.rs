@@ -8,30 +8,36 @@ mod answer;
 mod deliver;
 mod explain;
 mod follow;
+mod fragment;
 mod open;
 mod parse;
 mod policy;
 mod ports;
+mod related;
 mod rewrite;
+mod source;
 mod work;
 
 pub use answer::Answer;
 pub use deliver::Route;
 pub use explain::{Explained, explain};
 pub use policy::{Call, Client, List};
-pub use ports::{Hook, HopMemory, Packet, Role, Tables};
+pub use ports::{Hook, HopMemory, Packet, Released, Role, Tables};
 pub use work::Work;
 
 use crate::{
     abi::Reason,
     flow::table::{Existing, FlowTable},
-    net::addr::Addr,
+    net::{addr::Addr, ip::Piece},
 };
 use follow::{Followed, OnLoss};
+use fragment::Early;
+use parse::Parsed;
 
 /// What the host must do with the packet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
+    #[default]
     /// Leave it to whatever comes next; it was not touched.
     Pass,
     /// Drop it.
@@ -108,6 +114,16 @@ enum Progress {
     Missed,
     /// Its flow has to be opened anew, if anybody serves it.
     Lost,
+    /// ICMP, of which [`related`] knows more.
+    Icmp,
+    /// An ICMP error to be rewritten as [`Work::decision`] says.
+    Related,
+    /// An echo request to be answered.
+    Echo,
+    /// It has become its own answer.
+    Returned,
+    /// A later fragment of a datagram whose first one has not come, or without a flow.
+    Early,
 }
 
 /// Takes one packet of family `A` through the datapath and counts its outcome.
@@ -121,15 +137,21 @@ pub fn process<A: Addr, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
 ) -> Verdict {
-    match forward(packet, tables, work) {
+    work.verdict = match forward(packet, tables, work) {
         Progress::Dropped => Verdict::Drop,
         Progress::Due => answer::answer(packet, tables, work),
         Progress::Rewritten => match work.decision {
             Decision::Send(_, via) => Verdict::Send(via),
             _ => Verdict::Drop,
         },
-        Progress::Passed | Progress::Missed | Progress::Lost => Verdict::Pass,
+        Progress::Returned => Verdict::Back,
+        _ => Verdict::Pass,
+    };
+    // Only now is there a flow for those that follow it, or have come before.
+    if T::HOOK == Hook::Tc && work.ip.piece == Piece::First {
+        fragment::first(tables, work);
     }
+    work.verdict
 }
 
 #[inline(always)]
@@ -138,17 +160,31 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
 ) -> Progress {
-    let existing = match glance(packet, tables, work, OnLoss::OpenAnew) {
-        Progress::Missed => Existing::Keep,
-        Progress::Lost => Existing::Replace,
+    let mut existing = Existing::Keep;
+    let is_known_now = match glance(packet, tables, work, OnLoss::OpenAnew) {
+        Progress::Missed => false,
+        Progress::Lost => {
+            existing = Existing::Replace;
+            false
+        }
+        Progress::Icmp => return related::related(packet, tables, work),
+        Progress::Early => match fragment::early(packet, tables, work) {
+            Early::Held => return Progress::Dropped,
+            Early::Refused => return finish(packet, tables, work),
+            Early::Known => true,
+        },
         done => return done,
     };
-    if open::choose(work, tables) {
+    if !is_known_now && open::choose(work, tables) {
         open::open(work, tables, existing);
     }
-    if existing == Existing::Replace && work.decision.is_for_want_of_backends() {
+    let is_unserved = existing == Existing::Replace && work.decision.is_for_want_of_backends();
+    if is_known_now || is_unserved {
         let followed = glance(packet, tables, work, OnLoss::Stay);
-        if !matches!(followed, Progress::Missed | Progress::Lost) {
+        if !matches!(
+            followed,
+            Progress::Missed | Progress::Lost | Progress::Early
+        ) {
             return followed;
         }
     }
@@ -163,19 +199,40 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
     on_loss: OnLoss,
 ) -> Progress {
-    if let Err(reason) = parse::parse(packet, work) {
-        return carry_out(Decision::Pass(reason), packet, tables, work);
+    match parse::parse(packet, work) {
+        Ok(Parsed::Ports) => {}
+        Ok(Parsed::Icmp) => return Progress::Icmp,
+        Err(reason) => return carry_out(Decision::Pass(reason), packet, tables, work),
     }
     work.now = tables.now();
+    let is_later = work.ip.piece == Piece::Later;
+    if T::HOOK == Hook::Xdp && work.ip.piece != Piece::Whole {
+        return carry_out(Decision::Pass(Reason::PassToTc), packet, tables, work);
+    }
+    if is_later && !fragment::recall(work, tables) {
+        return Progress::Early;
+    }
     let node = tables.node();
-    let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
-    let Some(found) = table.find(&work.key) else {
-        return Progress::Missed;
+    let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
+    let Some((table, found)) = table.find_anywhere(&work.key) else {
+        return missed(is_later);
     };
+    // A later fragment begins nothing.
+    let on_loss = if is_later { OnLoss::Stay } else { on_loss };
     match follow::follow(work, tables, &table, &found, on_loss) {
         Followed::Decided(decision) => carry_out(decision, packet, tables, work),
-        Followed::Missed => Progress::Missed,
+        Followed::Missed => missed(is_later),
         Followed::Lost => Progress::Lost,
+    }
+}
+
+/// What a packet without a flow is: a later fragment opens none.
+#[inline(always)]
+fn missed(is_later: bool) -> Progress {
+    if is_later {
+        Progress::Early
+    } else {
+        Progress::Missed
     }
 }
 
@@ -220,6 +277,9 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
             work.decision = decision;
             match rewrite::rewrite(packet, work, hops(via, tables.role())) {
                 Some(()) => (reason, Progress::Rewritten),
+                None if fragment::is_beyond_repair(work) => {
+                    (Reason::DropFragment, Progress::Dropped)
+                }
                 None => (Reason::DropEdit, Progress::Dropped),
             }
         }

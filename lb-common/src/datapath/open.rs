@@ -4,24 +4,25 @@ use super::{
     Decision, Hook, Role, Tables, Via, Work, deliver,
     follow::{count_xdp, refuse},
     policy::{self, Call, Client},
+    source::{self, Attempt, CANDIDATES},
 };
 use crate::{
     abi::{
-        AffinityKey, Reason, ServiceKey, backend_flags, next_hop::NextHopRef, node::masquerade,
+        AffinityKey, Reason, ServiceKey, backend_flags,
+        next_hop::NextHopRef,
+        node::{features, masquerade},
         place, service_flags,
     },
     flow::{
         Direction,
         clock::{age, seconds},
+        reserve::Claim,
         slot::BackendRef,
-        table::{Existing, FlowTable, Refusal},
+        table::{Existing, FlowTable, Refusal, Slots},
     },
     net::{addr::Addr, ip::proto},
     select,
 };
-
-/// Source ports that are tried before a masqueraded connection is refused.
-const PORT_TRIES: u32 = 4;
 
 /// Decides about the first packet of a connection whose backend is chosen: [`Work::decision`].
 ///
@@ -49,7 +50,7 @@ fn opened<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, existing: Exist
         return refuse(reason);
     }
     let node = tables.node();
-    let table = FlowTable::new(tables.slots(), tables.flow_mask(), &node.hash_key, work.now);
+    let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
     if !T::DRY
         && let Err(refusal) = insert(work, tables, &table, existing)
     {
@@ -99,7 +100,12 @@ pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Res
     }
     work.frontend = ServiceKey::new(work.key.ends.dst, work.key.dport, work.key.proto);
     if !tables.service(&work.frontend, &mut work.call.service) {
-        return Err(unserved(work, tables));
+        let place = tables.place(work.key.ends.dst);
+        // The kernel gives a replaced element's memory away at once, so who is just looking at it may miss a key that
+        // was there all the time. Who looks again finds it; nobody is asked twice about a pod's own address.
+        if place == place::PODS || !tables.service(&work.frontend, &mut work.call.service) {
+            return Err(unserved(work, tables, place));
+        }
     }
     begins(work, tables)?;
     policy::find_client(work, tables);
@@ -108,8 +114,8 @@ pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Res
 
 /// What is sent to no frontend: somebody else's traffic, or a mistake inside a service CIDR.
 #[inline(always)]
-fn unserved<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Decision {
-    if tables.place(work.key.ends.dst) != place::SERVICES {
+fn unserved<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, place: u32) -> Decision {
+    if place != place::SERVICES {
         return Decision::Pass(Reason::PassNoService);
     }
     work.frontend.port = 0;
@@ -127,21 +133,25 @@ fn unserved<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Decision {
 /// its own.
 #[inline(always)]
 fn begins<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T) -> Result<(), Decision> {
-    let is_late = work.key.proto == proto::TCP && !work.tcp.opens();
+    let is_late = proto::has_connections(work.key.proto) && !work.tcp.opens();
     if is_late && tables.role() == Role::Loopback {
         return Err(Decision::Pass(Reason::PassNoService));
     }
-    let may_be_own = is_late || work.key.proto == proto::UDP;
+    let may_be_own = is_late && work.key.proto == proto::TCP || work.key.proto == proto::UDP;
     if may_be_own
         && work.call.service.flags & service_flags::CLUSTER_IP == 0
         && tables.has_socket(&work.key)
     {
         return Err(Decision::Pass(Reason::PassOwnSocket));
     }
-    if is_late {
+    if !is_late {
+        return Ok(());
+    }
+    // While flows are on their way from one table to another the retransmit finds this one.
+    if tables.node().features & features::SETTLING != 0 {
         return Err(Decision::Drop(Reason::DropNotSyn));
     }
-    Ok(())
+    Err(Decision::Reject(Reason::RejectNoFlow))
 }
 
 /// Picks a backend that is this service's at this moment.
@@ -274,7 +284,7 @@ fn way_back(role: Role, next_hop: NextHopRef) -> NextHopRef {
     }
 }
 
-/// Puts the flow into the table, with another source port if the client's own is in use towards the backend.
+/// Puts the flow into the table, with another source if the client's own is in use towards the backend.
 #[inline(always)]
 fn insert<A: Addr, T: Tables<A>>(
     work: &mut Work<A>,
@@ -282,34 +292,71 @@ fn insert<A: Addr, T: Tables<A>>(
     table: &FlowTable<'_, A, T::Slots>,
     existing: Existing,
 ) -> Result<(), Refusal> {
-    let node = tables.node();
-    for attempt in 0..PORT_TRIES {
-        let refusal = match table.open(&work.key, &mut work.flow, existing) {
-            Ok(()) if attempt == 0 => return Ok(()),
-            Ok(()) => {
-                tables.count(Reason::PortRemapped);
-                return Ok(());
-            }
-            Err(refusal) => refusal,
-        };
-        if refusal != Refusal::ReplyTaken || node.snat_port_count == 0 {
-            return Err(refusal);
+    let original = table.begin(&work.key, &work.flow, existing)?;
+    work.search.attempt = 0;
+    for _ in 0..CANDIDATES {
+        match source::attempt(work, tables, original.position) {
+            Attempt::Taken => {}
+            Attempt::Reserved => return complete(work, tables, table, original),
+            Attempt::Full => return give_up(table, original, Refusal::Full),
+            Attempt::Busy => return give_up(table, original, Refusal::Busy),
         }
-        let offset = (u64::from(tables.random()) * u64::from(node.snat_port_count)) >> 32;
-        work.flow.rewrite.sport = node.snat_port_base.wrapping_add(offset as u32) as u16;
     }
-    Err(Refusal::ReplyTaken)
+    give_up(table, original, Refusal::ReplyTaken)
+}
+
+/// The last step, with a source that is free.
+#[inline(always)]
+fn complete<A: Addr, T: Tables<A>>(
+    work: &mut Work<A>,
+    tables: &T,
+    table: &FlowTable<'_, A, T::Slots>,
+    original: Claim,
+) -> Result<(), Refusal> {
+    let attempt = work.search.attempt;
+    let Ok(reply) = work.search.reserved.claim() else {
+        return give_up(table, original, Refusal::Busy);
+    };
+    table.finish(&work.key, &work.flow, original, reply)?;
+    if attempt > source::FIRST {
+        tables.count(Reason::PortRemapped);
+    }
+    if source::is_unrested(attempt) {
+        tables.count(Reason::PortUnrested);
+    }
+    if original.displaces | reply.displaces != 0 {
+        tables.count(Reason::FlowDisplaced);
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn give_up<A: Addr, S: Slots<A>>(
+    table: &FlowTable<'_, A, S>,
+    original: Claim,
+    refusal: Refusal,
+) -> Result<(), Refusal> {
+    table.give_back(original);
+    Err(refusal)
 }
 
 /// Takes another source address where the rules of [`masquerade`] ask for it, or where a pod or the loopback address
 /// dials what would answer it without asking anybody.
 #[inline(always)]
 pub(super) fn masquerade<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
+    work.search.is_node = 0;
+    exchange_source(work, tables);
+    work.search.preferred = work.flow.rewrite.ends.src;
+}
+
+#[inline(always)]
+fn exchange_source<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
     let Work {
         key,
         flow,
         source,
         call,
+        search,
         ..
     } = work;
     let ends = &mut flow.rewrite.ends;
@@ -343,6 +390,7 @@ pub(super) fn masquerade<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) 
         return;
     }
     call.is_masqueraded = own != ends.src || mode != masquerade::AS_NEEDED;
+    search.is_node = u32::from(call.is_masqueraded);
     ends.src = own;
     if flow.next_hop == NextHopRef::STACK {
         // One of the node's own sources, which the stack refuses on the packet's own way.

@@ -5,20 +5,43 @@ use crate::{
     abi::Reason,
     net::{
         addr::Addr,
-        ip::{IpHeader, proto},
+        ip::{IpHeader, Piece, proto},
         sctp,
         tcp::{Flags, Tcp},
         udp::Udp,
     },
 };
 
-/// Reads the headers.
+/// What a packet is, by its headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parsed {
+    /// One with ports, and so a flow.
+    Ports,
+    /// One of ICMP, of which [`Work::key`] has the addresses alone.
+    Icmp,
+}
+
+/// Reads the headers. The ports of a later fragment are left as they are: it has none.
 ///
 /// # Errors
 /// The reason to pass the packet untouched.
 #[inline(always)]
-pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<(), Reason> {
+pub(super) fn parse<A: Addr, P: Packet>(
+    packet: &mut P,
+    work: &mut Work<A>,
+) -> Result<Parsed, Reason> {
+    work.ip.piece = Piece::Whole;
     let ip = A::Header::read(packet, &mut work.key.ends)?;
+    if ip.piece != Piece::Whole && ip.proto == A::Header::ICMP {
+        return Err(Reason::PassFragment);
+    }
+    if ip.piece == Piece::Later {
+        work.key.proto = ip.proto;
+        work.tcp = Flags::default();
+        work.segment_len = packet.len();
+        work.ip = ip;
+        return Ok(Parsed::Ports);
+    }
     let (sport, dport, tcp, headers) = if ip.proto == proto::TCP {
         let Some(header) = packet.read::<Tcp>(ip.l4) else {
             return Err(Reason::PassMalformed);
@@ -34,17 +57,24 @@ pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Resul
             Flags::from_bits(header.flags),
             headers,
         )
+    } else if ip.proto == A::Header::ICMP {
+        work.segment_len = ip.len;
+        work.ip = ip;
+        return Ok(Parsed::Icmp);
     } else {
         // SCTP begins with the same two ports.
         let Some(header) = packet.read::<Udp>(ip.l4) else {
             return Err(Reason::PassMalformed);
         };
-        let len = if ip.proto == proto::SCTP {
-            sctp::CHUNK_AT
+        let (flags, len) = if ip.proto == proto::SCTP {
+            let Some([chunk, ..]) = packet.read::<[u8; 4]>(ip.l4 + sctp::CHUNK_AT) else {
+                return Err(Reason::PassMalformed);
+            };
+            (sctp::as_tcp(chunk), sctp::CHUNK_AT + 4)
         } else {
-            size_of::<Udp>() as u32
+            (Flags::default(), size_of::<Udp>() as u32)
         };
-        (header.sport, header.dport, Flags::default(), ip.l4 + len)
+        (header.sport, header.dport, flags, ip.l4 + len)
     };
     if headers > ip.len {
         return Err(Reason::PassMalformed);
@@ -55,5 +85,5 @@ pub(super) fn parse<A: Addr, P: Packet>(packet: &P, work: &mut Work<A>) -> Resul
     work.tcp = tcp;
     work.segment_len = packet.segment_len(headers - u32::from(ip.shed));
     work.ip = ip;
-    Ok(())
+    Ok(Parsed::Ports)
 }

@@ -4,7 +4,10 @@ use bytemuck::Pod;
 
 use super::Route;
 use crate::{
-    abi::{Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
+    abi::{
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, PieceKey, Reason, Service, ServiceKey,
+        Source, SourceKey,
+    },
     flow::{FlowKey, clock::Tick, table::Slots},
     net::{addr::Addr, crc32c, csum::Delta, ip::Ends},
 };
@@ -23,6 +26,11 @@ pub trait Packet {
     /// Bytes from the IP header to the end of the largest packet that leaves, given that the headers
     /// take `headers` bytes: less than [`Packet::len`] where segmentation offload cuts it up.
     fn segment_len(&self, headers: u32) -> u32;
+    /// Makes the first `len` bytes, or all, such that they can be read; where that fails, reading does.
+    #[inline(always)]
+    fn reach(&mut self, len: u32) {
+        let _ = len;
+    }
     /// Copies a header; `None`: the packet ends before it does.
     fn read<T: Pod>(&self, at: u32) -> Option<T>;
     /// Writes a header, or part of one.
@@ -77,6 +85,18 @@ impl Role {
     }
 }
 
+/// What letting fragments in has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Released {
+    /// There were none.
+    None,
+    /// There were some.
+    Some,
+    /// There were some, and the packet at hand was lost over them.
+    Damaged,
+}
+
 /// Where in the kernel the program runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hook {
@@ -126,6 +146,8 @@ pub trait Tables<A: Addr> {
     fn affinity(&self, key: &AffinityKey<A>, into: &mut Affinity) -> bool;
     /// Notes what a client is given; false: there was no room.
     fn set_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity) -> bool;
+    /// An address of a device, copied; false: it has no such.
+    fn source(&self, key: &SourceKey, into: &mut Source<A>) -> bool;
     /// True if the node itself has a connected socket that packets of this key are for.
     fn has_socket(&self, key: &FlowKey<A>) -> bool;
     /// Source of a pod's connection to itself; unspecified: there is none.
@@ -136,6 +158,24 @@ pub trait Tables<A: Addr> {
     /// validity aside), and which source the node prefers on it, written to `source`; unspecified where the
     /// kernel does not say.
     fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route;
+    /// What the first fragment of this datagram has told: [`crate::fragment::record::find`].
+    fn recall(&self, _key: &FlowKey<A>, _id: u32, _now: Tick) -> u64 {
+        0
+    }
+    /// Notes the first fragment of a datagram: [`crate::fragment::record::note`].
+    fn note(&self, _key: &FlowKey<A>, _id: u32, _now: Tick) {}
+    /// Keeps a copy of the packet, a later fragment of this datagram: the [`crate::fragment::shelf::Claim`].
+    fn hold<P: Packet>(&self, _packet: &P, _datagram: &PieceKey, _now: Tick) -> u64 {
+        0
+    }
+    /// Gives up the copy that was kept by this claim; false: it is being let in at this moment.
+    fn take_back(&self, _claim: u64) -> bool {
+        false
+    }
+    /// Lets the fragments of this datagram that were kept come in again.
+    fn release(&self, _datagram: &PieceKey, _now: Tick) -> Released {
+        Released::None
+    }
     /// The coarse clock.
     fn now(&self) -> Tick;
     /// 32 random bits.

@@ -4,7 +4,7 @@ use super::{Packet, Work};
 use crate::net::{
     addr::Addr,
     csum::Delta,
-    ip::{Ip, IpHeader, proto},
+    ip::{Ip, IpHeader, Piece, proto},
     sctp, tcp, udp,
 };
 
@@ -14,6 +14,10 @@ pub(super) fn rewrite<A: Addr, P: Packet>(packet: &mut P, work: &Work<A>, hops: 
     let Work { key, ip, flow, .. } = work;
     let new = &flow.rewrite;
     let addresses = A::Header::write(packet, &key.ends, &new.ends, hops)?;
+    // Ports and checksum are in the first fragment.
+    if ip.piece == Piece::Later {
+        return Some(());
+    }
     let (old, ports) = (
         wire_ports(key.sport, key.dport),
         wire_ports(new.sport, new.dport),
@@ -37,6 +41,10 @@ fn crc<P: Packet>(packet: &mut P, ip: &Ip, old: u32, new: u32) -> Option<()> {
     let at = ip.l4 + sctp::CHECK_AT;
     let check = u32::from_le_bytes(packet.read::<[u8; 4]>(at)?);
     let mut change = Delta::replace(old, new);
+    // What is to be summed up is not all here.
+    if ip.piece != Piece::Whole && old != new && check != 0 {
+        return None;
+    }
     if old != new && check != 0 {
         let after = P::replace_in_crc(check, old, new, ip.len.saturating_sub(ip.l4));
         change = change.and(Delta::replace(check.to_le(), after.to_le()));

@@ -5,6 +5,7 @@
 //! of its devices. Guaranteed: the same calls give the same result, always; nothing here reads a
 //! clock, an environment or a file. What it never does: decide anything about a packet.
 
+mod cut;
 mod error;
 mod node;
 mod packet;
@@ -14,5 +15,5 @@ mod spec;
 pub use error::error_about;
 pub use node::{FakeHop, FakeNode, FakeTables, Outcome};
 pub use packet::FakePacket;
-pub use slots::{AtomicWord, FakeSlots, FakeWords};
+pub use slots::{AtomicWord, FakePair, FakeSlots, FakeWordRows, FakeWords};
 pub use spec::{PacketSpec, Transport};

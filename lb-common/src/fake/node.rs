@@ -3,14 +3,25 @@
 use core::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{packet::FakePacket, slots::FakeSlots};
+use super::{
+    packet::FakePacket,
+    slots::{FakeSlots, FakeWordRows},
+};
 use crate::{
     abi::{
-        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, capacity,
+        Affinity, AffinityKey, Backend, Fragment, HeldPiece, NextHop, NodeConfig, PieceKey, Reason,
+        Service, ServiceKey, Source, SourceKey, capacity, held_piece::FRAME_LEN,
         next_hop::NextHopRef, place,
     },
-    datapath::{Explained, Hook, HopMemory, Role, Route, Tables, Verdict, Work, explain, process},
+    datapath::{
+        Explained, Hook, HopMemory, Packet, Released, Role, Route, Tables, Verdict, Work, explain,
+        process,
+    },
     flow::{FlowKey, clock::Tick},
+    fragment::{
+        record,
+        shelf::{self, Claim, Frame},
+    },
     net::{
         addr::{Addr, Family},
         ip::Ends,
@@ -30,9 +41,16 @@ pub struct FakeNode<A> {
     affinity: RefCell<BTreeMap<AffinityKey<A>, Affinity>>,
     /// Clients whose affinity there is room for.
     affinity_room: Cell<usize>,
+    sources: RefCell<BTreeMap<SourceKey, Source<A>>>,
     sockets: RefCell<BTreeSet<FlowKey<A>>>,
     routes: RefCell<BTreeMap<A, (Route, NextHop)>>,
     source: RefCell<A>,
+    fragments: FakeWordRows,
+    pieces: FakeWordRows,
+    /// The packets on the shelf, by buffer.
+    kept: RefCell<BTreeMap<u32, Vec<u8>>>,
+    /// Those that are to come in again, and by which device.
+    released: RefCell<Vec<(u32, FakePacket)>>,
     now: Cell<Tick>,
     luck: Cell<u64>,
     counts: RefCell<BTreeMap<Reason, u64>>,
@@ -69,9 +87,17 @@ impl<A: Addr> FakeNode<A> {
             places: RefCell::default(),
             affinity: RefCell::default(),
             affinity_room: Cell::new(capacity::AFFINITY as usize),
+            sources: RefCell::default(),
             sockets: RefCell::default(),
             routes: RefCell::default(),
             source: RefCell::default(),
+            fragments: FakeWordRows::new(capacity::FRAGMENTS + 1, size_of::<Fragment<A>>()),
+            pieces: FakeWordRows::new(
+                capacity::PIECE_SETS * capacity::PIECES_PER_SET + 1,
+                size_of::<HeldPiece>() - FRAME_LEN,
+            ),
+            kept: RefCell::default(),
+            released: RefCell::default(),
             now: Cell::new(0),
             luck: Cell::new(1),
             counts: RefCell::default(),
@@ -135,6 +161,17 @@ impl<A: Addr> FakeNode<A> {
         self.places.borrow_mut().insert(key, code);
     }
 
+    /// Gives a device these addresses, which may stand in for clients'.
+    pub fn set_sources(&self, ifindex: u32, addrs: &[A]) {
+        let mut sources = self.sources.borrow_mut();
+        sources.retain(|key, _| key.ifindex != ifindex);
+        let count = u32::try_from(addrs.len()).unwrap_or(u32::MAX);
+        for (at, addr) in (0..).zip(addrs) {
+            let source = Source { addr: *addr, count };
+            sources.insert(SourceKey { ifindex, at }, source);
+        }
+    }
+
     /// How many clients' affinity there is room for.
     pub fn set_affinity_room(&self, room: usize) {
         self.affinity_room.set(room);
@@ -182,6 +219,11 @@ impl<A: Addr> FakeNode<A> {
     /// What was counted since the last call, nothing with a count of zero.
     pub fn take_counts(&self) -> BTreeMap<Reason, u64> {
         self.counts.take()
+    }
+
+    /// Fragments that were let in again since the last call, and the devices that they come by, in order.
+    pub fn take_released(&self) -> Vec<(u32, FakePacket)> {
+        self.released.take()
     }
 
     /// The flow table's memory.
@@ -245,7 +287,7 @@ impl<A: Addr> FakeTables<'_, A, false, true> {
     /// Decides about a packet; what it would become is in the work area that comes back.
     pub fn explain(&self, packet: &FakePacket) -> (Explained, Work<A>) {
         let mut work = Work::default();
-        let explained = explain(packet, self, &mut work);
+        let explained = explain(&mut packet.clone(), self, &mut work);
         (explained, work)
     }
 }
@@ -339,6 +381,12 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
         has_room
     }
 
+    fn source(&self, key: &SourceKey, into: &mut Source<A>) -> bool {
+        let known = self.node.sources.borrow().get(key).copied();
+        *into = known.unwrap_or_default();
+        known.is_some()
+    }
+
     fn has_socket(&self, key: &FlowKey<A>) -> bool {
         self.node.sockets.borrow().contains(key)
     }
@@ -379,6 +427,79 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
             ..*found
         };
         *route
+    }
+
+    fn recall(&self, key: &FlowKey<A>, id: u32, now: Tick) -> u64 {
+        record::find(
+            &&self.node.fragments,
+            &self.node.config.hash_key,
+            key,
+            id,
+            now,
+        )
+        .0
+    }
+
+    fn note(&self, key: &FlowKey<A>, id: u32, now: Tick) {
+        record::note(
+            &&self.node.fragments,
+            &self.node.config.hash_key,
+            key,
+            id,
+            now,
+        );
+    }
+
+    fn hold<P: Packet>(&self, packet: &P, datagram: &PieceKey, now: Tick) -> u64 {
+        let pieces = &self.node.pieces;
+        let mut words = vec![0; FRAME_LEN / 4];
+        if packet.copy(&mut words, packet.len()).is_none() {
+            return 0;
+        }
+        let claim = shelf::claim(&pieces, &self.node.config, datagram, now);
+        if let Some(row) = claim
+            .is_some()
+            .then(|| pieces.row(claim.buffer()))
+            .flatten()
+        {
+            let mut bytes = bytemuck::cast_slice::<u32, u8>(&words).to_vec();
+            bytes.truncate(packet.len() as usize);
+            self.node.kept.borrow_mut().insert(claim.buffer(), bytes);
+            let frame = Frame {
+                ifindex: self.ifindex,
+                l2: 0,
+                len: packet.len(),
+            };
+            shelf::publish(row, claim, datagram, frame, now);
+        }
+        claim.0
+    }
+
+    fn take_back(&self, claim: u64) -> bool {
+        let claim = Claim(claim);
+        self.node
+            .pieces
+            .row(claim.buffer())
+            .is_some_and(|row| shelf::take_back(row, claim))
+    }
+
+    fn release(&self, datagram: &PieceKey, now: Tick) -> Released {
+        let pieces = &self.node.pieces;
+        let first = shelf::first_buffer(&self.node.config, datagram).unwrap_or(0);
+        let mut released = Released::None;
+        for buffer in first..first + capacity::PIECES_PER_SET {
+            let claim = shelf::release(&pieces, buffer, datagram, now);
+            let Some(row) = pieces.row(buffer).filter(|_| claim.is_some()) else {
+                continue;
+            };
+            released = Released::Some;
+            let ifindex = shelf::frame(row).ifindex;
+            let kept = self.node.kept.borrow_mut().remove(&buffer);
+            shelf::give_back(row, claim);
+            let packet = FakePacket::new(kept.unwrap_or_default());
+            self.node.released.borrow_mut().push((ifindex, packet));
+        }
+        released
     }
 
     fn now(&self) -> Tick {

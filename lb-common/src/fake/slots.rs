@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use crate::{
     abi::FlowSlot,
     flow::{
+        growth::OTHER,
         slot::{Slot, Words},
         table::Slots,
     },
+    fragment::{record::Records, shelf::Shelf},
     net::addr::Addr,
 };
 
@@ -98,6 +100,82 @@ impl<'s, A: Addr, W: AtomicWord> Slots<A> for &'s FakeSlots<A, W> {
 
     fn words(&self, position: u32) -> Option<FakeWords<'s, W>> {
         (position < self.positions()).then(|| self.at(position))
+    }
+}
+
+/// Words of any layout in a row: what is not the flow table's.
+#[derive(Debug)]
+pub struct FakeWordRows<W = AtomicU32> {
+    words: Vec<W>,
+    stride: usize,
+}
+
+impl<W: AtomicWord> FakeWordRows<W> {
+    /// So many rows of so many bytes, all zero; the last is what searches keep notes in.
+    pub fn new(rows: u32, row_size: usize) -> Self {
+        let stride = row_size / 4;
+        Self {
+            words: (0..rows as usize * stride).map(|_| W::default()).collect(),
+            stride,
+        }
+    }
+
+    /// One row; `None`: there are not as many.
+    pub fn row(&self, row: u32) -> Option<FakeWords<'_, W>> {
+        let start = row as usize * self.stride;
+        let words = self.words.get(start..start + self.stride)?;
+        Some(FakeWords { words })
+    }
+
+    /// The last row, a scratch.
+    fn last(&self) -> Option<FakeWords<'_, W>> {
+        let rows = self.words.len() / self.stride;
+        self.row(rows as u32 - 1)
+    }
+}
+
+impl<'s, W: AtomicWord> Records for &'s FakeWordRows<W> {
+    type Words = FakeWords<'s, W>;
+
+    fn words(&self, position: u32) -> Option<Self::Words> {
+        self.row(position)
+    }
+
+    fn scratch(&self) -> Option<Self::Words> {
+        self.last()
+    }
+}
+
+impl<'s, W: AtomicWord> Shelf for &'s FakeWordRows<W> {
+    type Words = FakeWords<'s, W>;
+
+    fn words(&self, buffer: u32) -> Option<Self::Words> {
+        self.row(buffer)
+    }
+
+    fn scratch(&self) -> Option<Self::Words> {
+        self.last()
+    }
+}
+
+/// The memory of two tables: of the one that is inserted into, and of the other.
+#[derive(Debug)]
+pub struct FakePair<'s, A, W = AtomicU32> {
+    /// The one.
+    pub first: &'s FakeSlots<A, W>,
+    /// The other.
+    pub other: &'s FakeSlots<A, W>,
+}
+
+impl<'s, A: Addr, W: AtomicWord> Slots<A> for FakePair<'s, A, W> {
+    type Words = FakeWords<'s, W>;
+
+    fn words(&self, position: u32) -> Option<FakeWords<'s, W>> {
+        if position & OTHER == 0 {
+            self.first.words(position)
+        } else {
+            self.other.words(position & !OTHER)
+        }
     }
 }
 

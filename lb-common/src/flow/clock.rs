@@ -40,47 +40,99 @@ pub const NEXT_HOP_VALID: Tick = seconds(1);
 /// A next hop that nobody asked for this long gives its place to another.
 pub const NEXT_HOP_IDLE: Tick = seconds(60);
 
-const TCP_HALF_OPEN: Tick = seconds(60);
-/// kube-proxy's `conntrack.tcpEstablishedTimeout`; RFC 5382 REQ-5 asks for 2 h 4 min at least.
-const TCP_ESTABLISHED: Tick = seconds(24 * 3600);
-/// kube-proxy's `conntrack.tcpCloseWaitTimeout`: one side may go on sending for long.
-const TCP_CLOSING: Tick = seconds(3600);
-/// The client's TIME-WAIT on Linux.
-const TCP_CLOSED: Tick = seconds(60);
-/// `nf_conntrack_udp_timeout`.
-const UDP_UNANSWERED: Tick = seconds(30);
-/// `nf_conntrack_udp_timeout_stream`; RFC 4787 REQ-5 asks for 2 min at least.
-const UDP_ANSWERED: Tick = seconds(180);
+/// Answers that go on for this long are a stream, however little its client says (`nf_conntrack_proto_udp.c`).
+pub const STREAM: Tick = seconds(2);
+/// A RST cannot make a connection give way sooner than this: it may be forged, since windows are not tracked.
+pub const RESET_HOLDS: Tick = seconds(10);
+
+/// How long a flow lives after its last packet, by [`row`].
+pub type Lifetimes = [Tick; 16];
+
+/// Rows of [`Lifetimes`], four a protocol: half open, established, closing, closed.
+const UDP_ROWS: usize = 4;
+/// See [`UDP_ROWS`].
+const SCTP_ROWS: usize = 8;
+/// Of either protocol.
+const ORPHAN_ROWS: usize = 12;
+
+/// How long flows live, in seconds: what an operator may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP: not yet acknowledged by the client.
+    pub tcp_half_open: u32,
+    /// TCP: open. RFC 5382 REQ-5 asks for 2 h 4 min at least.
+    pub tcp_established: u32,
+    /// TCP: one side has finished, the other may go on sending for long.
+    pub tcp_close_wait: u32,
+    /// UDP: the client has not gone on after an answer.
+    pub udp: u32,
+    /// UDP: both have gone on. RFC 4787 REQ-5 asks for 2 min at least.
+    pub udp_stream: u32,
+    /// SCTP: open; longer than several heartbeats, which come every 30 s (RFC 9260 section 16).
+    pub sctp_established: u32,
+}
+
+impl Timeouts {
+    /// Those of kube-proxy (`KubeProxyConntrackConfiguration`) and of `nf_conntrack`.
+    pub const DEFAULT: Self = Self {
+        tcp_half_open: 60,
+        tcp_established: 24 * 3600,
+        tcp_close_wait: 3600,
+        udp: 30,
+        udp_stream: 180,
+        sctp_established: 210,
+    };
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// The client's TIME-WAIT on Linux, and the backend's: ports rest until it is over.
+const CLOSED_S: u32 = 60;
 /// A reply slot whose connection was opened anew still translates what is under way.
-const ORPHAN: Tick = seconds(10);
+const ORPHAN_S: u32 = 10;
 
-/// Lifetimes by published state (its low two bits): TCP, then datagrams, then orphans of either.
-static LIFETIMES: [Tick; 16] = [
-    TCP_HALF_OPEN,
-    TCP_ESTABLISHED,
-    TCP_CLOSING,
-    TCP_CLOSED,
-    UDP_UNANSWERED,
-    UDP_ANSWERED,
-    UDP_ANSWERED,
-    UDP_ANSWERED,
-    ORPHAN,
-    ORPHAN,
-    ORPHAN,
-    ORPHAN,
-    ORPHAN,
-    ORPHAN,
-    ORPHAN,
-    ORPHAN,
-];
+impl Timeouts {
+    /// As the datapath looks them up.
+    pub const fn lifetimes(&self) -> Lifetimes {
+        let tcp_half_open = seconds(self.tcp_half_open);
+        let udp_stream = seconds(self.udp_stream);
+        let sctp_established = seconds(self.sctp_established);
+        let [closed, orphan] = [seconds(CLOSED_S), seconds(ORPHAN_S)];
+        [
+            tcp_half_open,
+            seconds(self.tcp_established),
+            seconds(self.tcp_close_wait),
+            closed,
+            seconds(self.udp),
+            udp_stream,
+            udp_stream,
+            udp_stream,
+            tcp_half_open,
+            sctp_established,
+            sctp_established,
+            closed,
+            orphan,
+            orphan,
+            orphan,
+            orphan,
+        ]
+    }
+}
 
-/// How long a slot lives after its last packet.
+/// The row of a slot: its protocol and published state (the low two bits of it), orphans apart.
 #[inline(always)]
-pub fn lifetime(protocol: u8, state: StateWord, flags: SlotFlags) -> Tick {
-    let datagram = u32::from(protocol != proto::TCP) << 2;
-    let orphan = u32::from(flags.orphan()) << 3;
-    let row = (state.0 & 3 | datagram | orphan) & 15;
-    LIFETIMES[row as usize]
+pub fn row(protocol: u8, state: StateWord, flags: SlotFlags) -> usize {
+    let first = match protocol {
+        _ if flags.orphan() => ORPHAN_ROWS,
+        proto::TCP => 0,
+        proto::SCTP => SCTP_ROWS,
+        _ => UDP_ROWS,
+    };
+    first | (state.0 & 3) as usize
 }
 
 #[cfg(test)]
@@ -96,6 +148,8 @@ mod tests {
 
     #[test]
     fn lifetimes_follow_protocol_and_state() {
+        let lifetimes = Timeouts::DEFAULT.lifetimes();
+        let lifetime = |proto, state, flags| lifetimes[row(proto, state, flags)];
         let alive = SlotFlags::default();
         let word = |state| StateWord(8).with(state);
         assert_eq!(lifetime(6, word(State::HalfOpen), alive), seconds(60));

@@ -1,10 +1,12 @@
 //! Connections: their keys, their states, and the table that holds them.
 
 pub mod clock;
+pub mod growth;
 pub mod reserve;
 pub mod slot;
 pub mod table;
 pub mod tcp;
+pub mod walk;
 
 use crate::net::{addr::Addr, ip::Ends};
 

@@ -4,9 +4,9 @@
 
 use super::{
     Direction, FlowKey,
-    clock::{REUSE_AFTER, Tick, age},
+    clock::{RESET_HOLDS, REUSE_AFTER, Tick, age},
     slot::{Home, Slot, SlotFlags, State, StateWord, Words},
-    table::{Existing, FlowTable, Found, Homes, Refusal, Slots, WINDOW},
+    table::{BUCKET, Existing, FlowTable, Found, Homes, Refusal, Rest, Slots},
 };
 use crate::net::addr::Addr;
 
@@ -16,15 +16,37 @@ pub struct Request(pub u32);
 
 impl Request {
     const REPLACE: u32 = 1 << 16;
+    const UNRESTED: u32 = 1 << 17;
+    const MOVE: u32 = 1 << 18;
+
+    /// For a flow that comes from the other table, which therefore is not asked.
+    #[inline(always)]
+    pub(super) fn to_move(flags: SlotFlags) -> Self {
+        Self(u32::from(flags.0) | Self::MOVE)
+    }
 
     #[inline(always)]
-    fn new(flags: SlotFlags, existing: Existing) -> Self {
-        let replace = if existing == Existing::Replace {
-            Self::REPLACE
-        } else {
-            0
+    fn asks_other(self) -> bool {
+        self.0 & Self::MOVE == 0
+    }
+
+    #[inline(always)]
+    pub(super) fn new(flags: SlotFlags, existing: Existing, rest: Rest) -> Self {
+        let replace = match existing {
+            Existing::Keep => 0,
+            Existing::Replace => Self::REPLACE,
         };
-        Self(u32::from(flags.0) | replace)
+        let unrested = match rest {
+            Rest::Kept => 0,
+            Rest::Broken => Self::UNRESTED,
+        };
+        Self(u32::from(flags.0) | replace | unrested)
+    }
+
+    /// True if the key of a flow that has ended may be taken at once.
+    #[inline(always)]
+    fn unrested(self) -> bool {
+        self.0 & Self::UNRESTED != 0
     }
 
     #[inline(always)]
@@ -33,7 +55,7 @@ impl Request {
     }
 
     #[inline(always)]
-    fn existing(self) -> Existing {
+    pub(super) fn existing(self) -> Existing {
         if self.0 & Self::REPLACE == 0 {
             Existing::Keep
         } else {
@@ -43,67 +65,152 @@ impl Request {
 }
 
 /// What became of a reservation, in one word: position and state word, or a refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reserved(pub u64);
 
 impl Reserved {
     #[inline(always)]
     fn new(result: Result<Claim, Refusal>) -> Self {
         match result {
-            Ok(claim) => Self(u64::from(claim.word.0) << 32 | u64::from(claim.position)),
+            Ok(claim) => {
+                let low = claim.position | claim.displaces;
+                Self(u64::from(claim.word.0) << 32 | u64::from(low))
+            }
             // An empty slot's state word is never one that was reserved.
             Err(refusal) => Self(refusal as u64),
         }
     }
 
+    /// The slot.
+    ///
+    /// # Errors
+    /// The refusal.
     #[inline(always)]
-    fn claim(self) -> Result<Claim, Refusal> {
+    pub fn claim(self) -> Result<Claim, Refusal> {
         let word = StateWord((self.0 >> 32) as u32);
         match (word.0, self.0 as u32) {
             (0, 0) => Err(Refusal::Full),
             (0, 1) => Err(Refusal::Busy),
             (0, _) => Err(Refusal::ReplyTaken),
-            (_, position) => Ok(Claim { position, word }),
+            (_, position) => Ok(Claim {
+                position: position & POSITIONS,
+                word,
+                displaces: position & DISPLACES,
+            }),
+        }
+    }
+}
+
+/// Free places that the first bucket must have, or the emptier one is taken: at three quarters full, fewer than one
+/// connection in ten million then finds no place (simulated; `lb-common/tests/flow_table/fill.rs` measures it).
+const SPARE: u32 = 5;
+
+/// What a bucket has room for, in one word: it crosses a call in the BPF object. State word and position of the
+/// first free place, and how many there are, up to [`SPARE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room(pub u64);
+
+impl Room {
+    #[inline(always)]
+    fn new(first: Claim, places: u32) -> Self {
+        let low = first.position & POSITIONS | places << 28;
+        Self(u64::from(first.word.0) << 32 | u64::from(low))
+    }
+
+    #[inline(always)]
+    fn places(self) -> u32 {
+        self.0 as u32 >> 28
+    }
+
+    #[inline(always)]
+    fn claim(self) -> Claim {
+        let word = StateWord((self.0 >> 32) as u32);
+        Claim::at(self.0 as u32 & POSITIONS, word)
+    }
+}
+
+/// The flow that gives way, in one word: state word and position; zero, which no published state word is, for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Oldest(pub u64);
+
+impl Oldest {
+    #[inline(always)]
+    fn claim(self) -> Option<Claim> {
+        (self.0 != 0).then_some(Claim {
+            position: self.0 as u32,
+            word: StateWord((self.0 >> 32) as u32),
+            displaces: DISPLACES,
+        })
+    }
+}
+
+/// Beside a position: a flow gave way.
+const DISPLACES: u32 = 1 << 31;
+/// Bits of a position: a table has not more than 2^28.
+const POSITIONS: u32 = (1 << 28) - 1;
+
+/// The `place`th position of the bucket of `home`, counted from `home` on.
+#[inline(always)]
+fn place_from(home: u32, place: u32) -> u32 {
+    home & !(BUCKET - 1) | (home.wrapping_add(place) % BUCKET)
+}
+
+impl Homes {
+    /// The `place`th position where a key may be, the first bucket first, each from its home on.
+    #[inline(always)]
+    fn place(self, place: u32) -> u32 {
+        if place < BUCKET {
+            place_from(self.first, place)
+        } else {
+            place_from(self.second, place)
         }
     }
 }
 
 /// A slot that this CPU has, or wants, to itself.
-#[derive(Clone, Copy)]
-pub(super) struct Claim {
-    pub(super) position: u32,
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Claim {
+    /// Where it is.
+    pub position: u32,
     pub(super) word: StateWord,
+    /// Not zero: a flow would have lived on in it. No `bool`, which the compiler would pack with the rest of a result.
+    pub displaces: u32,
+}
+
+impl Claim {
+    /// No slot at all.
+    pub(super) const NOWHERE: Self = Self::at(u32::MAX, StateWord(0));
+
+    #[inline(always)]
+    pub(super) const fn at(position: u32, word: StateWord) -> Self {
+        Self {
+            position,
+            word,
+            displaces: 0,
+        }
+    }
 }
 
 impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     #[inline(always)]
-    pub(super) fn reserve(
-        &self,
-        key: &FlowKey<A>,
-        flags: SlotFlags,
-        existing: Existing,
-    ) -> Result<Claim, Refusal> {
-        self.slots
-            .reserve(self, key, Request::new(flags, existing))
-            .claim()
+    pub(super) fn reserve(&self, key: &FlowKey<A>, request: Request, twin: u32) -> Reserved {
+        self.slots.reserve(self, key, request, twin)
     }
 
-    /// A slot with `key` written and nobody else having that key. Not yet published.
+    /// A slot with `key` written and nobody else having that key; `twin`: position of the other direction, where it is
+    /// known. Not yet published.
     #[inline(always)]
-    pub fn reserve_here(&self, key: &FlowKey<A>, request: Request) -> Reserved {
-        Reserved::new(self.try_reserve(key, request.flags(), request.existing()))
+    pub fn reserve_here(&self, key: &FlowKey<A>, request: Request, twin: u32) -> Reserved {
+        Reserved::new(self.try_reserve(key, request, twin))
     }
 
     #[inline(always)]
-    fn try_reserve(
-        &self,
-        key: &FlowKey<A>,
-        flags: SlotFlags,
-        existing: Existing,
-    ) -> Result<Claim, Refusal> {
+    fn try_reserve(&self, key: &FlowKey<A>, request: Request, twin: u32) -> Result<Claim, Refusal> {
         let homes = self.homes(key);
-        let place = self.choose_place(homes, key, existing)?;
-        let Some(word) = self.claim(place, existing) else {
+        let place = self.choose_place(homes, key, request, twin)?;
+        let is_copy = self.is_copy(key, place);
+        let Some(word) = self.claim(place, request.existing()) else {
             return Err(Refusal::Busy);
         };
         let Some(slot) = self.slot(place.position) else {
@@ -111,95 +218,153 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         };
         // Before `Keyed`: who looks for the same key looks only at marked places.
         self.mark_homes(homes, place.position);
-        slot.set_key(key, flags);
+        slot.set_key(key, request.flags());
         slot.set_last_seen(self.now);
         let claim = Claim {
             word: word.with(State::Keyed),
             ..place
         };
         slot.exchange(word, claim.word);
-        if let Err(refusal) = self.outdo_others(homes, key, claim) {
+        let mut outdone = if self.slots.outdo(self, key, claim.position) {
+            Ok(())
+        } else {
+            Err(Refusal::Busy)
+        };
+        if request.asks_other() && outdone.is_ok() {
+            outdone = self.outdo_other_table(key, request, twin, is_copy);
+        }
+        if let Err(refusal) = outdone {
             self.give_back(claim);
             return Err(refusal);
         }
         Ok(claim)
     }
 
-    /// The key's own old slot, else the first free or expired one, else the oldest half-open one.
+    /// The key's own old slot, else a free or expired one, else the oldest one that may give way.
     #[inline(always)]
     fn choose_place(
         &self,
         homes: Homes,
         key: &FlowKey<A>,
-        existing: Existing,
+        request: Request,
+        twin: u32,
     ) -> Result<Claim, Refusal> {
-        if let Some(same) = self.find_published(homes, key) {
-            let replace = existing == Existing::Replace
-                || same.word.state() == State::Closed
-                || same.slot.flags().orphan()
-                || self.is_over(&same, 0);
-            return if replace {
-                Ok(Claim {
-                    position: same.position,
-                    word: same.word,
-                })
+        if let Some(same) = self.find_published(key) {
+            return if self.gives_way(&same, request, self.original_at(twin)) {
+                Ok(Claim::at(same.position, same.word))
             } else {
                 Err(Refusal::ReplyTaken)
             };
         }
-        self.first_free(homes)
-            .or_else(|| self.oldest_half_open(homes))
-            .ok_or(Refusal::Full)
+        if let Some(free) = self.free_place(homes) {
+            return Ok(free);
+        }
+        self.slots.oldest(self, homes).claim().ok_or(Refusal::Full)
     }
 
-    /// The first place where nothing is, or a flow that ended long enough ago.
-    #[inline(never)]
-    fn first_free(&self, homes: Homes) -> Option<Claim> {
-        for place in 0..2 * WINDOW {
-            let position = self.place(homes, place);
-            let slot = self.slot(position)?;
+    /// The slot of the other direction of what is opened, where it is known.
+    #[inline(always)]
+    pub(super) fn original_at(&self, twin: u32) -> Option<Slot<A, S::Words>> {
+        if twin == Claim::NOWHERE.position {
+            None
+        } else {
+            self.slot(twin)
+        }
+    }
+
+    /// True if a flow's key may be another's.
+    #[inline(always)]
+    pub(super) fn gives_way(
+        &self,
+        same: &Found<A, S::Words>,
+        request: Request,
+        original: Option<Slot<A, S::Words>>,
+    ) -> bool {
+        let orphan = same.slot.flags().orphan();
+        let has_ended = orphan || same.word.state() == State::Closed;
+        let rest = if request.unrested() { 0 } else { REUSE_AFTER };
+        // An orphan of the very connection that is opened anew is not in its way.
+        request.existing() == Existing::Replace
+            || has_ended && request.unrested()
+            || orphan && original.is_some_and(|original| same.slot.answers(original))
+            || self.is_over(same, rest)
+    }
+
+    /// A place where nothing is, or a flow that ended long enough ago: in the first bucket if it has room to spare,
+    /// else in the emptier one.
+    #[inline(always)]
+    fn free_place(&self, homes: Homes) -> Option<Claim> {
+        let first = self.room(homes.first);
+        if first.places() >= SPARE {
+            return Some(first.claim());
+        }
+        let second = self.room(homes.second);
+        let emptier = if second.places() > first.places() {
+            second
+        } else {
+            first
+        };
+        (emptier.places() != 0).then_some(emptier.claim())
+    }
+
+    #[inline(always)]
+    fn room(&self, home: u32) -> Room {
+        self.slots.room(self, home)
+    }
+
+    /// The free places of a bucket, up to [`SPARE`] of them; the first from home on.
+    #[inline(always)]
+    pub fn room_here(&self, home: u32) -> Room {
+        let mut first = Claim::at(home, StateWord(0));
+        let mut places = 0;
+        for place in 0..BUCKET {
+            let position = place_from(home, place) & self.mask;
+            let Some(slot) = self.slot(position) else {
+                break;
+            };
             let word = slot.state();
-            if self.is_over(
-                &Found {
-                    position,
-                    slot,
-                    word,
-                },
-                REUSE_AFTER,
-            ) {
-                return Some(Claim { position, word });
+            let found = Found {
+                position,
+                slot,
+                word,
+            };
+            if !self.is_over(&found, REUSE_AFTER) {
+                continue;
+            }
+            if places == 0 {
+                first = Claim::at(position, word);
+            }
+            places += 1;
+            if places == SPARE {
+                break;
             }
         }
-        None
+        Room::new(first, places)
     }
 
-    /// The half-open flow that has waited longest for an answer.
-    #[inline(never)]
-    fn oldest_half_open(&self, homes: Homes) -> Option<Claim> {
-        let mut oldest = None;
+    /// The flow that has waited longest, of those that may give way: half open, or closed.
+    #[inline(always)]
+    pub fn oldest_here(&self, homes: Homes) -> Oldest {
+        let mut oldest = Oldest(0);
         let mut oldest_age = 0;
-        for place in 0..2 * WINDOW {
-            let position = self.place(homes, place);
-            let slot = self.slot(position)?;
+        for place in 0..2 * BUCKET {
+            let position = homes.place(place) & self.mask;
+            let Some(slot) = self.slot(position) else {
+                break;
+            };
             let word = slot.state();
             let waited = 1 + age(self.now, slot.last_seen());
-            if word.state() == State::HalfOpen && waited > oldest_age {
+            let may_go = match word.state() {
+                State::HalfOpen => true,
+                State::Closed => !slot.flags().reset() || waited > RESET_HOLDS,
+                _ => false,
+            };
+            if may_go && waited > oldest_age {
                 oldest_age = waited;
-                oldest = Some(Claim { position, word });
+                oldest = Oldest(u64::from(word.0) << 32 | u64::from(position & self.mask));
             }
         }
         oldest
-    }
-
-    /// The place'th position where a key may be, first window first.
-    #[inline(always)]
-    fn place(&self, homes: Homes, place: u32) -> u32 {
-        let base = if place < WINDOW {
-            homes.first
-        } else {
-            homes.second
-        };
-        base.wrapping_add(place % WINDOW) & self.mask
     }
 
     /// True if nothing is in the slot, or a flow that ended `grace` ticks ago.
@@ -215,8 +380,8 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     /// Claims a slot, and with a published one its whole pair; `None`: somebody was faster.
     #[inline(always)]
-    fn claim(&self, place: Claim, existing: Existing) -> Option<StateWord> {
-        let Claim { position, word } = place;
+    pub(super) fn claim(&self, place: Claim, existing: Existing) -> Option<StateWord> {
+        let Claim { position, word, .. } = place;
         let slot = self.slot(position)?;
         let claimed = word.claimed();
         if !word.published() {
@@ -267,21 +432,23 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             slot,
             word,
         } = *found;
-        if let Some(claimed) = self.claim(Claim { position, word }, Existing::Keep) {
+        if let Some(claimed) = self.claim(Claim::at(position, word), Existing::Keep) {
             slot.exchange(claimed, claimed.with(State::Empty));
         }
     }
 
-    /// Makes sure that nobody else publishes `key`: cancels who is behind, yields to who is ahead.
-    #[inline(never)]
-    fn outdo_others(&self, homes: Homes, key: &FlowKey<A>, mine: Claim) -> Result<(), Refusal> {
+    /// Makes sure that nobody else publishes `key`: cancels who is behind, yields to who is ahead (false).
+    #[inline(always)]
+    pub fn outdo_here(&self, key: &FlowKey<A>, mine: u32) -> bool {
+        let homes = self.homes(key);
         let (Some(first), Some(second)) = (self.slot(homes.first), self.slot(homes.second)) else {
-            return Err(Refusal::Busy);
+            return false;
         };
-        let marked = first.home().0 & 0xff | (second.home().0 & 0xff) << WINDOW;
-        for place in 0..2 * WINDOW {
-            let position = self.place(homes, place);
-            if marked & 1 << place == 0 || position == mine.position {
+        for place in 0..2 * BUCKET {
+            let position = homes.place(place) & self.mask;
+            let home = if place < BUCKET { first } else { second };
+            // Read anew, see `find_in`.
+            if !home.home().has(position % BUCKET) || position == mine {
                 continue;
             }
             let Some(slot) = self.slot(position) else {
@@ -294,12 +461,12 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             if !(keyed || claimed || word.published()) || !slot.has_key(key) {
                 continue;
             }
-            let behind = keyed && position > mine.position;
+            let behind = keyed && position > mine;
             if !behind || !slot.exchange(word, word.with(State::Cancelled)) {
-                return Err(Refusal::Busy);
+                return false;
             }
         }
-        Ok(())
+        true
     }
 
     /// Tells the readers of both homes where to look.
@@ -308,27 +475,32 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         let Some(first) = self.slot(homes.first) else {
             return;
         };
-        let place = position.wrapping_sub(homes.first) & self.mask;
-        if place < WINDOW {
+        let place = position % BUCKET;
+        if position / BUCKET == homes.first / BUCKET {
             first.add_home(Home::at(place));
             return;
         }
         let Some(second) = self.slot(homes.second) else {
             return;
         };
-        second.add_home(Home::at(position.wrapping_sub(homes.second) & self.mask));
+        second.add_home(Home::at(place));
         first.add_home(Home::spill());
     }
 
     #[inline(always)]
     pub(super) fn publish(&self, claim: Claim) -> bool {
+        self.publish_as(claim, State::HalfOpen)
+    }
+
+    #[inline(always)]
+    pub(super) fn publish_as(&self, claim: Claim, state: State) -> bool {
         self.slot(claim.position)
-            .is_some_and(|slot| slot.exchange(claim.word, claim.word.with(State::HalfOpen)))
+            .is_some_and(|slot| slot.exchange(claim.word, claim.word.with(state)))
     }
 
     /// Frees a slot that was keyed but not published, cancelled or not.
     #[inline(always)]
-    pub(super) fn give_back(&self, claim: Claim) {
+    pub fn give_back(&self, claim: Claim) {
         let Some(slot) = self.slot(claim.position) else {
             return;
         };

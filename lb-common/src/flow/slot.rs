@@ -8,7 +8,7 @@ use core::{marker::PhantomData, mem::offset_of};
 use super::{Direction, FlowKey, Rewrite, clock::Tick};
 use crate::{
     abi::{FlowSlot, next_hop::NextHopRef},
-    net::{addr::Addr, ip::Ends},
+    net::addr::Addr,
 };
 
 /// A slot's memory as 32-bit words. Loads and stores are single words, seen in program order.
@@ -37,13 +37,13 @@ pub enum State {
     Keyed = 2,
     /// Another CPU has the same key at an earlier position; the owner must give the slot back.
     Cancelled = 3,
-    /// Published; no answer was seen yet.
+    /// Published; the client has not gone on after an answer yet.
     HalfOpen = 4,
-    /// Published; both sides were heard.
+    /// Published; the client was answered and has gone on.
     Established = 5,
-    /// Published; one side has finished (TCP).
+    /// Published; one side has finished (TCP, SCTP).
     Closing = 6,
-    /// Published; both sides have finished, or one has reset (TCP).
+    /// Published; both sides have finished, or one has reset (TCP, SCTP).
     Closed = 7,
 }
 
@@ -107,6 +107,11 @@ impl SlotFlags {
     /// A SYN came this way after the connection had ended, and was sent on as the flow's: nobody else serves.
     pub const SYN: Self = Self(1 << 4);
 
+    /// The backend has answered; only ever on the reply's slot.
+    pub const ANSWERED: Self = Self(1 << 5);
+    /// A RST went one way or the other.
+    pub const RESET: Self = Self(1 << 6);
+
     const REPLY: u16 = 1 << 0;
     const LOCAL: u16 = 1 << 3;
 
@@ -140,6 +145,18 @@ impl SlotFlags {
     #[inline(always)]
     pub fn syn(self) -> bool {
         self.0 & Self::SYN.0 != 0
+    }
+
+    /// The backend has answered.
+    #[inline(always)]
+    pub fn answered(self) -> bool {
+        self.0 & Self::ANSWERED.0 != 0
+    }
+
+    /// A RST went one way or the other.
+    #[inline(always)]
+    pub fn reset(self) -> bool {
+        self.0 & Self::RESET.0 != 0
     }
 
     /// The connection was opened anew elsewhere: translate, never refresh.
@@ -226,16 +243,20 @@ impl<A: Addr, M: Words> Slot<A, M> {
 
     /// The slot's key.
     pub fn key(self) -> FlowKey<A> {
+        let mut key = FlowKey::default();
+        self.copy_key(&mut key);
+        key
+    }
+
+    /// Copies the slot's key.
+    #[inline(always)]
+    pub fn copy_key(self, into: &mut FlowKey<A>) {
         let ports = self.words.load(word!(sport));
-        FlowKey {
-            ends: Ends {
-                src: self.address(word!(src)),
-                dst: self.address(word!(dst)),
-            },
-            sport: ports as u16,
-            dport: (ports >> 16) as u16,
-            proto: self.words.load(word!(proto)) as u8,
-        }
+        into.ends.src = self.address(word!(src));
+        into.ends.dst = self.address(word!(dst));
+        into.sport = ports as u16;
+        into.dport = (ports >> 16) as u16;
+        into.proto = self.protocol();
     }
 
     /// Writes the key into a claimed slot.
@@ -346,12 +367,44 @@ impl<A: Addr, M: Words> Slot<A, M> {
         self.words.store(word!(bytes) + 1, 0);
     }
 
+    /// True if this slot's packets become what answers those of `original`: both are, or were, one connection's.
+    #[inline(always)]
+    pub fn answers(self, original: Self) -> bool {
+        let ports = self.words.load(word!(new_sport)).rotate_left(16);
+        let mut differ = ports ^ original.words.load(word!(sport));
+        differ |= u32::from(self.protocol() ^ original.protocol());
+        for at in 0..Self::KEY_WORDS {
+            let load = |words: M, field: usize| words.load(field + at);
+            differ |= load(self.words, word!(new_src)) ^ load(original.words, word!(dst));
+            differ |= load(self.words, word!(new_dst)) ^ load(original.words, word!(src));
+        }
+        differ == 0
+    }
+
+    /// Takes over what another slot has counted.
+    #[inline(always)]
+    pub fn copy_counts(self, from: Self) {
+        for at in [word!(packets), word!(bytes), word!(bytes) + 1] {
+            self.words.store(at, from.words.load(at));
+        }
+    }
+
     /// Counts a packet of `len` L3 bytes.
     #[inline(always)]
     pub fn count(self, len: u32) {
         let packets = self.words.load(word!(packets));
         self.words.store(word!(packets), packets.wrapping_add(1));
         self.words.add64(word!(bytes), u64::from(len));
+    }
+
+    /// Packets and L3 bytes that were counted.
+    pub fn counted(self) -> (u32, u64) {
+        let halves = || [0, 1].map(|half| self.words.load(word!(bytes) + half));
+        let bytes = halves();
+        let again = halves();
+        // Another CPU may be between the two words: a pair that was read while they differed may be neither sum.
+        let bytes = if bytes == again { bytes } else { halves() };
+        (self.words.load(word!(packets)), bytemuck::cast(bytes))
     }
 
     #[inline(always)]
@@ -380,7 +433,7 @@ impl<A: Addr, M: Words> Slot<A, M> {
     }
 }
 
-/// Where the flows that call one position home were put: a bit per place of its window, and "spilled".
+/// Where the flows that call one position home were put: a bit per place of its bucket, and "spilled".
 ///
 /// It belongs to the position and outlives the flows. Bits are set before a key is written and
 /// cleared only by the agent's walk, so a reader that skips the places without a bit misses nothing.
@@ -388,13 +441,13 @@ impl<A: Addr, M: Words> Slot<A, M> {
 pub struct Home(pub u32);
 
 impl Home {
-    const PLACES: u32 = 0xff;
-    const SPILLED: u32 = 1 << 8;
+    const PLACES: u32 = 0xffff;
+    const SPILLED: u32 = 1 << 16;
 
-    /// A flow is at `place` of this window.
+    /// A flow is at `place` of this bucket.
     #[inline(always)]
     pub fn at(place: u32) -> Self {
-        Self(1 << (place & 7))
+        Self(1 << (place & 15))
     }
 
     /// A flow whose first home is here went to its second.
@@ -406,13 +459,13 @@ impl Home {
     /// True if a flow may be at `place`.
     #[inline(always)]
     pub fn has(self, place: u32) -> bool {
-        self.0 & (1 << (place & 7)) != 0
+        self.0 & Self::at(place).0 != 0
     }
 
-    /// True if no flow was ever put into this window from here.
+    /// True if a flow may be at any other place than `place`.
     #[inline(always)]
-    pub fn has_none(self) -> bool {
-        self.0 & Self::PLACES == 0
+    pub fn has_others(self, place: u32) -> bool {
+        self.0 & Self::PLACES & !Self::at(place).0 != 0
     }
 
     /// True if a flow went to its second home.

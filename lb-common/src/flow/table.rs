@@ -2,9 +2,10 @@
 //!
 //! # Places
 //!
-//! A key has two homes, each the first of a window of eight neighbouring positions; the second window
-//! is used only when the first is full. A home remembers which places of its window were ever used
-//! through it ([`Home`]), so a miss usually reads one line and a hit few more than one.
+//! The table is divided into buckets of sixteen positions. A key has two homes, positions in two of them; it is put
+//! into the first home's bucket as long as that has room to spare, else into the emptier one, at home itself if that
+//! is free. A home remembers which places of its bucket were ever used through it ([`Home`]), so a miss
+//! usually reads one line and a hit one or two.
 //!
 //! # Protocol
 //!
@@ -37,24 +38,25 @@ use core::marker::PhantomData;
 
 use super::{
     Direction, FlowKey, Rewrite,
-    clock::{Tick, age, lifetime},
-    reserve::{Claim, Request, Reserved},
-    slot::{BackendRef, Home, Slot, SlotFlags, State, StateWord, Words},
+    clock::{Tick, age, row},
+    reserve::{Claim, Oldest, Request, Reserved, Room},
+    slot::{BackendRef, Slot, SlotFlags, State, StateWord, Words},
 };
 use crate::{
-    abi::next_hop::NextHopRef,
-    hash::{self, HashKey},
+    abi::{NodeConfig, next_hop::NextHopRef},
+    hash,
     net::addr::Addr,
 };
 
-/// Places in a window.
-pub(super) const WINDOW: u32 = 8;
+/// Positions in a bucket.
+pub(super) const BUCKET: u32 = 16;
 
 /// The table's memory.
 pub trait Slots<A: Addr> {
     /// One slot's words.
     type Words: Words;
-    /// The slot at `position`; `None` beyond the table, which a masked position never is.
+    /// The slot at `position`, in the other table if [`super::growth::OTHER`] is set in it; `None` beyond the
+    /// table, which a masked position never is.
     fn words(&self, position: u32) -> Option<Self::Words>;
 
     /// Carries out [`FlowTable::reserve_here`]. A host may do so in a function of its own: in the kernel
@@ -65,11 +67,48 @@ pub trait Slots<A: Addr> {
         table: &FlowTable<'_, A, Self>,
         key: &FlowKey<A>,
         request: Request,
+        twin: u32,
     ) -> Reserved
     where
         Self: Sized,
     {
-        table.reserve_here(key, request)
+        table.reserve_here(key, request, twin)
+    }
+
+    /// Carries out [`FlowTable::search_here`]; likewise.
+    #[inline(always)]
+    fn search(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>) -> Sighting
+    where
+        Self: Sized,
+    {
+        table.search_here(key)
+    }
+
+    /// Carries out [`FlowTable::room_here`]; likewise.
+    #[inline(always)]
+    fn room(&self, table: &FlowTable<'_, A, Self>, home: u32) -> Room
+    where
+        Self: Sized,
+    {
+        table.room_here(home)
+    }
+
+    /// Carries out [`FlowTable::oldest_here`]; likewise.
+    #[inline(always)]
+    fn oldest(&self, table: &FlowTable<'_, A, Self>, homes: Homes) -> Oldest
+    where
+        Self: Sized,
+    {
+        table.oldest_here(homes)
+    }
+
+    /// Carries out [`FlowTable::outdo_here`]; likewise.
+    #[inline(always)]
+    fn outdo(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>, mine: u32) -> bool
+    where
+        Self: Sized,
+    {
+        table.outdo_here(key, mine)
     }
 }
 /// A table at one moment.
@@ -78,9 +117,11 @@ pub struct FlowTable<'a, A, S> {
     pub(super) slots: &'a S,
     /// Number of positions, a power of two, minus one.
     pub(super) mask: u32,
-    hash_key: &'a HashKey,
+    /// Which of the two tables this is, as a bit of every position: see [`super::growth`].
+    pub(super) base: u32,
+    pub(super) node: &'a NodeConfig,
     pub(super) now: Tick,
-    family: PhantomData<A>,
+    pub(super) family: PhantomData<A>,
 }
 
 /// A flow that was found.
@@ -92,6 +133,14 @@ pub struct Found<A, M> {
     pub slot: Slot<A, M>,
     /// Its state word when the key was compared.
     pub word: StateWord,
+}
+
+/// A flow that was seen, in one word: state word and position; zero, which no published state word is, for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting(pub u64);
+
+impl Sighting {
+    const NONE: Self = Self(0);
 }
 
 /// A connection to be opened, besides the key of the packets that the client sends.
@@ -112,6 +161,15 @@ pub struct NewFlow<A> {
     pub local: bool,
 }
 
+/// Whether the source port of a connection that has ended may be taken by another's at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rest {
+    /// It rests for as long as the backend may remember.
+    Kept,
+    /// It may.
+    Broken,
+}
+
 /// What to do with a live flow that has the key of the one to be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Existing {
@@ -125,7 +183,7 @@ pub enum Existing {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Refusal {
-    /// All sixteen places hold live, answered flows.
+    /// All places of both buckets hold live, established flows.
     Full = 0,
     /// Another CPU is opening the same connection, or one of its places, at this moment.
     Busy = 1,
@@ -134,20 +192,23 @@ pub enum Refusal {
 }
 
 /// Where a key may be.
-#[derive(Clone, Copy)]
-pub(super) struct Homes {
-    pub(super) first: u32,
-    pub(super) second: u32,
+#[derive(Clone, Copy, Debug)]
+pub struct Homes {
+    /// Where it is put while there is room to spare.
+    pub first: u32,
+    /// Where else.
+    pub second: u32,
 }
 
 impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     /// The table in `slots` at the moment `now`.
     #[inline(always)]
-    pub fn new(slots: &'a S, mask: u32, hash_key: &'a HashKey, now: Tick) -> Self {
+    pub fn new(slots: &'a S, mask: u32, node: &'a NodeConfig, now: Tick) -> Self {
         Self {
             slots,
             mask,
-            hash_key,
+            base: 0,
+            node,
             now,
             family: PhantomData,
         }
@@ -171,7 +232,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     /// The live flow with this key.
     #[inline(always)]
     pub fn find(&self, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
-        let found = self.find_published(self.homes(key), key)?;
+        let found = self.find_published(key)?;
         self.is_live(&found).then_some(found)
     }
 
@@ -206,32 +267,96 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         }
     }
 
+    /// When the other direction's last packet came; now, if it is gone.
+    #[inline(always)]
+    pub fn twin_last_seen(&self, found: &Found<A, S::Words>) -> Tick {
+        match self.slot(found.slot.twin()) {
+            Some(twin) if twin.twin() == found.position => twin.last_seen(),
+            _ => self.now,
+        }
+    }
+
+    /// Adds to the flags of both directions.
+    #[inline(always)]
+    pub fn add_flags(&self, found: &Found<A, S::Words>, flags: SlotFlags) {
+        found.slot.add_flags(flags);
+        if let Some(twin) = self.slot(found.slot.twin())
+            && twin.twin() == found.position
+        {
+            twin.add_flags(flags);
+        }
+    }
+
     /// Opens a connection: both directions, or neither.
     ///
     /// # Errors
     /// See [`Refusal`]; nothing is left in the table then.
-    #[inline(never)]
     pub fn open(
         &self,
         key: &FlowKey<A>,
         new: &mut NewFlow<A>,
         existing: Existing,
     ) -> Result<(), Refusal> {
-        let flags = SlotFlags::new(Direction::Original, new.local);
-        let original = match self.reserve(key, flags, existing) {
-            // Another CPU has just opened this very connection: the retransmit finds it.
-            Err(Refusal::ReplyTaken) => return Err(Refusal::Busy),
-            original => original?,
-        };
-        new.rewrite.answered_by(key.proto, &mut new.reply);
-        let flags = SlotFlags::new(Direction::Reply, new.local);
-        let reply = match self.reserve(&new.reply, flags, Existing::Keep) {
-            Ok(reply) => reply,
+        let original = self.begin(key, new, existing)?;
+        match self.answer(key, new, original.position, Rest::Kept).claim() {
+            Ok(reply) => self.finish(key, new, original, reply),
             Err(refusal) => {
                 self.give_back(original);
-                return Err(refusal);
+                Err(refusal)
             }
-        };
+        }
+    }
+
+    /// The first step: a slot for the original direction, which must be given back or come to its finish.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; nothing is left in the table then.
+    #[inline(always)]
+    pub fn begin(
+        &self,
+        key: &FlowKey<A>,
+        new: &NewFlow<A>,
+        existing: Existing,
+    ) -> Result<Claim, Refusal> {
+        let flags = SlotFlags::new(Direction::Original, new.local);
+        let request = Request::new(flags, existing, Rest::Broken);
+        match self.reserve(key, request, Claim::NOWHERE.position).claim() {
+            // Another CPU has just opened this very connection: the retransmit finds it.
+            Err(Refusal::ReplyTaken) => Err(Refusal::Busy),
+            reserved => reserved,
+        }
+    }
+
+    /// The second: a slot for the reply to what the flow's rewrite says; `original`: the first one's position.
+    ///
+    /// # Errors
+    /// [`Refusal::ReplyTaken`]: another rewrite may do. Nothing is left of this step then.
+    #[inline(always)]
+    pub fn answer(
+        &self,
+        key: &FlowKey<A>,
+        new: &mut NewFlow<A>,
+        original: u32,
+        rest: Rest,
+    ) -> Reserved {
+        new.rewrite.answered_by(key.proto, &mut new.reply);
+        let flags = SlotFlags::new(Direction::Reply, new.local);
+        let request = Request::new(flags, Existing::Keep, rest);
+        self.reserve(&new.reply, request, original)
+    }
+
+    /// The last: both are written and published.
+    ///
+    /// # Errors
+    /// See [`Refusal`]; nothing is left in the table then.
+    #[inline(never)]
+    pub fn finish(
+        &self,
+        key: &FlowKey<A>,
+        new: &NewFlow<A>,
+        original: Claim,
+        reply: Claim,
+    ) -> Result<(), Refusal> {
         if let Some(slot) = self.slot(original.position) {
             let Rewrite { ends, sport, dport } = &new.rewrite;
             slot.set_rewrite(ends.src, ends.dst, *sport, *dport);
@@ -280,7 +405,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     #[inline(always)]
     pub(super) fn homes(&self, key: &FlowKey<A>) -> Homes {
         let hash = hash::tuple(
-            self.hash_key,
+            &self.node.hash_key,
             key.ends.src,
             key.ends.dst,
             key.ports(),
@@ -294,47 +419,85 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
 
     #[inline(always)]
     pub(super) fn slot(&self, position: u32) -> Option<Slot<A, S::Words>> {
-        self.slots.words(position & self.mask).map(Slot::new)
+        self.slots
+            .words(self.base | position & self.mask)
+            .map(Slot::new)
     }
 
     /// The published slot with this key, live or not.
     #[inline(always)]
-    pub(super) fn find_published(
-        &self,
-        homes: Homes,
-        key: &FlowKey<A>,
-    ) -> Option<Found<A, S::Words>> {
-        let home = self.slot(homes.first)?.home();
-        match self.find_in(homes.first, home, key) {
-            None if home.spilled() => {
-                let home = self.slot(homes.second)?.home();
-                self.find_in(homes.second, home, key)
-            }
-            found => found,
+    pub(super) fn find_published(&self, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
+        let Sighting(seen) = self.slots.search(self, key);
+        if seen == 0 {
+            return None;
+        }
+        let position = seen as u32;
+        Some(Found {
+            position,
+            slot: self.slot(position)?,
+            word: StateWord((seen >> 32) as u32),
+        })
+    }
+
+    /// Looks for a key in the first home's bucket, and in the second's if a flow of the first went there.
+    #[inline(always)]
+    pub fn search_here(&self, key: &FlowKey<A>) -> Sighting {
+        let homes = self.homes(key);
+        let Some(first) = self.slot(homes.first) else {
+            return Sighting::NONE;
+        };
+        let seen = self.search_in(homes.first, first, key);
+        if seen != Sighting::NONE || !first.home().spilled() {
+            return seen;
+        }
+        match self.slot(homes.second) {
+            Some(second) => self.search_in(homes.second, second, key),
+            None => Sighting::NONE,
         }
     }
 
+    /// Looks at home first, where most flows are.
+    ///
+    /// The home's word is read anew for each place: if it were kept, the verifier would note what each test says of it
+    /// and follow every combination of places.
     #[inline(always)]
-    fn find_in(&self, base: u32, home: Home, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
-        if home.has_none() {
-            return None;
+    fn search_in(&self, position: u32, home: Slot<A, S::Words>, key: &FlowKey<A>) -> Sighting {
+        let own = position % BUCKET;
+        if home.home().has(own) {
+            let seen = self.look_at(position, key);
+            if seen != Sighting::NONE {
+                return seen;
+            }
         }
-        for place in 0..WINDOW {
-            if !home.has(place) {
+        if !home.home().has_others(own) {
+            return Sighting::NONE;
+        }
+        // Counted from home on: to compare each place with home would be more for the verifier to follow.
+        for offset in 1..BUCKET {
+            let place = own.wrapping_add(offset) % BUCKET;
+            if !home.home().has(place) {
                 continue;
             }
-            let position = base.wrapping_add(place) & self.mask;
-            let slot = self.slot(position)?;
-            let word = slot.state();
-            if word.published() && slot.has_key(key) {
-                return Some(Found {
-                    position,
-                    slot,
-                    word,
-                });
+            let seen = self.look_at(position & !(BUCKET - 1) | place, key);
+            if seen != Sighting::NONE {
+                return seen;
             }
         }
-        None
+        Sighting::NONE
+    }
+
+    /// The flow at a position, if it is published and has this key.
+    #[inline(always)]
+    fn look_at(&self, position: u32, key: &FlowKey<A>) -> Sighting {
+        let Some(slot) = self.slot(position) else {
+            return Sighting::NONE;
+        };
+        let word = slot.state();
+        if word.published() && slot.has_key(key) {
+            Sighting(u64::from(word.0) << 32 | u64::from(position & self.mask))
+        } else {
+            Sighting::NONE
+        }
     }
 
     /// A flow lives as long as either direction does: a download sends nothing up for minutes.
@@ -346,7 +509,12 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
             word,
         } = *found;
         let flags = slot.flags();
-        let limit = lifetime(slot.protocol(), word, flags);
+        let limit = self
+            .node
+            .lifetimes
+            .get(row(slot.protocol(), word, flags))
+            .copied()
+            .unwrap_or_default();
         if age(self.now, slot.last_seen()) <= limit {
             return true;
         }

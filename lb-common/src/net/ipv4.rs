@@ -6,8 +6,8 @@ use super::{
     addr::Addr4,
     csum::{self, Delta},
     eth::ether_type,
-    icmp::IcmpError,
-    ip::{Ends, Ip, IpHeader, proto},
+    icmp::{IcmpError, Message, Quote},
+    ip::{Ends, Ip, IpHeader, Piece, proto},
     letter::Letter,
 };
 use crate::{abi::Reason, datapath::Packet};
@@ -48,8 +48,14 @@ const FRAG_NEEDED: u8 = 4;
 const PORT_UNREACH: u8 = 3;
 /// RFC 792.
 const TIME_EXCEEDED: u8 = 11;
-/// "More fragments" and the offset: zero in a packet that is whole.
-const FRAGMENT: u16 = 0x3fff;
+/// RFC 792.
+const PARAMETER_PROBLEM: u8 = 12;
+/// RFC 792.
+const ECHO: u8 = 8;
+/// Something follows this fragment.
+const MORE_FRAGMENTS: u16 = 0x2000;
+/// Where a fragment begins in its datagram, in units of 8 bytes; zero in the first one, which has the ports.
+const OFFSET: u16 = 0x1fff;
 /// A router must not cut the packet up.
 const DONT_FRAGMENT: u16 = 0x4000;
 /// Where the part that a router rewrites begins.
@@ -77,9 +83,10 @@ impl IpHeader for Ipv4 {
     const ICMP: u8 = 1;
     /// RFC 1812 section 4.3.2.3: the whole error takes up to 576 bytes.
     const QUOTE_MAX: u32 = 576 - 28;
+    const PIECES_NAME_PROTOCOL: bool = true;
 
     #[inline(always)]
-    fn read<P: Packet>(packet: &P, ends: &mut Ends<Addr4>) -> Result<Ip, Reason> {
+    fn read<P: Packet>(packet: &mut P, ends: &mut Ends<Addr4>) -> Result<Ip, Reason> {
         let Some(header) = packet.read::<Self>(0) else {
             return Err(Reason::PassMalformed);
         };
@@ -92,10 +99,7 @@ impl IpHeader for Ipv4 {
         if header.version_ihl >> 4 != 4 || l4 < 20 || len < l4 || len > packet.len() {
             return Err(Reason::PassMalformed);
         }
-        if u16::from_be_bytes(header.frag) & FRAGMENT != 0 {
-            return Err(Reason::PassFragment);
-        }
-        if !proto::has_ports(header.proto) {
+        if !proto::has_ports(header.proto) && header.proto != Self::ICMP {
             return Err(Reason::PassProtocol);
         }
         ends.src = Addr4 {
@@ -104,13 +108,20 @@ impl IpHeader for Ipv4 {
         ends.dst = Addr4 {
             be32: u32::from_ne_bytes(header.dst),
         };
+        let frag = u16::from_be_bytes(header.frag);
+        let piece = Piece::new(frag & OFFSET == 0, frag & MORE_FRAGMENTS == 0);
         Ok(Ip {
             proto: header.proto,
             ttl: header.ttl,
             shed: 0,
-            may_fragment: u16::from_be_bytes(header.frag) & DONT_FRAGMENT == 0,
+            may_fragment: frag & DONT_FRAGMENT == 0,
             l4,
             len,
+            piece,
+            id: match piece {
+                Piece::Whole => 0,
+                _ => u32::from(u16::from_ne_bytes(header.id)),
+            },
         })
     }
 
@@ -169,5 +180,58 @@ impl IpHeader for Ipv4 {
             IcmpError::PortUnreachable => (DEST_UNREACH, PORT_UNREACH, 0),
         };
         [u32::from_ne_bytes([kind, code, 0, 0]), mtu.to_be()]
+    }
+
+    const ECHO_REPLY: u8 = 0;
+
+    #[inline(always)]
+    fn message(kind: u8) -> Message {
+        match kind {
+            DEST_UNREACH | PARAMETER_PROBLEM => Message::Error,
+            TIME_EXCEEDED => Message::TimeExceeded,
+            ECHO => Message::Echo,
+            _ => Message::Other,
+        }
+    }
+
+    #[inline(always)]
+    fn quoted<P: Packet>(packet: &P, at: u32, ends: &mut Ends<Addr4>) -> Option<Quote> {
+        let header = packet.read::<Self>(at)?;
+        let len = u32::from(header.version_ihl & 0x0f) * 4;
+        let is_first = u16::from_be_bytes(header.frag) & OFFSET == 0;
+        if header.version_ihl >> 4 != 4 || len < 20 || !is_first {
+            return None;
+        }
+        ends.src = Addr4 {
+            be32: u32::from_ne_bytes(header.src),
+        };
+        ends.dst = Addr4 {
+            be32: u32::from_ne_bytes(header.dst),
+        };
+        let quote = Quote {
+            proto: header.proto,
+            l4: at + len,
+            end: at + u32::from(u16::from_be_bytes(header.total_len)),
+        };
+        quote.checked()
+    }
+
+    #[inline(always)]
+    fn write_quoted<P: Packet>(
+        packet: &mut P,
+        at: u32,
+        old: &Ends<Addr4>,
+        new: &Ends<Addr4>,
+    ) -> Option<(Delta, Delta)> {
+        let mut tail = packet.read::<Tail>(at + TAIL_AT)?;
+        let addresses = old.delta(new);
+        let before = u16::from_ne_bytes(tail.check);
+        let check = addresses.apply(before);
+        tail.check = check.to_ne_bytes();
+        tail.src = new.src.be32.to_ne_bytes();
+        tail.dst = new.dst.be32.to_ne_bytes();
+        packet.write(at + TAIL_AT, tail)?;
+        let written = addresses.and(Delta::replace(before.into(), check.into()));
+        Some((addresses, written))
     }
 }

@@ -6,6 +6,7 @@ use super::{
     crc32c,
     ip::{Ends, IpHeader, proto},
     letter::Letter,
+    tcp::Flags,
 };
 
 /// Bytes from the common header to its checksum.
@@ -14,12 +15,31 @@ pub const CHECK_AT: u32 = 8;
 pub const CHUNK_AT: u32 = 12;
 /// Chunk type: the first packet of an association.
 const INIT: u8 = 1;
+/// Chunk type: the answer to it.
+const INIT_ACK: u8 = 2;
 /// Chunk type: the end of one.
 const ABORT: u8 = 6;
+/// Chunk type: the sender has no more to say.
+const SHUTDOWN: u8 = 7;
+/// Chunk type: nor has the other.
+const SHUTDOWN_ACK: u8 = 8;
 /// Chunk type: the last step of a beginning.
 const COOKIE_ACK: u8 = 11;
 /// Chunk type: the last step of an orderly end.
 const SHUTDOWN_COMPLETE: u8 = 14;
+/// What a packet's first chunk does to its association, as the control bits of the TCP segment that does the same to a
+/// connection. INIT and SHUTDOWN COMPLETE stand alone, ABORT and SHUTDOWN first or alone (RFC 9260 section 6.10).
+#[inline(always)]
+pub fn as_tcp(chunk: u8) -> Flags {
+    Flags::from_bits(match chunk {
+        INIT => Flags::SYN,
+        INIT_ACK => Flags::SYN | Flags::ACK,
+        ABORT => Flags::RST,
+        SHUTDOWN | SHUTDOWN_ACK => Flags::FIN | Flags::ACK,
+        _ => Flags::ACK,
+    })
+}
+
 /// Flag of an ABORT: its tag is the one that its receiver has used.
 const TAG_REFLECTED: u8 = 1;
 

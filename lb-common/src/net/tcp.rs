@@ -42,10 +42,14 @@ const _: () = assert!(size_of::<Tcp>() == 20 && align_of::<Tcp>() == 1);
 pub struct Flags(u8);
 
 impl Flags {
-    const FIN: u8 = 1 << 0;
-    const SYN: u8 = 1 << 1;
-    const RST: u8 = 1 << 2;
-    const ACK: u8 = 1 << 4;
+    /// The sender has no more to say.
+    pub const FIN: u8 = 1 << 0;
+    /// Sequence numbers begin.
+    pub const SYN: u8 = 1 << 1;
+    /// The connection is reset.
+    pub const RST: u8 = 1 << 2;
+    /// Something is acknowledged.
+    pub const ACK: u8 = 1 << 4;
 
     /// The bits as they stand in the header.
     #[inline(always)]

@@ -9,7 +9,7 @@ use lb_common::{
             Answered, DropNoLocalBackend, DropServiceChanged, DropSourceRange, Open,
             RejectNoBackend, Resolved,
         },
-        Service, SlotRange, service_flags,
+        Service, ServiceKey, SlotRange, service_flags,
     },
     datapath::{Verdict, Via::Kernel},
     fake::FakePacket,
@@ -19,7 +19,10 @@ use lb_common::{
 use crate::{
     interleaved::{Interleaved, Moment},
     truth::{ends_of, publish},
-    world::{SYN, World, assert_counts, backend, for_both_families, local_pod, request, vip},
+    world::{
+        SERVICE_PORT, SYN, UDP, World, assert_counts, backend, for_both_families, local_pod,
+        request, vip,
+    },
 };
 
 for_both_families!(
@@ -34,6 +37,7 @@ for_both_families!(
     a_service_that_became_another_is_the_other,
     what_was_given_up_is_not_remembered,
     a_slot_that_names_anothers_backend_is_not_remembered,
+    a_service_that_is_missed_at_first_sight_is_found,
 );
 
 const BACKENDS: u8 = 4;
@@ -257,4 +261,35 @@ fn a_slot_that_names_anothers_backend_is_not_remembered<A: Addr>() {
     assert_eq!(verdict, Verdict::Drop);
     assert_counts(&world.node, &[DropServiceChanged]);
     assert!(world.node.affinity().is_empty());
+}
+
+/// The kernel may miss a key whose value is being replaced, though it was there all the time.
+fn a_service_that_is_missed_at_first_sight_is_found<A: Addr>() {
+    for transport in [SYN, UDP] {
+        let world = World::<A>::with_local_backends(1);
+        let syn = request::<A>(local_pod(9), transport);
+        let key = ServiceKey::new(vip(1), SERVICE_PORT, syn.key().proto);
+        world.node.set_service(key, None);
+        let tables = Interleaved::new(world.pod(), |moment| {
+            if moment == Moment::ServiceRead {
+                world.serve(&[1]);
+            }
+        });
+        let mut packet = syn.packet();
+        assert_eq!(
+            tables.run(&mut packet),
+            Verdict::Drop,
+            "changes all the time"
+        );
+        let is_missed = Cell::new(true);
+        world.node.set_service(key, None);
+        let tables = Interleaved::new(world.pod(), |moment| {
+            if moment == Moment::ServiceRead && is_missed.take() {
+                world.serve(&[1]);
+            }
+        });
+        let mut packet = syn.packet();
+        assert_eq!(tables.run(&mut packet), Verdict::Send(Kernel));
+        assert_eq!(ends_of::<A>(packet.bytes()).dst, local_pod(1));
+    }
 }

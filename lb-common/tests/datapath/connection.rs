@@ -3,7 +3,7 @@
 use lb_common::{
     abi::{
         Backend,
-        Reason::{DropNotSyn, HitOriginal, HitReply, Open, PassNoService, Reopened, Resolved},
+        Reason::{HitOriginal, HitReply, Open, PassNoService, Reopened, Resolved},
         ServiceKey, backend_flags,
     },
     datapath::{
@@ -17,7 +17,7 @@ use lb_common::{
 
 use crate::world::{
     ACK, FIN, RST, SYN, SYN_ACK, UDP, World, answer, backend, delivered, for_both_families,
-    forwarded, leaves, local_pod, remote_pod, request, sends, to_gateway, to_pod,
+    forwarded, is_reset, leaves, local_pod, remote_pod, request, sends, to_gateway, to_pod,
 };
 
 for_both_families!(
@@ -296,36 +296,36 @@ fn a_reset_ends_a_connection_after_a_minute<A: Addr>() {
     let world = World::<A>::with_local_backends(1);
     let syn = connect(&world, SYN);
     answered(&world, &syn, SYN_ACK, true);
-    answered(&world, &syn, RST, false);
-    world.wait(seconds(59));
     let data = PacketSpec {
         transport: ACK,
+        ..syn.clone()
+    };
+    follows(&world, &data);
+    answered(&world, &syn, RST, false);
+    world.wait(seconds(59));
+    let late = PacketSpec {
+        transport: RST,
         ..syn
     };
-    let there = forwarded(&data, local_pod(1));
+    let there = forwarded(&late, local_pod(1));
     let counts = [Resolved, HitOriginal];
     sends(
         &world.node,
         world.pod(),
-        &data,
+        &late,
         &there,
         (Kernel, to_pod()),
         &counts,
     );
     world.wait(seconds(2));
-    leaves(
-        &world.node,
-        world.pod(),
-        &data.packet(),
-        Verdict::Drop,
-        &[DropNotSyn],
-    );
+    is_reset(&world, world.pod(), &data);
 }
 
 fn an_idle_connection_is_forgotten_and_a_busy_one_is_not<A: Addr>() {
     let world = World::<A>::with_local_backends(1);
     let query = connect(&world, UDP);
     answered(&world, &query, UDP, true);
+    follows(&world, &query);
     // Only the backend speaks, and the flow lives all the same.
     for _ in 0..4 {
         world.wait(seconds(170));

@@ -5,8 +5,8 @@ use lb_common::{
     abi::{
         NodeConfig,
         Reason::{
-            DropNoRoute, HitOriginal, HitReply, Open, OpenedForTc, PassFragment, PassNoService,
-            PassProtocol, PassToTc, Resolved,
+            DropNoRoute, HitOriginal, HitReply, Open, OpenedForTc, PassNoService, PassProtocol,
+            PassToTc, Resolved,
         },
         place,
     },
@@ -153,20 +153,6 @@ fn nothing_else_is_touched_on_the_way_out<A: Addr>() {
         &other,
         Verdict::Pass,
         &[PassProtocol],
-    );
-}
-
-#[test]
-fn fragments_leave_as_they_are() {
-    let world = World::<Addr4>::with_backend_here();
-    let mut packet = request::<Addr4>(outsider(1), UDP).packet();
-    packet.bytes_mut()[6] = 0x20;
-    leaves(
-        &world.node,
-        world.egress(),
-        &packet,
-        Verdict::Pass,
-        &[PassFragment],
     );
 }
 

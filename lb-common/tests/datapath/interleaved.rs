@@ -1,7 +1,10 @@
 //! What other CPUs and the agent do while a packet is under way.
 
 use lb_common::{
-    abi::{Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey},
+    abi::{
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, Source,
+        SourceKey,
+    },
     datapath::{Hook, Role, Route, Tables, Verdict, Work, process},
     fake::{FakePacket, FakeTables},
     flow::{FlowKey, clock::Tick},
@@ -60,6 +63,10 @@ impl<'n, A: Addr, F: Fn(Moment)> Tables<A> for Interleaved<'n, A, F> {
 
     fn set_affinity(&self, key: &AffinityKey<A>, affinity: &Affinity) -> bool {
         self.tables.set_affinity(key, affinity)
+    }
+
+    fn source(&self, key: &SourceKey, into: &mut Source<A>) -> bool {
+        self.tables.source(key, into)
     }
 
     fn has_socket(&self, key: &FlowKey<A>) -> bool {

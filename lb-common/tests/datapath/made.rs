@@ -22,7 +22,7 @@ pub(crate) struct Segment {
     pub(crate) payload: Vec<u8>,
 }
 
-fn octets<A: Addr>(addr: A) -> Vec<u8> {
+pub(crate) fn octets<A: Addr>(addr: A) -> Vec<u8> {
     match addr.to_ip() {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -30,7 +30,7 @@ fn octets<A: Addr>(addr: A) -> Vec<u8> {
 }
 
 /// The Internet checksum (RFC 1071), the plain way.
-fn checksum(parts: &[&[u8]]) -> [u8; 2] {
+pub(crate) fn checksum(parts: &[&[u8]]) -> [u8; 2] {
     let mut sum = 0_u32;
     for pair in parts.iter().flat_map(|part| part.chunks(2)) {
         sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));

@@ -35,8 +35,8 @@ for_both_families!(
 /// Puts another connection into the slot of the one that a packet belongs to.
 fn recycle<A: Addr>(world: &World<A>, packet: &PacketSpec<A>, next_hop: NextHopRef) {
     let (flows, key) = (world.node.flows(), packet.key());
-    let hash_key = &world.node.config().hash_key;
-    let table = FlowTable::new(&flows, flows.mask(), hash_key, world.node.now());
+    let config = world.node.config();
+    let table = FlowTable::new(&flows, flows.mask(), config, world.node.now());
     let mut flow = NewFlow {
         backend: BackendRef {
             id: 2,
@@ -53,8 +53,8 @@ fn recycle<A: Addr>(world: &World<A>, packet: &PacketSpec<A>, next_hop: NextHopR
 
 fn next_hop_of<A: Addr>(world: &World<A>, packet: &PacketSpec<A>) -> NextHopRef {
     let flows = world.node.flows();
-    let hash_key = &world.node.config().hash_key;
-    let table = FlowTable::new(&flows, flows.mask(), hash_key, world.node.now());
+    let config = world.node.config();
+    let table = FlowTable::new(&flows, flows.mask(), config, world.node.now());
     table.find(&packet.key()).expect("opened").slot.next_hop()
 }
 

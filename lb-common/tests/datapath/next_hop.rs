@@ -123,6 +123,7 @@ fn an_idle_next_hop_gives_its_place_away<A: Addr>() {
     // An answered flow keeps its place in the flow table, whatever comes.
     let back = answer(&forwarded(&data, remote_pod(1)), ACK);
     world.uplink().run(&mut back.packet());
+    world.pod().run(&mut data.packet());
     world.wait(seconds(65));
     world.node.set_backend(2, Some(backend(local_pod(1), 0)));
     world.serve(&[2]);

@@ -1,7 +1,7 @@
 //! Two connections between the same ends, of which one goes past this node: what it answers is its own.
 
 use lb_common::{
-    abi::Reason::{DropNotSyn, PassNoService},
+    abi::Reason::PassNoService,
     datapath::Verdict,
     fake::{PacketSpec, Transport},
     flow::clock::seconds,
@@ -10,8 +10,8 @@ use lb_common::{
 
 use crate::world::{
     ACK, BACKEND_PORT, CLIENT_PORT, FIN, RST, SYN, SYN_ACK, World, answer, delivered,
-    for_both_families, forwarded, leaves, local_pod, node_addr, outsider, remote_pod, renamed,
-    request,
+    for_both_families, forwarded, is_reset, leaves, local_pod, node_addr, outsider, remote_pod,
+    renamed, request,
 };
 
 for_both_families!(
@@ -39,7 +39,10 @@ impl<A: Addr> Ended<A> {
             world,
             backend: local_pod(1),
         };
-        for (is_clients, transport) in [(true, SYN), (false, SYN_ACK)].iter().chain(segments) {
+        for (is_clients, transport) in [(true, SYN), (false, SYN_ACK), (true, ACK)]
+            .iter()
+            .chain(segments)
+        {
             if *is_clients {
                 ended.arrives(*transport);
             } else {
@@ -115,13 +118,8 @@ fn what_a_backend_accepts_past_an_ended_connection_goes_on_untouched<A: Addr>() 
     ended.answers(ACK);
     ended.is_past();
     // So it is forgotten here, and begins like any other.
-    leaves(
-        &ended.world.node,
-        ended.world.uplink(),
-        &request::<A>(outsider(1), ACK).packet(),
-        Verdict::Drop,
-        &[DropNotSyn],
-    );
+    let late = request(outsider(1), ACK);
+    is_reset(&ended.world, ended.world.uplink(), &late);
     ended.arrives(SYN);
     ended.answers(SYN_ACK);
 }

@@ -2,8 +2,7 @@
 
 use lb_common::{
     abi::Reason::{
-        self, DropNotSyn, HitOriginal, Open, PassNoService, PassOwnSocket, RejectNoBackend,
-        Resolved,
+        self, HitOriginal, Open, PassNoService, PassOwnSocket, PassToTc, RejectNoBackend, Resolved,
     },
     datapath::{Verdict, Via::Kernel},
     fake::{FakeTables, PacketSpec, Transport},
@@ -14,8 +13,8 @@ use lb_common::{
 use crate::{
     truth::{Cell, Endpoints, From, Front},
     world::{
-        ACK, CLIENT_PORT, SYN, UDP, World, for_both_families, forwarded, leaves, node_addr,
-        outsider, remote_pod, sends, to_gateway,
+        ACK, CLIENT_PORT, SYN, UDP, World, for_both_families, forwarded, is_reset, leaves,
+        node_addr, outsider, remote_pod, sends, to_gateway,
     },
 };
 
@@ -110,11 +109,19 @@ fn a_syn_to_a_node_port_begins_a_connection_all_the_same<A: Addr>() {
 fn without_a_socket_a_node_port_is_a_node_port<A: Addr>() {
     let cell = cell(Front::NodePort, From::Outside);
     let world = cell.world::<A>();
-    for transport in later() {
-        let packet = cell.dials::<A>(CLIENT_PORT, transport).packet();
-        let counts = &[DropNotSyn];
-        leaves(&world.node, world.uplink(), &packet, Verdict::Drop, counts);
-        leaves(&world.node, world.xdp(), &packet, Verdict::Drop, counts);
+    // A RST is never answered.
+    let late = |flags: &u8| flags & 0b1_0110 != 0b0_0010 && flags & 0b100 == 0;
+    for transport in (0..=u8::MAX).filter(late).map(Transport::Tcp) {
+        let late = cell.dials::<A>(CLIENT_PORT, transport);
+        is_reset(&world, world.uplink(), &late);
+        let counts = &[PassToTc];
+        leaves(
+            &world.node,
+            world.xdp(),
+            &late.packet(),
+            Verdict::Pass,
+            counts,
+        );
     }
     opens(&world, &cell.dials(CLIENT_PORT, UDP));
 }
@@ -139,9 +146,7 @@ fn a_socket_for_other_packets_is_none_for_these<A: Addr>() {
 /// No socket of the node's own is bound there, so none is asked for.
 fn a_cluster_ip_is_nobodys_own<A: Addr>() {
     let (world, back) = connected::<A>(Front::ClusterIp, ACK);
-    let packet = back.packet();
-    let counts = &[DropNotSyn];
-    leaves(&world.node, world.uplink(), &packet, Verdict::Drop, counts);
+    is_reset(&world, world.uplink(), &back);
     let (world, back) = connected::<A>(Front::ClusterIp, UDP);
     opens(&world, &back);
 }

@@ -160,8 +160,13 @@ impl<A: Addr> World<A> {
     }
 
     pub(crate) fn with_config(config: NodeConfig) -> Self {
+        Self::with_room(1_024, config)
+    }
+
+    /// With so many positions for flows.
+    pub(crate) fn with_room(flows: u32, config: NodeConfig) -> Self {
         let world = Self {
-            node: FakeNode::new(1_024, config),
+            node: FakeNode::new(flows, config),
             version: Cell::new(0),
         };
         world.node.set_now(NOW);
@@ -416,6 +421,27 @@ pub(crate) fn leaves<A: Addr, const XDP: bool>(
     assert_eq!(outcome.verdict, verdict, "{:?}", node.take_counts());
     assert_counts(node, counts);
     assert_eq!(after.bytes(), packet.bytes());
+}
+
+/// Runs a segment in the middle of a connection that is not known, and asserts that its sender is told to end it.
+#[track_caller]
+pub(crate) fn is_reset<A: Addr>(
+    world: &World<A>,
+    program: FakeTables<'_, A, false, false>,
+    late: &PacketSpec<A>,
+) {
+    let mut packet = late.packet();
+    let verdict = program.run(&mut packet).verdict;
+    let back = [Verdict::Back, Verdict::Send(Via::Host)];
+    assert!(back.contains(&verdict), "{verdict:?}");
+    assert_counts(&world.node, &[Reason::RejectNoFlow, Reason::Answered]);
+    let l4 = if size_of::<A>() == 4 { 20 } else { 40 };
+    let answer = packet.bytes();
+    let ports = [late.dport.to_be_bytes(), late.sport.to_be_bytes()].concat();
+    assert_eq!(answer[l4..l4 + 4], ports);
+    assert_eq!(answer.len(), l4 + 20);
+    assert_eq!(answer[l4 + 13] & 0b111, 0b100, "not a RST");
+    assert!(packet.device_sum_valid());
 }
 
 #[track_caller]

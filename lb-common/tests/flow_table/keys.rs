@@ -1,6 +1,7 @@
 //! Connections that have the homes a test wants.
 
 use lb_common::{
+    abi::NodeConfig,
     fake::{AtomicWord, FakeSlots},
     flow::{
         FlowKey, Rewrite,
@@ -26,6 +27,12 @@ pub(crate) const HASH_KEY: HashKey = [
     0x0347_045b,
     0x5bf1_827f,
 ];
+
+/// The node whose table it is: its flows live as long as they do by default.
+pub(crate) static NODE: NodeConfig = NodeConfig {
+    hash_key: HASH_KEY,
+    ..NodeConfig::DEFAULT
+};
 /// The service address that all clients dial.
 pub(crate) const VIP: Addr4 = addr(10, 96, 0, 1);
 
@@ -120,5 +127,5 @@ pub(crate) fn table<'s, 'm, W: AtomicWord>(
     slots: &'s &'m FakeSlots<Addr4, W>,
     now: u32,
 ) -> FlowTable<'s, Addr4, &'m FakeSlots<Addr4, W>> {
-    FlowTable::new(slots, slots.mask(), &HASH_KEY, now)
+    FlowTable::new(slots, slots.mask(), &NODE, now)
 }

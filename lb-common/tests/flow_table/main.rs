@@ -1,7 +1,9 @@
 //! The flow table on the host: against a model, nearly full, and raced under a model checker.
 
 mod fill;
+mod growth;
 mod invariant;
 mod keys;
 mod model;
 mod races;
+mod taken_out;

@@ -9,7 +9,7 @@ use lb_common::{
     fake::FakeSlots,
     flow::{
         FlowKey, Rewrite,
-        clock::{Tick, age, lifetime, seconds},
+        clock::{REUSE_AFTER, Tick, age, row, seconds},
         slot::{SlotFlags, State, StateWord},
         table::{Existing, Refusal},
     },
@@ -19,7 +19,7 @@ use proptest::prelude::*;
 
 use crate::{
     invariant::{check, rewrite},
-    keys::{addr, from_client, reply_key, reply_rewrite, table, to_backend},
+    keys::{NODE, addr, from_client, reply_key, reply_rewrite, table, to_backend},
 };
 
 const CLIENTS: u32 = 24;
@@ -72,7 +72,8 @@ struct Flow {
 
 impl Flow {
     fn is_live(&self, proto: u8, now: Tick) -> bool {
-        let limit = lifetime(proto, StateWord(self.state as u32), SlotFlags::default());
+        let word = StateWord(self.state as u32);
+        let limit = NODE.lifetimes[row(proto, word, SlotFlags::default())];
         self.seen.iter().any(|seen| age(now, *seen) <= limit)
     }
 }
@@ -80,6 +81,7 @@ impl Flow {
 /// A reply slot whose connection was opened anew.
 #[derive(Clone, Copy, Debug)]
 struct Orphan {
+    owner: FlowKey<Addr4>,
     becomes: Rewrite<Addr4>,
     state: State,
     seen: Tick,
@@ -134,10 +136,8 @@ impl World {
         self.flows.retain(|old, flow| {
             let stays = there.contains_key(old);
             let own = *old == key && !(busy && existing == Existing::Keep);
-            let same_answers = reply_key(&to_backend(old, flow.backend), old.proto) == answers;
             let gives_way = match flow.state {
-                State::HalfOpen => true,
-                State::Closed => own || same_answers || !flow.is_live(old.proto, self.now),
+                State::HalfOpen | State::Closed => true,
                 _ => own || !flow.is_live(old.proto, self.now),
             };
             assert!(stays || gives_way, "{old:?} {flow:?} was lost");
@@ -160,13 +160,17 @@ impl World {
             .is_some_and(|flow| flow.is_live(key.proto, self.now) && flow.state != State::Closed)
     }
 
-    /// True if another connection's answers, or an older flow's of this one, have this key.
+    /// True if another connection's answers have this key, or had it until so lately that it rests.
     fn answers_taken(&self, answers: &FlowKey<Addr4>, but: &FlowKey<Addr4>) -> bool {
-        self.flows.iter().any(|(key, flow)| {
-            key != but
-                && reply_key(&to_backend(key, flow.backend), key.proto) == *answers
-                && self.in_use(key)
-        })
+        let earlier = self.now.wrapping_sub(REUSE_AFTER);
+        let rests =
+            |orphan: &Orphan| orphan.owner != *but && age(earlier, orphan.seen) <= seconds(10);
+        self.orphans.get(answers).is_some_and(rests)
+            || self.flows.iter().any(|(key, flow)| {
+                key != but
+                    && reply_key(&to_backend(key, flow.backend), key.proto) == *answers
+                    && flow.is_live(key.proto, earlier)
+            })
     }
 
     fn advance(&mut self, key: FlowKey<Addr4>, answer: bool, state: State) {
@@ -200,6 +204,7 @@ impl World {
         }
         let answers = reply_key(&to_backend(&key, old.backend), key.proto);
         let orphan = Orphan {
+            owner: key,
             becomes: reply_rewrite(&key),
             state: old.state,
             seen: old.seen[1],
@@ -253,7 +258,7 @@ impl World {
         }
         let now = self.now;
         self.orphans
-            .retain(|_, orphan| age(now, orphan.seen) <= seconds(10));
+            .retain(|_, orphan| age(now, orphan.seen) <= seconds(10) + REUSE_AFTER);
     }
 
     /// True if `found` is what the answers of a flow that has this reply key now become.

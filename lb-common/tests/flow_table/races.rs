@@ -34,10 +34,11 @@ const SCHEDULES: usize = 5_000;
 /// Ordered events that the priority scheduler aims at.
 const DEPTH: usize = 4;
 /// The moment at which scenarios begin.
-const NOW: u32 = 1_000;
+pub(crate) const NOW: u32 = 1_000;
 
+/// A word that the model checker switches threads at.
 #[derive(Default)]
-struct Word(AtomicU32);
+pub(crate) struct Word(AtomicU32);
 
 impl AtomicWord for Word {
     fn load(&self) -> u32 {
@@ -57,14 +58,14 @@ impl AtomicWord for Word {
     }
 }
 
-type Memory = Arc<FakeSlots<Addr4, Word>>;
+pub(crate) type Memory = Arc<FakeSlots<Addr4, Word>>;
 
 /// Runs a scenario under all kinds of schedules.
-fn explore(scenario: fn()) {
+pub(crate) fn explore(scenario: fn()) {
     explore_for(SCHEDULES, scenario);
 }
 
-fn explore_for(schedules: usize, scenario: fn()) {
+pub(crate) fn explore_for(schedules: usize, scenario: fn()) {
     run(RandomScheduler::new_from_seed(1, schedules), scenario);
     run(PctScheduler::new_from_seed(2, DEPTH, schedules), scenario);
     run(DfsScheduler::new(Some(schedules), false), scenario);
@@ -74,17 +75,22 @@ fn run(scheduler: impl Scheduler + 'static, scenario: fn()) {
     Runner::new(scheduler, Config::default()).run(scenario);
 }
 
-fn memory(positions: u32) -> Memory {
+pub(crate) fn memory(positions: u32) -> Memory {
     Arc::new(FakeSlots::new(positions))
 }
 
 /// Opens a connection to a backend, as one CPU does.
-fn open(memory: &Memory, key: FlowKey<Addr4>, backend: u32, now: u32) -> Result<(), Refusal> {
+pub(crate) fn open(
+    memory: &Memory,
+    key: FlowKey<Addr4>,
+    backend: u32,
+    now: u32,
+) -> Result<(), Refusal> {
     table(&&**memory, now).open(&key, &mut to_backend(&key, backend), Existing::Keep)
 }
 
 /// A thread that opens a connection. True: it did.
-fn opener(
+pub(crate) fn opener(
     memory: &Memory,
     key: FlowKey<Addr4>,
     backend: u32,
@@ -105,7 +111,7 @@ fn read(memory: &Memory, key: &FlowKey<Addr4>, now: u32) -> Option<Rewrite<Addr4
 }
 
 /// Takes the backend's answer to a connection, as one CPU does. True: the connection is answered.
-fn answer(memory: &Memory, key: &FlowKey<Addr4>, now: u32) -> bool {
+pub(crate) fn answer(memory: &Memory, key: &FlowKey<Addr4>, now: u32) -> bool {
     let slots = &**memory;
     let table = table(&slots, now);
     let Some(found) = table.find(key) else {

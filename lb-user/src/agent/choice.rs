@@ -126,7 +126,10 @@ fn port<'a>(service: &ObjectName, choice: &'a PortChoice, served: &Served) -> Po
         outside: outside(frontend.kind, served, choice),
     };
     let is_other = |frontend: &&Frontend| frontend.kind == FrontendKind::AnyPort;
-    let (others, own): (Vec<_>, Vec<_>) = served.frontends.iter().partition(is_other);
+    let frontends = served.frontends.iter();
+    // What answers pings alone leads to nobody, and is not rejected either.
+    let frontends = frontends.filter(|frontend| frontend.kind != FrontendKind::Address);
+    let (others, own): (Vec<_>, Vec<_>) = frontends.partition(is_other);
     Port {
         choice,
         frontends: own.into_iter().chain(others).map(front).collect(),
@@ -154,13 +157,14 @@ fn kind(kind: FrontendKind) -> &'static str {
         FrontendKind::LoadBalancer => "load-balancer",
         FrontendKind::ExternalIp => "external-ip",
         FrontendKind::AnyPort => "any-other-port",
+        FrontendKind::Address => "address",
     }
 }
 
 /// Pods and nodes reach all endpoints by the addresses for clients outside, whatever the external policy.
 fn inside(kind: FrontendKind, port: &DesiredPort, choice: &PortChoice) -> Answer {
     match kind {
-        FrontendKind::AnyPort => Answer::NOBODY,
+        FrontendKind::AnyPort | FrontendKind::Address => Answer::NOBODY,
         FrontendKind::ClusterIp if port.internal_local => Answer::of(List::InternalLocal, choice),
         FrontendKind::ClusterIp
         | FrontendKind::NodePort
@@ -172,7 +176,9 @@ fn inside(kind: FrontendKind, port: &DesiredPort, choice: &PortChoice) -> Answer
 fn outside(kind: FrontendKind, port: &DesiredPort, choice: &PortChoice) -> Answer {
     match kind {
         // The internal policy is one for the address, whoever dials it.
-        FrontendKind::ClusterIp | FrontendKind::AnyPort => inside(kind, port, choice),
+        FrontendKind::ClusterIp | FrontendKind::AnyPort | FrontendKind::Address => {
+            inside(kind, port, choice)
+        }
         FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp
             if port.external_local =>
         {

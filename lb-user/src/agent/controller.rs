@@ -133,6 +133,11 @@ impl<M: LbMaps> Controller<M> {
         self.facts.addresses = addresses;
     }
 
+    /// Takes notice of the addresses that may stand in for clients', by device.
+    pub fn stand_in(&mut self, addresses: BTreeMap<u32, Vec<IpAddr>>) {
+        self.facts.stand_ins = addresses;
+    }
+
     /// Takes notice of what the agent's own probes have found out. From the first time on they decide.
     pub fn probed(&mut self, readiness: Readiness) {
         self.readiness = Some(readiness);

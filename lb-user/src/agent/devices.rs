@@ -5,21 +5,27 @@
 //! devices are followed in the same way.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     convert::Infallible,
-    net::IpAddr,
+    future, mem,
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
-use tokio::{sync::watch, time};
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
 
-use super::node::{Demand, Node};
+use super::{
+    growth::Swap,
+    node::{Demand, Node, Own},
+};
 use crate::{
     causes::with_causes,
     loader::{
         Datapath,
-        attach::Attachment,
+        attach::{Attachment, Programs},
         device::{Device, Role, Selection},
         netlink::{Netlink, NetlinkError},
         pair::HostPair,
@@ -68,9 +74,11 @@ pub struct Channels {
     /// The devices, for those who ask.
     pub views: watch::Sender<Vec<DeviceView>>,
     /// The node's own addresses, for the tables.
-    pub addresses: watch::Sender<BTreeSet<IpAddr>>,
+    pub addresses: watch::Sender<Own>,
     /// What the services need.
     pub demand: watch::Receiver<Demand>,
+    /// Programs that take the place of others.
+    pub swaps: mpsc::Receiver<Swap>,
 }
 
 /// A device that plays a part.
@@ -116,12 +124,7 @@ impl Devices {
         let has_ipv6 = self.pair.has_ipv6();
         let wanted = self.node.routes(&survey, &demand, has_ipv6);
         self.is_incomplete = self.pair.lead(&wanted, &survey);
-        let addresses = survey.own_addresses();
-        self.channels.addresses.send_if_modified(|known| {
-            let is_news = *known != addresses;
-            *known = addresses;
-            is_news
-        });
+        super::replace(&self.channels.addresses, self.node.own(&survey));
         Ok(n_served)
     }
 
@@ -174,12 +177,46 @@ impl Devices {
     }
 
     async fn changed(&mut self) {
-        tokio::select! {
-            () = self.netlink.changed() => {}
+        let swap = tokio::select! {
+            () = self.netlink.changed() => None,
+            swap = self.channels.swaps.recv() => match swap {
+                Some(swap) => Some(swap),
+                // Nobody will swap anything any more.
+                None => future::pending().await,
+            },
             changed = self.channels.demand.changed() => if changed.is_err() {
                 // Nobody will ask for anything else.
                 self.netlink.changed().await;
+                None
+            } else {
+                None
             },
+        };
+        if let Some(Swap { programs, done }) = swap {
+            self.swap(programs);
+            // Refused when nobody waits for it.
+            let _ = done.send(());
+        }
+    }
+
+    /// Puts other programs in the place of those on the devices, one by one; what comes later gets them too.
+    ///
+    /// Where that is refused they are attached anew: a device never keeps the earlier ones.
+    fn swap(&mut self, programs: Programs) {
+        self.datapath.switch(programs);
+        for attached in self.attached.values_mut() {
+            let earlier = mem::replace(&mut attached.attachment, Err(String::new()));
+            let Ok(earlier) = earlier else {
+                attached.attachment = earlier;
+                continue;
+            };
+            let device = &attached.device;
+            let taken = self.datapath.take_over(earlier).or_else(|error| {
+                let (device, error) = (&device.name, with_causes(&error));
+                tracing::error!(device, error, "programs not swapped, attaching them anew");
+                self.datapath.attach(&attached.device, attached.role)
+            });
+            attached.attachment = taken.map_err(|error| with_causes(&error));
         }
     }
 

@@ -7,6 +7,8 @@
 pub mod choice;
 pub mod controller;
 pub mod devices;
+pub mod flows;
+pub mod growth;
 pub mod health;
 pub mod node;
 pub mod packets;
@@ -25,8 +27,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lb_common::flow::clock::{Tick, tick};
-use nix::time::{ClockId, clock_gettime};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
@@ -36,7 +36,7 @@ use tokio::{
 use crate::{
     apply::{BpfMaps, MapError},
     compile::NodeFacts,
-    config::{Config, Manifests},
+    config::{Config, EphemeralOverlap, Manifests},
     control::{
         self,
         server::{Answer, ListenError, Server},
@@ -52,7 +52,9 @@ use crate::{
 };
 use controller::Controller;
 use devices::Devices;
-use node::Node;
+use flows::Walk;
+use growth::Growth;
+use node::{Node, Own};
 use packets::Packets;
 use probe::overlay::Readiness;
 use run_dir::{RunDir, RunDirError};
@@ -111,6 +113,9 @@ pub enum AgentError {
     /// Changes of the manifests cannot be followed.
     #[error(transparent)]
     Watch(#[from] WatchError),
+    /// Masqueraded connections may collide with the node's own.
+    #[error(transparent)]
+    Ephemeral(#[from] EphemeralOverlap),
     /// Signals cannot be received.
     #[error("cannot receive signals")]
     Signals(#[source] io::Error),
@@ -120,6 +125,7 @@ pub enum AgentError {
 /// on the devices and the tables are full.
 pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentError> {
     let mut signals = Signals::new().map_err(AgentError::Signals)?;
+    settings.config.flows.check_ephemeral()?;
     tokio::select! {
         ended = work(settings, ready) => match ended? {},
         name = signals.next() => {
@@ -145,18 +151,14 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let (source_name, source) = open_source(&config.manifests, looks_in)?;
     let server = Server::bind(&control::socket(run_dir.path()))?;
     let pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
-    let own = survey.own_addresses();
-    let of_node = node_facts(&config, &node, own.clone());
+    let own = node.own(&survey);
     let facts = facts(&config, &node, &pair);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
-    let packets = Packets::of(&mut datapath)?;
-    let mut controller = Controller::new(
-        source_name,
-        of_node,
-        BpfMaps::open(datapath.maps())?,
-        Arc::clone(&run_dir),
-        allocations,
-    );
+    let packets = Packets::of(&mut datapath)?.map(Arc::new);
+    let walk = Walk::new(datapath.maps().to_owned(), &config);
+    let of_node = node_facts(&config, &node, own.clone());
+    let maps = BpfMaps::open(datapath.maps())?;
+    let mut controller = Controller::new(source_name, of_node, maps, run_dir, allocations);
     if config.probe {
         controller.probed(Readiness::new());
     }
@@ -167,7 +169,11 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         shown,
         probing,
         checking,
+        reports,
+        swaps,
     } = Wires::new(looks, own);
+    let origin = datapath.origin().clone();
+    let growth = Growth::new(origin, config.flow_table_max, swaps, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
     let up = async {
         let controller = first_listing(controller, &mut news, &told).await;
@@ -177,6 +183,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         tokio::select! {
             never = devices.follow() => match never {},
             never = keep_true(controller, &mut news, &told) => match never {},
+            never = growth.follow() => match never {},
         }
     };
     tokio::select! {
@@ -184,6 +191,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         never = serve(&server, shown, packets) => match never {},
         never = probe::follow(probing.targets, probing.readiness) => match never {},
         never = health::follow(checking.health, checking.troubles) => match never {},
+        never = walk.follow(reports) => match never {},
         ended = source => ended,
     }
 }
@@ -195,18 +203,20 @@ fn facts(config: &Config, node: &Node, pair: &HostPair) -> Facts {
         addresses: node.addresses,
         host: pair.facts(),
         masquerade: config.services.masquerade,
+        flows: config.flows,
     }
 }
 
 /// What the flags say of this node, and what was found out.
-fn node_facts(config: &Config, node: &Node, own: BTreeSet<IpAddr>) -> NodeFacts {
+fn node_facts(config: &Config, node: &Node, own: Own) -> NodeFacts {
     let NodeAddresses { v4, v6 } = node.addresses;
     let (v4, v6) = (v4.map(IpAddr::V4), v6.map(IpAddr::V6));
     let mut facts = NodeFacts {
         name: config.node_name.clone(),
         service_cidrs: config.service_cidrs.clone(),
         pod_cidrs: config.pod_cidrs.clone(),
-        addresses: with_loopback(own),
+        addresses: with_loopback(own.addresses),
+        stand_ins: own.stand_ins,
         primary: v4.into_iter().chain(v6).collect(),
         ..NodeFacts::default()
     };
@@ -317,19 +327,13 @@ async fn keep_true(mut turn: Turn, news: &mut News, told: &Told) -> Infallible {
 /// Clears the tables of what nobody goes by any more, on a thread of its own: there may be many entries.
 async fn sweep(mut controller: Controller<BpfMaps>) -> Controller<BpfMaps> {
     let work = task::spawn_blocking(move || {
-        match now() {
+        match crate::flows::now() {
             Ok(now) => controller.sweep(now),
             Err(error) => tracing::warn!(%error, "cannot read the clock"),
         }
         controller
     });
     joined(work.await).await
-}
-
-/// The tick of this moment, by the clock that the programs count by.
-fn now() -> nix::Result<Tick> {
-    let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
-    Ok(tick(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)))
 }
 
 /// What a task on a thread of its own comes to; its panic is ours.
@@ -380,8 +384,12 @@ fn replace<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
 
 async fn serve(
     server: &Server,
-    Shown { view, devices }: Shown,
-    packets: Option<Packets>,
+    Shown {
+        view,
+        devices,
+        flows,
+    }: Shown,
+    packets: Option<Arc<Packets>>,
 ) -> Infallible {
     let changes = view.clone();
     let answer = move |request: &control::Request| {
@@ -393,7 +401,12 @@ async fn serve(
             (control::Request::Trace(question), Some(packets)) => {
                 packets.trace(question, &view).map(Answer::Value)
             }
-            _ => Ok(view::answer(request, &view, &devices.borrow())),
+            _ => Ok(view::answer(
+                request,
+                &view,
+                &devices.borrow(),
+                &flows.borrow(),
+            )),
         }
     };
     server.serve(answer, changes).await

@@ -3,7 +3,7 @@
 //! Level-triggered like the devices: found out again at each look, since addresses and routes come and go.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -25,6 +25,15 @@ pub struct Demand {
     pub services: BTreeSet<IpAddr>,
     /// All prefixes of pods, those of this node included.
     pub pod_cidrs: BTreeSet<IpNet>,
+}
+
+/// The node's own addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Own {
+    /// All that mean the node to others as well.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Those of each uplink that may stand in for clients', the one that is taken first at first.
+    pub stand_ins: BTreeMap<u32, Vec<IpAddr>>,
 }
 
 /// Which devices play a part, and what is known about the node's addresses.
@@ -68,6 +77,14 @@ impl Node {
         };
         uplinks.retain(|index| survey.devices.iter().any(|device| device.index == *index));
         uplinks.extend(found);
+    }
+
+    /// The addresses that this node has now.
+    pub fn own(&self, survey: &Survey) -> Own {
+        Own {
+            addresses: survey.own_addresses(),
+            stand_ins: survey.stand_ins(&self.selection, self.addresses),
+        }
     }
 
     /// The routes that let the node's own processes reach the services.

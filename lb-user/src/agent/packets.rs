@@ -1,6 +1,6 @@
 //! What would become of a packet on this node now: the program `trace` on the agent's own tables.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 
 use serde_json::Value;
 
@@ -31,16 +31,25 @@ impl Packets {
         }))
     }
 
+    /// Asks another program from now on.
+    pub fn ask(&self, tracer: Tracer) {
+        *self.tracer() = tracer;
+    }
+
+    fn tracer(&self) -> MutexGuard<'_, Tracer> {
+        match self.tracer.lock() {
+            Ok(tracer) => tracer,
+            // The record is cleared before each run.
+            Err(poisoned) => poisoned.into_inner(),
+        }
+    }
+
     /// The answer, or why there is none.
     pub fn trace(&self, question: &Question, view: &View) -> Result<Value, String> {
         if question.from.is_ipv4() != question.to.is_ipv4() {
             return Err("source and destination are of different families".to_owned());
         }
-        let mut tracer = match self.tracer.lock() {
-            Ok(tracer) => tracer,
-            // The record is cleared before each run.
-            Err(poisoned) => poisoned.into_inner(),
-        };
+        let mut tracer = self.tracer();
         let backends = self.maps.backends().map_err(|error| with_causes(&error))?;
         let known = Known {
             maps: &self.maps,

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{choice, devices::DeviceView};
+use super::{choice, devices::DeviceView, flows::FlowReport};
 use crate::{
     alloc::Addresses,
     compile::{NodeFacts, view},
@@ -73,7 +73,12 @@ impl View {
 }
 
 /// The answer to a question.
-pub fn answer(request: &Request, view: &Arc<View>, devices: &[DeviceView]) -> Answer {
+pub fn answer(
+    request: &Request,
+    view: &Arc<View>,
+    devices: &[DeviceView],
+    flows: &FlowReport,
+) -> Answer {
     match request {
         Request::Objects(query) => {
             let (query, view) = (query.clone(), Arc::clone(view));
@@ -96,7 +101,8 @@ pub fn answer(request: &Request, view: &Arc<View>, devices: &[DeviceView]) -> An
             "n_services": view.snapshot.services.len(),
             "devices": devices,
             "findings": view.findings,
-            "troubles": view.troubles,
+            "troubles": view.troubles.iter().chain(&flows.troubles).collect::<Vec<_>>(),
+            "flows": flows,
         })),
     }
 }
@@ -170,7 +176,9 @@ mod tests {
             namespace: Some("b".to_owned()),
             ..Query::all(Kind::Pod)
         };
-        let Answer::Objects(listing) = answer(&Request::Objects(query), &view, &[]) else {
+        let Answer::Objects(listing) =
+            answer(&Request::Objects(query), &view, &[], &FlowReport::default())
+        else {
             panic!("objects are listed");
         };
         let mut names = Vec::new();
@@ -194,13 +202,19 @@ mod tests {
             findings: vec![finding],
             ..View::default()
         });
-        let Answer::Value(status) = answer(&Request::Status, &view, &[device]) else {
+        let flows = FlowReport {
+            troubles: vec!["it fills".to_owned()],
+            ..FlowReport::default()
+        };
+        let Answer::Value(status) = answer(&Request::Status, &view, &[device], &flows) else {
             panic!("the status is one value");
         };
         assert_eq!(
             status["devices"],
             json!([{"name": "eth0", "role": "uplink", "hooks": "tc"}])
         );
+        assert_eq!(status["troubles"], json!(["it fills"]));
+        assert_eq!(status["flows"], json!({"tables": [], "sizes": null}));
         assert_eq!(status["findings"][0]["message"], "is no YAML");
     }
 }

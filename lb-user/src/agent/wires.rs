@@ -4,7 +4,7 @@
 //! sources, devices, probes, health checks ── News ──► reconciliation ── Told ──► devices, probes, health checks, askers
 //! ```
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use tokio::{
     sync::{mpsc, watch},
@@ -15,8 +15,10 @@ use super::{
     Published,
     controller::Controller,
     devices::{Channels, DeviceView},
+    flows::FlowReport,
+    growth::Swap,
     health::{self, Health, Troubles},
-    node::Demand,
+    node::{Demand, Own},
     probe::{overlay::Readiness, target::Targets},
     with_loopback,
 };
@@ -33,6 +35,9 @@ pub(super) struct Wires {
     pub(super) shown: Shown,
     pub(super) probing: Probing,
     pub(super) checking: Checking,
+    pub(super) swaps: mpsc::Sender<Swap>,
+    /// What the walk through the flow tables finds.
+    pub(super) reports: watch::Sender<FlowReport>,
 }
 
 /// Where the outcome of a reconciliation is published.
@@ -47,6 +52,7 @@ pub(super) struct Told {
 pub(super) struct Shown {
     pub(super) view: watch::Receiver<Published>,
     pub(super) devices: watch::Receiver<Vec<DeviceView>>,
+    pub(super) flows: watch::Receiver<FlowReport>,
 }
 
 /// The probes' ends.
@@ -63,7 +69,7 @@ pub(super) struct Checking {
 
 impl Wires {
     /// Channels beside that of the sources' `looks`; the node has these addresses.
-    pub(super) fn new(looks: mpsc::Receiver<ScanResult>, own: BTreeSet<IpAddr>) -> Self {
+    pub(super) fn new(looks: mpsc::Receiver<ScanResult>, own: Own) -> Self {
         let (view_in, view) = watch::channel(None);
         let (views, devices) = watch::channel(Vec::new());
         let (demand_in, demand) = watch::channel(Demand::default());
@@ -71,12 +77,15 @@ impl Wires {
         let (targets_in, targets) = watch::channel(Targets::new());
         let (readiness_in, readiness) = watch::channel(Readiness::new());
         let (health_in, health) = watch::channel(Health::default());
+        let (swaps_in, swaps) = mpsc::channel(1);
+        let (reports, flows) = watch::channel(FlowReport::default());
         let (troubles_in, troubles) = watch::channel(Troubles::new());
         Self {
             channels: Channels {
                 views,
                 addresses: addresses_in,
                 demand,
+                swaps,
             },
             told: Told {
                 view: view_in,
@@ -91,7 +100,11 @@ impl Wires {
                 troubles,
                 sweeps: time::interval(SWEEP),
             },
-            shown: Shown { view, devices },
+            shown: Shown {
+                view,
+                devices,
+                flows,
+            },
             probing: Probing {
                 targets,
                 readiness: readiness_in,
@@ -100,6 +113,8 @@ impl Wires {
                 health,
                 troubles: troubles_in,
             },
+            swaps: swaps_in,
+            reports,
         }
     }
 }
@@ -108,7 +123,7 @@ impl Wires {
 pub(super) struct News {
     pub(super) looks: mpsc::Receiver<ScanResult>,
     /// The node's own addresses.
-    pub(super) addresses: watch::Receiver<BTreeSet<IpAddr>>,
+    pub(super) addresses: watch::Receiver<Own>,
     pub(super) readiness: watch::Receiver<Readiness>,
     /// Of the health check ports.
     pub(super) troubles: watch::Receiver<Troubles>,
@@ -122,7 +137,10 @@ impl News {
         tokio::select! {
             _ = self.sweeps.tick() => return false,
             look = next(&mut self.looks) => controller.absorb(look),
-            own = changed(&mut self.addresses) => controller.relocate(with_loopback(own)),
+            own = changed(&mut self.addresses) => {
+                controller.relocate(with_loopback(own.addresses));
+                controller.stand_in(own.stand_ins);
+            }
             readiness = changed(&mut self.readiness) => controller.probed(readiness),
             troubles = changed(&mut self.troubles) => controller.hear(health::texts(&troubles)),
         }

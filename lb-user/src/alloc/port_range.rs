@@ -27,6 +27,27 @@ impl Default for PortRange {
 }
 
 impl PortRange {
+    /// Beyond the default ranges of the kernel's own connections (32768 to 60999) and of node ports.
+    pub const SNAT: Self = Self {
+        from: 61_000,
+        to: u16::MAX,
+    };
+
+    /// The first number.
+    pub fn first(self) -> u16 {
+        self.from
+    }
+
+    /// The last number.
+    pub fn last(self) -> u16 {
+        self.to
+    }
+
+    /// Whether both have a number in common.
+    pub fn overlaps(self, other: Self) -> bool {
+        self.from <= other.to && other.from <= self.to
+    }
+
     /// Whether it has a number.
     pub fn contains(self, number: u16) -> bool {
         (self.from..=self.to).contains(&number)
@@ -108,6 +129,20 @@ mod tests {
             let told = text.parse::<PortRange>().expect_err(text).to_string();
             assert!(told.contains(error), "{text}: {told}");
         }
+    }
+
+    #[test]
+    fn ranges_overlap_where_they_share_a_number() {
+        let range = |text: &str| text.parse::<PortRange>().expect("a range");
+        for (a, b, shared) in [
+            ("1-5", "5-9", true),
+            ("1-5", "6-9", false),
+            ("1-9", "3-4", true),
+        ] {
+            assert_eq!(range(a).overlaps(range(b)), shared, "{a} {b}");
+            assert_eq!(range(b).overlaps(range(a)), shared, "{b} {a}");
+        }
+        assert_eq!(range("61000-65535"), PortRange::SNAT);
     }
 
     #[test]

@@ -12,10 +12,10 @@ use aya::{
 use ipnet::IpNet;
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, PlaceKey, Plain, Service, ServiceKey, SlotRange, map,
-        place::SPACE_BITS,
+        Affinity, AffinityKey, Backend, PlaceKey, Plain, Service, ServiceKey, SlotRange, Source,
+        SourceKey, map, place::SPACE_BITS,
     },
-    net::addr::{Addr, Addr4, Addr6},
+    net::addr::{Addr, Addr4, Addr6, Family},
 };
 
 use super::{
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     desired::Place,
-    plan::{Area, BackendId, BackendRow, Capacity, FrontendKey, display_key},
+    plan::{Area, BackendId, BackendRow, Capacity, FrontendKey, SourceId, SourceRow, display_key},
     sys::{Rows, wait_for_readers},
 };
 
@@ -156,6 +156,26 @@ impl LbMaps for BpfMaps {
         Ok(places)
     }
 
+    fn put_source(&mut self, id: SourceId, row: &SourceRow) -> Result<(), TableError> {
+        match row.addr {
+            IpAddr::V4(addr) => self.v4.put_source(id, addr.into(), row.count),
+            IpAddr::V6(addr) => self.v6.put_source(id, addr.into(), row.count),
+        }
+    }
+
+    fn delete_source(&mut self, id: SourceId) -> Result<(), TableError> {
+        match id.family {
+            Family::V4 => self.v4.delete_source(id),
+            Family::V6 => self.v6.delete_source(id),
+        }
+    }
+
+    fn sources(&self) -> Result<BTreeMap<SourceId, SourceRow>, TableError> {
+        let mut sources = self.v4.sources()?;
+        sources.append(&mut self.v6.sources()?);
+        Ok(sources)
+    }
+
     fn sweep_affinity(&mut self, is_live: IsLive<'_>) -> Result<usize, TableError> {
         Ok(self.v4.sweep_affinity(is_live)? + self.v6.sweep_affinity(is_live)?)
     }
@@ -173,6 +193,7 @@ struct MapNames {
     backends: &'static str,
     places: &'static str,
     affinity: &'static str,
+    sources: &'static str,
 }
 
 const NAMES4: MapNames = MapNames {
@@ -180,12 +201,14 @@ const NAMES4: MapNames = MapNames {
     backends: map::BACKENDS4,
     places: map::PLACES4,
     affinity: map::AFFINITY4,
+    sources: map::SOURCES4,
 };
 const NAMES6: MapNames = MapNames {
     services: map::SERVICES6,
     backends: map::BACKENDS6,
     places: map::PLACES6,
     affinity: map::AFFINITY6,
+    sources: map::SOURCES6,
 };
 
 /// The maps of one family.
@@ -195,6 +218,7 @@ struct FamilyMaps<A: Addr> {
     backends: MapData,
     places: LpmTrie<MapData, Raw<PlaceKey<A>>, u32>,
     affinity: HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>,
+    sources: HashMap<MapData, Raw<SourceKey>, Raw<Source<A>>>,
 }
 
 impl<A: Addr> FamilyMaps<A>
@@ -224,6 +248,7 @@ where
             backends,
             places: typed(names.places, Map::LpmTrie(places))?,
             affinity: typed(names.affinity, Map::HashMap(source(names.affinity)?))?,
+            sources: typed(names.sources, Map::HashMap(source(names.sources)?))?,
         };
         Ok((maps, capacity))
     }
@@ -345,6 +370,29 @@ where
                 .map_err(|error| refused(Access::Delete, table, key.client, error))?;
         }
         Ok(stale.len())
+    }
+
+    fn put_source(&mut self, id: SourceId, addr: A, count: u32) -> Result<(), TableError> {
+        let row = Raw(Source { addr, count });
+        let result = self.sources.insert(Raw(id.key), row, 0);
+        result.map_err(|error| refused(Access::Write, self.names.sources, id, errno(error)))
+    }
+
+    fn delete_source(&mut self, id: SourceId) -> Result<(), TableError> {
+        absent_is_gone(self.sources.remove(&Raw(id.key)))
+            .map_err(|error| refused(Access::Delete, self.names.sources, id, error))
+    }
+
+    fn sources(&self) -> Result<BTreeMap<SourceId, SourceRow>, TableError> {
+        let table = self.names.sources;
+        let entry = |entry: Result<(Raw<SourceKey>, Raw<Source<A>>), maps::MapError>| {
+            let (Raw(key), Raw(Source { addr, count })) =
+                entry.map_err(|error| refused(Access::Read, table, "*", errno(error)))?;
+            let family = A::FAMILY;
+            let addr = addr.to_ip();
+            Ok((SourceId { family, key }, Source { addr, count }))
+        };
+        self.sources.iter().map(entry).collect()
     }
 
     fn places(&self) -> Result<BTreeMap<Area, Place>, TableError> {

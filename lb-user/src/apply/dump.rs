@@ -4,13 +4,14 @@
 //! SVC default/hostname:http 10.96.0.10:80/TCP id=1 cluster=[10.244.1.2:8080 10.244.2.2:8080]
 //! BACKEND default/hostname:http 10.244.1.2:8080 id=1 generation=1 serving,cluster
 //! PLACE 10.244.0.0/16 pods
+//! SOURCE device=3 0/2 192.0.2.1
 //! ```
 //!
 //! Says what is there, right or wrong: a slot that names no backend of its service is shown as `!id`.
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use lb_common::abi::{Service, SlotRange, backend_flags, place, service_flags};
+use lb_common::abi::{Service, SlotRange, Source, SourceKey, backend_flags, place, service_flags};
 
 use super::lbmaps::{LbMaps, TableError};
 use crate::plan::{BackendId, BackendRow, FrontendKey, display_key, family_of};
@@ -32,6 +33,11 @@ pub fn dump(maps: &impl LbMaps, names: Names<'_>) -> Result<String, TableError> 
         if area.space == place::NODE_SPACE {
             lines.push(format!("PLACE {} {place}", area.net));
         }
+    }
+    for (id, row) in maps.sources()? {
+        let SourceKey { ifindex, at } = id.key;
+        let Source { addr, count } = row;
+        lines.push(format!("SOURCE device={ifindex} {at}/{count} {addr}"));
     }
     Ok(lines.into_iter().map(|line| line + "\n").collect())
 }

@@ -9,7 +9,7 @@ use lb_common::abi::{Service, SlotRange, map};
 use super::lbmaps::{Access, IsLive, LbMaps, TableError};
 use crate::{
     desired::Place,
-    plan::{Area, BackendId, BackendRow, Capacity, FrontendKey, display_key},
+    plan::{Area, BackendId, BackendRow, Capacity, FrontendKey, SourceId, SourceRow, display_key},
 };
 
 /// See the module.
@@ -20,6 +20,7 @@ pub struct FakeMaps {
     slots: BTreeMap<u32, u32>,
     backends: BTreeMap<BackendId, BackendRow>,
     places: BTreeMap<Area, Place>,
+    sources: BTreeMap<SourceId, SourceRow>,
     n_writes: usize,
     n_graces: usize,
 }
@@ -135,6 +136,22 @@ impl LbMaps for FakeMaps {
 
     fn places(&self) -> Result<BTreeMap<Area, Place>, TableError> {
         Ok(self.places.clone())
+    }
+
+    fn put_source(&mut self, id: SourceId, row: &SourceRow) -> Result<(), TableError> {
+        self.n_writes += 1;
+        self.sources.insert(id, *row);
+        Ok(())
+    }
+
+    fn delete_source(&mut self, id: SourceId) -> Result<(), TableError> {
+        self.n_writes += 1;
+        self.sources.remove(&id);
+        Ok(())
+    }
+
+    fn sources(&self) -> Result<BTreeMap<SourceId, SourceRow>, TableError> {
+        Ok(self.sources.clone())
     }
 
     fn sweep_affinity(&mut self, _is_live: IsLive<'_>) -> Result<usize, TableError> {

@@ -10,7 +10,7 @@ use lb_common::abi::{Service, SlotRange};
 use super::lbmaps::{Access, IsLive, LbMaps, TableError};
 use crate::{
     desired::Place,
-    plan::{Area, BackendId, BackendRow, FrontendKey, display_key},
+    plan::{Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow, display_key},
 };
 
 /// Which calls fail.
@@ -151,6 +151,20 @@ impl<M: LbMaps> LbMaps for FaultyMaps<M> {
 
     fn places(&self) -> Result<BTreeMap<Area, Place>, TableError> {
         self.inner.places()
+    }
+
+    fn put_source(&mut self, id: SourceId, row: &SourceRow) -> Result<(), TableError> {
+        self.pass(Access::Write, "sources", || id.to_string())?
+            .put_source(id, row)
+    }
+
+    fn delete_source(&mut self, id: SourceId) -> Result<(), TableError> {
+        self.pass(Access::Delete, "sources", || id.to_string())?
+            .delete_source(id)
+    }
+
+    fn sources(&self) -> Result<BTreeMap<SourceId, SourceRow>, TableError> {
+        self.inner.sources()
     }
 
     fn sweep_affinity(&mut self, is_live: IsLive<'_>) -> Result<usize, TableError> {

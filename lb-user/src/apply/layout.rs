@@ -11,8 +11,8 @@ use std::{
 use aya::maps::{self, MapData, MapType};
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, LAYOUT_VERSION, NextHop, PlaceKey, Service,
-        ServiceKey, map,
+        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, LAYOUT_VERSION, NextHop,
+        PlaceKey, Service, ServiceKey, Source, SourceKey, map,
     },
     net::addr::{Addr4, Addr6},
 };
@@ -64,7 +64,7 @@ pub struct Shape {
 }
 
 /// All maps, in the order of [`map::ALL`].
-pub const SHAPES: [Shape; 13] = [
+pub const SHAPES: [Shape; map::ALL.len()] = [
     shape::<ServiceKey<Addr4>, Service>(map::SERVICES4, MapKind::Hash),
     shape::<ServiceKey<Addr6>, Service>(map::SERVICES6, MapKind::Hash),
     shape::<u32, u32>(map::SLOTS, MapKind::Array),
@@ -78,6 +78,11 @@ pub const SHAPES: [Shape; 13] = [
     shape::<(u32, PlaceKey<Addr6>), u32>(map::PLACES6, MapKind::LpmTrie),
     shape::<AffinityKey<Addr4>, Affinity>(map::AFFINITY4, MapKind::Hash),
     shape::<AffinityKey<Addr6>, Affinity>(map::AFFINITY6, MapKind::Hash),
+    shape::<SourceKey, Source<Addr4>>(map::SOURCES4, MapKind::Hash),
+    shape::<SourceKey, Source<Addr6>>(map::SOURCES6, MapKind::Hash),
+    shape::<u32, Fragment<Addr4>>(map::FRAGMENTS4, MapKind::Array),
+    shape::<u32, Fragment<Addr6>>(map::FRAGMENTS6, MapKind::Array),
+    shape::<u32, HeldPiece>(map::PIECES, MapKind::Array),
 ];
 
 /// Why a map cannot be used.

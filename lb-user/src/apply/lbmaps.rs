@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::{
     desired::Place,
-    plan::{Area, BackendId, BackendRow, FrontendKey},
+    plan::{Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow},
 };
 
 /// Whether a client of a service port (its id), whose last connection was opened at a tick, still counts.
@@ -46,6 +46,13 @@ pub trait LbMaps {
     fn delete_place(&mut self, area: Area) -> Result<(), TableError>;
     /// What lies where.
     fn places(&self) -> Result<BTreeMap<Area, Place>, TableError>;
+
+    /// Says which address may stand in for clients'.
+    fn put_source(&mut self, id: SourceId, row: &SourceRow) -> Result<(), TableError>;
+    /// Takes it back; one that is not there is no error.
+    fn delete_source(&mut self, id: SourceId) -> Result<(), TableError>;
+    /// All of both families.
+    fn sources(&self) -> Result<BTreeMap<SourceId, SourceRow>, TableError>;
 
     /// Forgets the backends of clients of whom `is_live` says no; how many.
     fn sweep_affinity(&mut self, is_live: IsLive<'_>) -> Result<usize, TableError>;

@@ -8,6 +8,7 @@ mod bpf;
 mod dump;
 mod fake;
 mod faulty;
+mod fill;
 mod layout;
 mod lbmaps;
 #[cfg(test)]
@@ -38,11 +39,12 @@ pub use self::{
     dump::{Names, dump},
     fake::FakeMaps,
     faulty::{Faults, FaultyMaps},
+    fill::FlowTableLook,
     layout::{MapError, MapKind, SHAPES, Shape, open_pinned},
     lbmaps::{Access, IsLive, LbMaps, TableError},
     pod::Raw,
     retry::Retry,
-    rows::{MapInfo, Table, dump_rows, maps_table},
+    rows::{MapInfo, Table, counts, dump_rows, maps_table},
     scenario::{Scenario, short_name},
 };
 use crate::{
@@ -136,6 +138,7 @@ pub fn restore(
     let mut found = Found {
         backends: maps.backends()?,
         places: maps.places()?,
+        sources: maps.sources()?,
         ..Found::default()
     };
     for (key, service) in maps.services()? {
@@ -247,5 +250,7 @@ fn carry_out(step: &Step, maps: &mut impl LbMaps) -> Result<(), TableError> {
         }
         Step::PutPlace(area, place) => maps.put_place(*area, *place),
         Step::DeletePlace(area) => maps.delete_place(*area),
+        Step::PutSource(id, row) => maps.put_source(*id, row),
+        Step::DeleteSource(id) => maps.delete_source(*id),
     }
 }

@@ -11,8 +11,8 @@ use std::{
 use aya::maps::{Array, HashMap, IterableMap as _, LpmTrie, MapData, PerCpuArray};
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, NextHop, PlaceKey, Plain, Reason, Service,
-        ServiceKey, map,
+        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, LAYOUT_VERSION, NextHop,
+        PlaceKey, Plain, Reason, Service, ServiceKey, Source, SourceKey, map,
     },
     flow::slot::State,
     net::addr::{Addr, Addr4, Addr6},
@@ -70,19 +70,34 @@ fn with_bpf_fs(test: impl FnOnce(&Path) + Send) {
 }
 
 fn pin_all(dir: &Path) {
-    let names = [map::SERVICES4, map::BACKENDS4, map::PLACES4, map::AFFINITY4];
+    let names = [
+        map::SERVICES4,
+        map::BACKENDS4,
+        map::PLACES4,
+        map::AFFINITY4,
+        map::SOURCES4,
+    ];
     pin_family::<Addr4>(dir, names);
-    let names = [map::SERVICES6, map::BACKENDS6, map::PLACES6, map::AFFINITY6];
+    let names = [
+        map::SERVICES6,
+        map::BACKENDS6,
+        map::PLACES6,
+        map::AFFINITY6,
+        map::SOURCES6,
+    ];
     pin_family::<Addr6>(dir, names);
     pin_array::<u32>(dir, map::SLOTS, CAPACITY.slots);
     pin_array::<FlowSlot<Addr4>>(dir, map::FLOWS4, N_FLOWS);
     pin_array::<FlowSlot<Addr6>>(dir, map::FLOWS6, N_FLOWS);
     pin_array::<NextHop>(dir, map::NEXT_HOPS, N_FLOWS);
+    pin_array::<Fragment<Addr4>>(dir, map::FRAGMENTS4, N_FLOWS);
+    pin_array::<Fragment<Addr6>>(dir, map::FRAGMENTS6, N_FLOWS);
+    pin_array::<HeldPiece>(dir, map::PIECES, N_FLOWS);
     let counters = PerCpuArray::<MapData, u64>::create(Reason::COUNT, 0).expect("counters");
     pin(dir, map::COUNTERS, counters.map());
 }
 
-fn pin_family<A: Addr>(dir: &Path, [services, backends, places, affinity]: [&str; 4])
+fn pin_family<A: Addr>(dir: &Path, [services, backends, places, affinity, sources]: [&str; 5])
 where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
@@ -92,6 +107,7 @@ where
     type Nets<A> = LpmTrie<MapData, Raw<PlaceKey<A>>, u32>;
     type Clients<A> = HashMap<MapData, Raw<AffinityKey<A>>, Raw<Affinity>>;
     type Services<A> = HashMap<MapData, Raw<ServiceKey<A>>, Raw<Service>>;
+    type Own<A> = HashMap<MapData, Raw<SourceKey>, Raw<Source<A>>>;
     let entries = Services::<A>::create(CAPACITY.services, 0).expect("services");
     pin(dir, services, entries.map());
     pin_array::<Backend<A>>(dir, backends, CAPACITY.backends);
@@ -99,6 +115,8 @@ where
     pin(dir, places, nets.expect("prefixes").map());
     let clients = Clients::<A>::create(CAPACITY.services, 0).expect("clients");
     pin(dir, affinity, clients.map());
+    let own = Own::<A>::create(CAPACITY.services, 0).expect("sources");
+    pin(dir, sources, own.map());
 }
 
 fn pin_array<V: Plain>(dir: &Path, name: &str, max_entries: u32) {
@@ -131,6 +149,8 @@ fn states() -> Vec<Desired> {
     ]
     .map(|(net, place)| (net.parse().expect("literal"), place))
     .into();
+    let addr = |text: &str| text.parse().expect("literal");
+    full.sources = [(3, ["192.0.2.1", "192.0.2.2", "fd00::1"].map(addr).to_vec())].into();
     let fewer = desired([port("hostname", &["10.96.0.11:80"], &both[1..])]);
     vec![full.clone(), fewer.clone(), full, fewer, Desired::default()]
 }
@@ -168,22 +188,7 @@ fn maps_are_listed_and_dumped_from_their_pins() {
         assert!(scenario.reconcile(&states()[0]).is_complete());
         put_flow(dir);
 
-        let list = maps_table(dir).expect("all maps are pinned");
-        let entries: Vec<_> = list.iter().map(|map| map.entries).collect();
-        assert_eq!(
-            list.iter().map(|map| map.name).collect::<Vec<_>>(),
-            map::ALL
-        );
-        assert_eq!(
-            entries,
-            [3, 1, 4, 2, 1, 1, 0, 0, Reason::ALL.len(), 2, 1, 0, 0]
-        );
-        assert!(
-            list.iter()
-                .all(|map| map.memory.is_some_and(|bytes| bytes > 0)),
-            "{list:?}"
-        );
-
+        are_listed(dir);
         let name = |service| scenario.ledger().name(service).map(short_name);
         let backends = dump_rows(dir, map::BACKENDS6, &name)
             .expect("readable")
@@ -203,24 +208,70 @@ fn maps_are_listed_and_dumped_from_their_pins() {
                 "10.96.0.12:80/TCP default/empty:http",
             ]
         );
-        let flows = dump_rows(dir, map::FLOWS4, &name)
-            .expect("readable")
-            .to_json();
-        assert_eq!(flows[0]["state"], "HalfOpen");
-        assert_eq!(flows[0]["source"], "10.244.1.9:40000");
-        let prefixes = dump_rows(dir, map::PLACES6, &name)
-            .expect("readable")
-            .to_json();
-        assert_eq!(
-            prefixes,
-            json!([{ "prefix": "fd00:244::/32", "place": "pods", "guard": null }])
-        );
-        let counters = dump_rows(dir, map::COUNTERS, &name)
-            .expect("readable")
-            .to_json();
-        assert_eq!(counters[6]["reason"], Reason::ALL[6].name());
-        assert_eq!(counters[6]["count"], 0);
+        are_told(dir, &name);
     });
+}
+
+/// All of them, with how many entries they have.
+fn are_listed(dir: &Path) {
+    let list = maps_table(dir).expect("all maps are pinned");
+    let entries: Vec<_> = list.iter().map(|map| map.entries).collect();
+    assert_eq!(
+        list.iter().map(|map| map.name).collect::<Vec<_>>(),
+        map::ALL
+    );
+    assert_eq!(
+        entries,
+        [
+            3,
+            1,
+            4,
+            2,
+            1,
+            1,
+            0,
+            0,
+            Reason::ALL.len(),
+            2,
+            1,
+            0,
+            0,
+            2,
+            1,
+            0,
+            0,
+            0
+        ]
+    );
+    assert!(
+        list.iter()
+            .all(|map| map.memory.is_some_and(|bytes| bytes > 0)),
+        "{list:?}"
+    );
+}
+
+/// Rows of tables that need no names of services.
+fn are_told(dir: &Path, name: &dyn Fn(u32) -> Option<String>) {
+    let flows = dump_rows(dir, map::FLOWS4, name)
+        .expect("readable")
+        .to_json();
+    assert_eq!(flows[0]["state"], "HalfOpen");
+    assert_eq!(flows[0]["source"], "10.244.1.9:40000");
+    let prefixes = dump_rows(dir, map::PLACES6, name)
+        .expect("readable")
+        .to_json();
+    assert_eq!(
+        prefixes,
+        json!([{ "prefix": "fd00:244::/32", "place": "pods", "guard": null }])
+    );
+    let sources = dump_rows(dir, map::SOURCES4, &name).expect("readable");
+    let second = json!({"ifindex": 3, "at": 1, "address": "192.0.2.2", "count": 2});
+    assert_eq!(sources.to_json()[1], second);
+    let counters = dump_rows(dir, map::COUNTERS, name)
+        .expect("readable")
+        .to_json();
+    assert_eq!(counters[6]["reason"], Reason::ALL[6].name());
+    assert_eq!(counters[6]["count"], 0);
 }
 
 /// One flow that translates and one that is only claimed.
@@ -251,8 +302,11 @@ fn a_pin_of_another_layout_is_refused_by_name() {
         let error = BpfMaps::open(dir).expect_err("values of another size");
         assert_eq!(
             error.to_string(),
-            "map services4 is hash with keys of 8 and values of 8 bytes, but hash with keys of 8 and values of 44 \
-             bytes in layout version 3; it was made by another release: use that one, or remove its pins"
+            format!(
+                "map services4 is hash with keys of 8 and values of 8 bytes, but hash with keys of 8 and values of 44 \
+                 bytes in layout version {LAYOUT_VERSION}; it was made by another release: use that one, or remove \
+                 its pins"
+            )
         );
     });
 }

@@ -4,18 +4,19 @@
 //! unused slot, no flow that is not published. Each row is read once; rows that change meanwhile may
 //! be from different moments. Never writes.
 
-use std::{fs, io, os::fd::AsFd as _, os::fd::AsRawFd as _, path::Path};
+use std::{collections::BTreeMap, fs, io, os::fd::AsFd as _, os::fd::AsRawFd as _, path::Path};
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, NextHop, PlaceKey, Plain, Reason, Service,
-        ServiceKey, SlotRange, map, place::NODE_SPACE,
+        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, NextHop, PlaceKey, Plain,
+        Reason, Service, ServiceKey, SlotRange, Source, SourceKey, map, place::NODE_SPACE,
     },
     flow::{
         Direction,
         slot::{SlotFlags, StateWord},
     },
+    fragment::shelf::State,
     net::addr::{Addr, Addr4, Addr6},
 };
 use serde::Serialize;
@@ -123,6 +124,11 @@ fn rows(map: MapData, name: &'static str, names: Names<'_>) -> Result<Table, Map
         map::PLACES6 => places::<Addr6>(&typed(name, Map::LpmTrie(map))?),
         map::AFFINITY4 => Ok(affinity::<Addr4>(&typed(name, Map::HashMap(map))?, names)),
         map::AFFINITY6 => Ok(affinity::<Addr6>(&typed(name, Map::HashMap(map))?, names)),
+        map::SOURCES4 => sources::<Addr4>(&typed(name, Map::HashMap(map))?),
+        map::SOURCES6 => sources::<Addr6>(&typed(name, Map::HashMap(map))?),
+        map::FRAGMENTS4 => fragments::<Addr4>(&map),
+        map::FRAGMENTS6 => fragments::<Addr6>(&map),
+        map::PIECES => pieces(&map),
         _ => {
             return Err(MapError::Unknown {
                 name: name.to_owned(),
@@ -301,10 +307,26 @@ fn next_hops(map: &MapData) -> io::Result<Table> {
     })
 }
 
+/// How often each reason was counted, by the pinned counters.
+pub fn counts(pin_dir: &Path) -> Result<BTreeMap<Reason, u64>, MapError> {
+    let name = map::COUNTERS;
+    let counters = Map::PerCpuArray(open_pinned(pin_dir, name)?);
+    let counters = typed(name, counters)?;
+    let counts = Reason::ALL
+        .iter()
+        .map(|reason| Ok((*reason, count(&counters, *reason)?)));
+    let counts: io::Result<_> = counts.collect();
+    counts.map_err(|source| MapError::Kernel { name, source })
+}
+
+fn count(map: &PerCpuArray<MapData, u64>, reason: Reason) -> io::Result<u64> {
+    let per_cpu = map.get(&(reason as u32), 0).map_err(errno)?;
+    Ok(per_cpu.iter().sum())
+}
+
 fn counters(map: &PerCpuArray<MapData, u64>) -> io::Result<Table> {
     let row = |reason: &Reason| {
-        let per_cpu = map.get(&(*reason as u32), 0).map_err(errno)?;
-        let count: u64 = per_cpu.iter().sum();
+        let count = count(map, *reason)?;
         let kind = format!("{:?}", reason.kind()).to_lowercase();
         let meaning = reason.meaning().trim();
         Ok(vec![
@@ -352,6 +374,83 @@ where
         ],
         rows: entries.into_iter().map(row).collect(),
     }
+}
+
+fn sources<A: Addr>(map: &HashMap<MapData, Raw<SourceKey>, Raw<Source<A>>>) -> io::Result<Table> {
+    let entries: Result<Vec<_>, _> = map.iter().collect();
+    let mut entries = entries.map_err(errno)?;
+    entries.sort_unstable_by_key(|(Raw(key), _)| *key);
+    let row = |(Raw(key), Raw(source)): (Raw<SourceKey>, Raw<Source<A>>)| {
+        vec![
+            json!(key.ifindex),
+            json!(key.at),
+            json!(source.addr.to_string()),
+            json!(source.count),
+        ]
+    };
+    Ok(Table {
+        columns: vec!["ifindex", "at", "address", "count"],
+        rows: entries.into_iter().map(row).collect(),
+    })
+}
+
+fn fragments<A: Addr>(map: &MapData) -> io::Result<Table>
+where
+    Fragment<A>: Plain,
+{
+    let row = |(position, record): (u32, Fragment<A>)| {
+        vec![
+            json!(position),
+            json!(address(record.src, (record.ports & 0xffff) as u16)),
+            json!(address(record.dst, (record.ports >> 16) as u16)),
+            json!(record.proto),
+            json!(record.id),
+            json!(record.seen),
+        ]
+    };
+    let used = used::<Fragment<A>>(map, |record| record.stamp != 0 && record.stamp & 1 == 0)?;
+    Ok(Table {
+        columns: vec![
+            "position",
+            "source",
+            "destination",
+            "protocol",
+            "id",
+            "seen",
+        ],
+        rows: used.map(row).collect(),
+    })
+}
+
+fn pieces(map: &MapData) -> io::Result<Table> {
+    let row = |(buffer, piece): (u32, HeldPiece)| {
+        let ip = |words: [u32; 4]| match piece.key.kind >> 16 {
+            0x0800 => Addr4::from_words(words).to_ip(),
+            _ => Addr6::from_words(words).to_ip(),
+        };
+        vec![
+            json!(buffer),
+            json!(ip(piece.key.src)),
+            json!(ip(piece.key.dst)),
+            json!(piece.key.id),
+            json!(piece.ifindex),
+            json!(piece.len),
+            json!(piece.held_at),
+        ]
+    };
+    let used = used::<HeldPiece>(map, |piece| piece.state & 3 == State::Held as u32)?;
+    Ok(Table {
+        columns: vec![
+            "buffer",
+            "source",
+            "destination",
+            "id",
+            "ifindex",
+            "bytes",
+            "held_at",
+        ],
+        rows: used.map(row).collect(),
+    })
 }
 
 fn places<A: Addr>(map: &LpmTrie<MapData, Raw<PlaceKey<A>>, u32>) -> io::Result<Table>

@@ -66,5 +66,6 @@ pub(crate) fn desired(ports: impl IntoIterator<Item = (PortName, DesiredPort)>) 
     Desired {
         ports: ports.into_iter().collect(),
         places: BTreeMap::new(),
+        sources: BTreeMap::new(),
     }
 }

@@ -16,8 +16,8 @@ use super::{
 use crate::{
     desired::{Desired, Endpoint, FrontendKind, Place, PortName},
     plan::{
-        Area, BackendId, BackendRow, Capacity, FrontendKey, Ledger, display_key, family_of,
-        frontend_key,
+        Area, BackendId, BackendRow, Capacity, FrontendKey, Ledger, SourceId, SourceRow,
+        display_key, family_of, frontend_key,
     },
 };
 
@@ -220,6 +220,22 @@ impl LbMaps for Watched {
         self.maps.places()
     }
 
+    fn put_source(&mut self, id: SourceId, row: &SourceRow) -> Result<(), TableError> {
+        let result = self.maps.put_source(id, row);
+        self.look();
+        result
+    }
+
+    fn delete_source(&mut self, id: SourceId) -> Result<(), TableError> {
+        let result = self.maps.delete_source(id);
+        self.look();
+        result
+    }
+
+    fn sources(&self) -> Result<BTreeMap<SourceId, SourceRow>, TableError> {
+        self.maps.sources()
+    }
+
     fn sweep_affinity(&mut self, is_live: IsLive<'_>) -> Result<usize, TableError> {
         self.maps.sweep_affinity(is_live)
     }
@@ -332,6 +348,10 @@ pub(super) fn check_picture(watched: &Watched, ledger: &Ledger) -> Result<(), Te
     prop_assert_eq!(
         ledger.places(),
         &watched.places().expect("reads do not fail")
+    );
+    prop_assert_eq!(
+        ledger.sources(),
+        &watched.sources().expect("reads do not fail")
     );
     for (range, ids) in ledger.slots() {
         prop_assert_eq!(ids, watched.slots(range).expect("reads do not fail"));

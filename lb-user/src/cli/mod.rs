@@ -10,6 +10,7 @@ mod columns;
 mod completions;
 mod counters;
 mod describe;
+mod flows;
 mod get;
 mod man;
 mod maps;
@@ -92,6 +93,11 @@ enum Verb {
     Maps(maps::MapsArgs),
     /// Show how many packets went which way, and why; needs no running agent
     Counters(counters::CountersArgs),
+    /// List the connections in the tables, or take some of them out; needs no running agent
+    ///
+    /// One line per connection: who dialled what, which backend has it, how far it has come, seconds since its last packet,
+    /// packets of the client and of the backend. Without an agent services are shown as numbers.
+    Flows(flows::FlowsArgs),
     /// Find out whether this machine can run fulcrum, and what to do about it
     ///
     /// Prints one line per fact: ok, note, warn or fail, what was found, and the remedy. Exit code 1 if anything failed.
@@ -123,6 +129,7 @@ pub fn main() -> ExitCode {
         Verb::Trace(args) => trace::trace(&args, &place),
         Verb::Maps(args) => maps::maps(&args, &place),
         Verb::Counters(args) => counters::counters(&args, &place),
+        Verb::Flows(args) => flows::flows(&args, &place),
         Verb::Check(args) => check::check(&args, &place),
         Verb::CheckManifests(args) => check_manifests::check_manifests(&args),
         Verb::Completions(args) => completions::completions(&args),

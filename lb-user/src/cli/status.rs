@@ -32,6 +32,33 @@ struct Status {
     devices: Vec<Device>,
     findings: Vec<Finding>,
     troubles: Vec<String>,
+    #[serde(default)]
+    flows: Flows,
+}
+
+#[derive(Default, Deserialize)]
+struct Flows {
+    tables: Vec<FlowTable>,
+    sizes: Option<Sizes>,
+}
+
+/// Counted in slots.
+#[derive(Deserialize)]
+struct FlowTable {
+    family: String,
+    positions: u32,
+    live: u32,
+    half_open: u32,
+    established: u32,
+    ending: u32,
+    expired: u32,
+}
+
+#[derive(Deserialize)]
+struct Sizes {
+    flow_table_size: u32,
+    flow_table_max: u32,
+    affinity_size: u32,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +102,7 @@ impl Status {
             text.push('\n');
             text.push_str(&output::table(&["DEVICE", "ROLE", "HOOKS"], &rows));
         }
+        text.push_str(&self.flows.text());
         let findings = self.findings.iter().map(Finding::line);
         let complaints: Vec<String> = self.troubles.iter().cloned().chain(findings).collect();
         if !complaints.is_empty() {
@@ -85,6 +113,53 @@ impl Status {
             }
         }
         text
+    }
+}
+
+impl Flows {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if !self.tables.is_empty() {
+            let header = [
+                "FLOW-TABLE",
+                "PLACES",
+                "USED",
+                "HALF-OPEN",
+                "ESTABLISHED",
+                "ENDING",
+                "EXPIRED",
+            ];
+            let rows: Vec<Vec<String>> = self.tables.iter().map(FlowTable::cells).collect();
+            text.push('\n');
+            text.push_str(&output::table(&header, &rows));
+        }
+        if let Some(sizes) = &self.sizes {
+            let Sizes {
+                flow_table_size,
+                flow_table_max,
+                affinity_size,
+            } = sizes;
+            let told = format!(
+                "\nflow tables have {flow_table_size} places and may grow to {flow_table_max}; clients remembered: \
+                 {affinity_size}\n"
+            );
+            text.push_str(&told);
+        }
+        text
+    }
+}
+
+impl FlowTable {
+    fn cells(&self) -> Vec<String> {
+        let percent = u64::from(self.live) * 100 / u64::from(self.positions.max(1));
+        let numbers = [self.half_open, self.established, self.ending, self.expired];
+        let mut cells = vec![
+            self.family.clone(),
+            self.positions.to_string(),
+            format!("{} ({percent}%)", self.live),
+        ];
+        cells.extend(numbers.map(|number| number.to_string()));
+        cells
     }
 }
 
@@ -140,6 +215,13 @@ mod tests {
                 "object": "Service default/web", "field": "", "message": "has no port",
             }],
             "troubles": ["no room"],
+            "flows": {
+                "tables": [{
+                    "family": "IPv4", "positions": 200, "live": 8, "half_open": 1, "established": 4, "ending": 3,
+                    "expired": 5,
+                }],
+                "sizes": {"flow_table_size": 200, "flow_table_max": 800, "affinity_size": 9},
+            },
         }))
         .expect("a status");
         let expected = "\
@@ -148,6 +230,11 @@ agent 7 serves 2 services
 DEVICE   ROLE     HOOKS
 eth0     uplink   tc+xdp
 tun0     pod      no program
+
+FLOW-TABLE   PLACES   USED     HALF-OPEN   ESTABLISHED   ENDING   EXPIRED
+IPv4         200      8 (4%)   1           4             3        5
+
+flow tables have 200 places and may grow to 800; clients remembered: 9
 
 no room
 a.yaml:3: error: Service default/web: has no port

@@ -139,7 +139,7 @@ fn address(text: &str, fallback: Option<u16>) -> Result<SocketAddr, String> {
     }
 }
 
-fn protocol(text: &str) -> Result<Protocol, String> {
+pub(super) fn protocol(text: &str) -> Result<Protocol, String> {
     match text.to_ascii_lowercase().as_str() {
         "tcp" => Ok(Protocol::Tcp),
         "udp" => Ok(Protocol::Udp),

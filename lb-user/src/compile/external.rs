@@ -23,9 +23,14 @@ use crate::{
     store::Snapshot,
 };
 
-/// Which port of which service has which address and port.
+/// What belongs to which port of which service.
 #[derive(Debug, Default)]
-pub(super) struct Taken<'a>(BTreeMap<(IpAddr, u16, Protocol), Owner<'a>>);
+pub(super) struct Taken<'a> {
+    /// Addresses and ports.
+    ports: BTreeMap<(IpAddr, u16, Protocol), Owner<'a>>,
+    /// Addresses by themselves, which answer pings; `None`: a `ClusterIP`.
+    addresses: BTreeMap<IpAddr, Option<Owner<'a>>>,
+}
 
 /// A service and the name of one of its ports.
 type Owner<'a> = (&'a ObjectName, &'a str);
@@ -33,7 +38,7 @@ type Owner<'a> = (&'a ObjectName, &'a str);
 impl<'a> Taken<'a> {
     /// All `ClusterIP`s.
     pub(super) fn new(snapshot: &'a Snapshot, addresses: &BTreeMap<ObjectName, Addresses>) -> Self {
-        let mut taken = BTreeMap::new();
+        let mut taken = Self::default();
         for (name, service) in &snapshot.services {
             let service = &service.object;
             let Some(addresses) = addresses.get(name).filter(|_| frontend::is_served(service))
@@ -41,14 +46,15 @@ impl<'a> Taken<'a> {
                 continue;
             };
             for ip in &addresses.ips {
+                taken.addresses.insert(*ip, None);
                 let ports = service.spec.ports.iter();
-                taken.extend(ports.map(|port| {
+                taken.ports.extend(ports.map(|port| {
                     let owner = (name, port.name.as_str());
                     ((*ip, port.port, port.protocol), owner)
                 }));
             }
         }
-        Self(taken)
+        taken
     }
 
     /// The addresses for clients outside of one service.
@@ -96,7 +102,7 @@ impl<'a> Outside<'_, 'a> {
             }
             let owner = (self.name, port.name.as_str());
             let key = (addr, number, port.protocol);
-            let holder = *self.taken.0.entry(key).or_insert(owner);
+            let holder = *self.taken.ports.entry(key).or_insert(owner);
             if holder == owner {
                 // The first kind wins: source ranges guard a load balancer's address by any other name.
                 kinds.entry((addr, number)).or_insert(kind);
@@ -104,10 +110,27 @@ impl<'a> Outside<'_, 'a> {
                 findings.push(self.clash(key, holder, field));
             }
         }
+        let pinged: Vec<_> = kinds
+            .iter()
+            .filter(|((addr, _), kind)| self.answers_pings(port, *addr, **kind))
+            .map(|((addr, _), _)| Frontend {
+                addr: *addr,
+                port: 0,
+                kind: FrontendKind::Address,
+            })
+            .collect();
         let frontends = kinds.into_iter();
         frontends
             .map(|((addr, port), kind)| Frontend { addr, port, kind })
+            .chain(pinged)
             .collect()
+    }
+
+    /// Whether this port's entry is the one that answers pings to an address. The node answers at its own ones.
+    fn answers_pings(&mut self, port: &'a ServicePort, addr: IpAddr, kind: FrontendKind) -> bool {
+        let is_of_node = kind == FrontendKind::NodePort || self.facts.addresses.contains(&addr);
+        let owner = Some((self.name, port.name.as_str()));
+        !is_of_node && *self.taken.addresses.entry(addr).or_insert(owner) == owner
     }
 
     fn clash(

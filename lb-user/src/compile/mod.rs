@@ -48,6 +48,8 @@ pub struct NodeFacts {
     pub pod_cidrs: Vec<IpNet>,
     /// The node's own addresses: what is sent there is for its own processes.
     pub addresses: BTreeSet<IpAddr>,
+    /// Those of each device that may stand in for clients', the one that is taken first at first.
+    pub stand_ins: BTreeMap<u32, Vec<IpAddr>>,
     /// The address by which the cluster knows the node, one per family.
     pub primary: BTreeSet<IpAddr>,
     /// Whether services have only what their manifests give: nothing is allocated.
@@ -134,6 +136,7 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
             compiled.desired.ports.insert(id, entry);
         }
     }
+    compiled.desired.sources = places::sources(&compiled.desired.ports, facts);
     compiled.addresses = allocated.addresses;
     findings.sort();
     findings.dedup();

@@ -1,7 +1,7 @@
 //! What lies where: pods, this node, prefixes that `ClusterIP`s are taken from.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::{NodeFacts, frontend};
 use crate::{
     alloc::Addresses,
-    desired::Place,
+    desired::{DesiredPort, FrontendKind, Place, PortName},
     model::{
         object::{ObjectName, family_of},
         service::LABEL_PROXY_NAME,
@@ -51,6 +51,23 @@ pub(super) fn places(
         }
     }
     places
+}
+
+/// The node's addresses that stand in for clients', but for those that services have: what comes back to these is
+/// for the service.
+pub(super) fn sources(
+    ports: &BTreeMap<PortName, DesiredPort>,
+    facts: &NodeFacts,
+) -> BTreeMap<u32, Vec<IpAddr>> {
+    let frontends = ports.values().flat_map(|port| &port.frontends);
+    let frontends = frontends.filter(|frontend| frontend.kind != FrontendKind::NodePort);
+    let taken: BTreeSet<IpAddr> = frontends.map(|frontend| frontend.addr).collect();
+    let free = |(device, addrs): (&u32, &Vec<IpAddr>)| {
+        let free = addrs.iter().filter(|addr| !taken.contains(*addr));
+        (*device, free.copied().collect::<Vec<_>>())
+    };
+    let devices = facts.stand_ins.iter().map(free);
+    devices.filter(|(_, addrs)| !addrs.is_empty()).collect()
 }
 
 /// Single addresses: `ClusterIP`s outside of the prefixes, where nothing else than their services is served either;

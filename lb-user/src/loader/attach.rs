@@ -67,8 +67,8 @@ pub enum Hook {
 /// Our programs on one device, until dropped.
 #[derive(Debug)]
 pub struct Attachment {
-    /// Held for their drop.
-    _tc: Vec<SchedClassifierLink>,
+    /// By the program's name.
+    tc: Vec<(&'static str, SchedClassifierLink)>,
     xdp: Option<XdpLink>,
 }
 
@@ -143,7 +143,7 @@ impl Programs {
         let mut tc = Vec::new();
         // What goes out first: a reply that the host sends belongs to a connection that came in.
         for (name, direction) in programs_for(device.layer, role)? {
-            tc.push(self.attach_tc(device, name, *direction)?);
+            tc.push((*name, self.attach_tc(device, name, *direction)?));
         }
         let wants_xdp =
             self.mode == Mode::Xdp && role == Role::Uplink && device.layer == Layer::Ethernet;
@@ -152,7 +152,33 @@ impl Programs {
         } else {
             None
         };
-        Ok(Attachment { _tc: tc, xdp })
+        Ok(Attachment { tc, xdp })
+    }
+
+    /// Takes the place of the programs of the same names that others have put on a device; at no moment has the
+    /// device none.
+    ///
+    /// # Errors
+    /// The kernel refused: then none of them is left on the device.
+    pub fn take_over(&mut self, attachment: Attachment) -> Result<Attachment, AttachError> {
+        let mut tc = Vec::new();
+        for (name, link) in attachment.tc {
+            let refused = |source| AttachError::Attach { name, source };
+            let classifier = classifier(&mut self.ebpf, name)?;
+            let link = classifier.attach_to_link(link).map_err(refused)?;
+            tc.push((name, classifier.take_link(link).map_err(refused)?));
+        }
+        let xdp = match attachment.xdp {
+            None => None,
+            Some(link) => {
+                let name = program::XDP_UPLINK;
+                let refused = |source| AttachError::Attach { name, source };
+                let program = xdp(&mut self.ebpf)?;
+                let link = program.attach_to_link(link).map_err(refused)?;
+                Some(program.take_link(link).map_err(refused)?)
+            }
+        };
+        Ok(Attachment { tc, xdp })
     }
 
     fn attach_tc(

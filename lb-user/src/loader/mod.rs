@@ -8,6 +8,8 @@ pub mod attach;
 mod bpf_log;
 pub(crate) mod channel;
 pub mod device;
+pub mod facts;
+pub mod growth;
 pub mod netlink;
 pub mod object;
 pub mod pair;
@@ -26,6 +28,7 @@ use lb_common::abi::map;
 use crate::config::Mode;
 use attach::{AttachError, Attachment, Programs};
 use device::{Device, Role};
+use growth::Origin;
 use object::{Facts, ObjectError};
 use pin::{PinDirectory, PinError};
 use tracer::{TraceError, Tracer};
@@ -35,6 +38,7 @@ use tracer::{TraceError, Tracer};
 pub struct Datapath {
     programs: Programs,
     pins: PinDirectory,
+    origin: Origin,
     /// Until somebody takes it.
     tracer: Option<Tracer>,
 }
@@ -54,9 +58,18 @@ pub enum LoaderError {
     /// Nobody could be told what becomes of packets.
     #[error(transparent)]
     Trace(#[from] TraceError),
+    /// Readers of the tables could not be told what they mean.
+    #[error("cannot pin the node's facts")]
+    Facts(#[from] facts::PinFactsError),
+    /// The object is not the one that this binary was made for.
+    #[error("the BPF object has no program {0:?}")]
+    NoProgram(&'static str),
     /// The object is not the one that this binary was made for.
     #[error("the BPF object has no map {0:?}")]
     NoMap(&'static str),
+    /// The flow table could not grow.
+    #[error(transparent)]
+    Growth(#[from] growth::GrowthError),
     /// A map could not be pinned.
     #[error("cannot pin the map {name:?} at {path}")]
     PinMap {
@@ -79,14 +92,23 @@ impl Datapath {
         mode: Mode,
     ) -> Result<Self, LoaderError> {
         let pins = PinDirectory::create(bpffs, run_dir)?;
-        let mut ebpf = object::load(facts)?;
+        let (mut ebpf, node) = object::load(facts)?;
         #[cfg(feature = "bpf-log")]
         bpf_log::forward(&mut ebpf);
         pin_maps(&ebpf, pins.maps())?;
+        facts::pin(&node, &pin::facts(pins.maps()))?;
         let tracer = Tracer::pinned(&mut ebpf, &pins.tracer(), facts.host.near)?;
+        let origin = Origin {
+            node,
+            maps: pins.maps().to_owned(),
+            tracer: pins.tracer(),
+            mode,
+            ifindex: facts.host.near,
+        };
         Ok(Self {
             programs: Programs::load(ebpf, mode)?,
             pins,
+            origin,
             tracer: Some(tracer),
         })
     }
@@ -99,6 +121,21 @@ impl Datapath {
     /// The directory where the maps are pinned.
     pub fn maps(&self) -> &Path {
         self.pins.maps()
+    }
+
+    /// What programs must be loaded from to take the place of these.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Uses other programs from now on, for what is attached already too: see [`Datapath::take_over`].
+    pub fn switch(&mut self, programs: Programs) {
+        self.programs = programs;
+    }
+
+    /// Puts the programs at hand in the place of the earlier ones on a device.
+    pub fn take_over(&mut self, attachment: Attachment) -> Result<Attachment, AttachError> {
+        self.programs.take_over(attachment)
     }
 
     /// Puts the programs for this role on a device.

@@ -162,11 +162,17 @@ fn assigned(message: &AddressMessage) -> Option<Assigned> {
             _ => {}
         }
     }
-    let unfit = AddressFlags::Deprecated | AddressFlags::Dadfailed | AddressFlags::Secondary;
+    let unfit = AddressFlags::Deprecated | AddressFlags::Dadfailed;
+    let addr = local.or(address)?;
+    let is_global = message.header.scope == AddressScope::Universe && !flags.intersects(unfit);
+    let is_secondary = flags.intersects(AddressFlags::Secondary);
+    // One flag, two meanings: a further address of the same network, or one that changes for privacy's sake.
+    let is_temporary = is_secondary && addr.is_ipv6();
     Some(Assigned {
         device: message.header.index,
-        addr: local.or(address)?,
-        usable: message.header.scope == AddressScope::Universe && !flags.intersects(unfit),
+        addr,
+        usable: is_global && !is_secondary,
+        may_stand_in: is_global && !is_temporary && !flags.intersects(AddressFlags::Tentative),
     })
 }
 
@@ -175,6 +181,31 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+
+    #[test]
+    fn further_addresses_stand_in_for_clients_and_passing_ones_do_not() {
+        let may_stand_in = |addr: IpAddr, flags| {
+            let mut message = AddressMessage::default();
+            message.header.scope = AddressScope::Universe;
+            message.attributes = vec![
+                AddressAttribute::Address(addr),
+                AddressAttribute::Flags(flags),
+            ];
+            assigned(&message).expect("an address").may_stand_in
+        };
+        let [v4, v6] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        assert!(may_stand_in(v4, AddressFlags::Permanent));
+        assert!(may_stand_in(v4, AddressFlags::Secondary));
+        assert!(may_stand_in(v6, AddressFlags::Permanent));
+        assert!(!may_stand_in(v6, AddressFlags::Secondary), "temporary");
+        for flags in [
+            AddressFlags::Deprecated,
+            AddressFlags::Tentative,
+            AddressFlags::Dadfailed,
+        ] {
+            assert!(!may_stand_in(v6, flags), "{flags:?}");
+        }
+    }
 
     #[test]
     fn temporary_and_link_local_addresses_are_not_usable() {

@@ -2,25 +2,24 @@
 //!
 //! Loading is all or nothing: on an error nothing of it stays in the kernel.
 
+use std::path::PathBuf;
+
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned, util::KernelVersion,
 };
 use lb_common::abi::{NextHop, NodeConfig, map};
 
 use super::{pair::HostFacts, uplink::NodeAddresses};
-use crate::{apply::Raw, config::Masquerade};
+use crate::{
+    apply::Raw,
+    config::{FlowSettings, Masquerade},
+};
 
 /// Compiled from the crate `lb-ebpf`.
 pub static OBJECT: &[u8] = include_bytes_aligned!(env!("FULCRUM_BPF_OBJECT"));
 
 /// Name of the global that holds the [`NodeConfig`].
 const NODE: &str = "NODE";
-/// First port for masquerading: beyond the default range of the kernel's own connections (32768 to
-/// 60999) and of `NodePorts` (30000 to 32767).
-const SNAT_PORT_BASE: u32 = 61_000;
-/// All ports from there on.
-const SNAT_PORT_COUNT: u32 = 65_536 - SNAT_PORT_BASE;
-
 /// `BPF_FIB_LOOKUP_SRC` of `linux/bpf.h`: the FIB names the preferred source as well.
 const BPF_FIB_LOOKUP_SRC: u32 = 1 << 4;
 /// The first kernel that knows it; older ones refuse a flag that they do not know.
@@ -37,6 +36,8 @@ pub struct Facts {
     pub host: HostFacts,
     /// When a client's source address gives way.
     pub masquerade: Masquerade,
+    /// How connections are kept.
+    pub flows: FlowSettings,
 }
 
 /// Why the object cannot be loaded.
@@ -50,13 +51,40 @@ pub enum ObjectError {
     Random(#[source] getrandom::Error),
 }
 
-/// Creates the maps and makes the programs ready for the verifier.
-pub fn load(facts: Facts) -> Result<Ebpf, ObjectError> {
-    let node = Raw(node_config(facts).map_err(ObjectError::Random)?);
+/// Creates the maps and makes the programs ready for the verifier; the facts are told as the programs have them.
+pub fn load(facts: Facts) -> Result<(Ebpf, NodeConfig), ObjectError> {
+    let node = node_config(facts).map_err(ObjectError::Random)?;
+    let ebpf = load_with(&Raw(node), facts)?;
+    Ok((ebpf, node))
+}
+
+/// Loads the object once more, with other facts and with the maps that are pinned: a name in the object and a path
+/// each. A pin that is not there yet is made, of a map of `flow_table_size` positions.
+pub(super) fn load_beside(
+    node: NodeConfig,
+    pins: &[(&'static str, PathBuf)],
+    flow_table_size: u32,
+) -> Result<Ebpf, ObjectError> {
+    let node = Raw(node);
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries(map::FLOWS4_OTHER, flow_table_size)
+        .map_max_entries(map::FLOWS6_OTHER, flow_table_size)
+        .override_global(NODE, &node, true)
+        .verifier_log_level(VerifierLogLevel::STATS);
+    for (name, path) in pins {
+        loader.map_pin_path(name, path.as_path());
+    }
+    loader.load(OBJECT).map_err(ObjectError::Load)
+}
+
+fn load_with(node: &Raw<NodeConfig>, facts: Facts) -> Result<Ebpf, ObjectError> {
     EbpfLoader::new()
         .map_max_entries(map::FLOWS4, facts.flow_table_size)
         .map_max_entries(map::FLOWS6, facts.flow_table_size)
-        .override_global(NODE, &node, true)
+        .map_max_entries(map::AFFINITY4, facts.flows.affinity_size)
+        .map_max_entries(map::AFFINITY6, facts.flows.affinity_size)
+        .override_global(NODE, node, true)
         .verifier_log_level(VerifierLogLevel::STATS)
         .load(OBJECT)
         .map_err(ObjectError::Load)
@@ -67,14 +95,15 @@ fn node_config(facts: Facts) -> Result<NodeConfig, getrandom::Error> {
     for word in &mut hash_key {
         *word = getrandom::u32()?;
     }
+    let snat_ports = facts.flows.snat_ports;
     Ok(NodeConfig {
         hash_key,
         flow_mask4: facts.flow_table_size - 1,
         flow_mask6: facts.flow_table_size - 1,
         addr4: facts.addresses.v4.map(Into::into).unwrap_or_default(),
         addr6: facts.addresses.v6.map(Into::into).unwrap_or_default(),
-        snat_port_base: SNAT_PORT_BASE,
-        snat_port_count: SNAT_PORT_COUNT,
+        snat_port_base: snat_ports.first().into(),
+        snat_port_count: u32::from(snat_ports.last() - snat_ports.first()) + 1,
         host_ifindex: facts.host.near,
         // As the frame arrives at the node's end: sent to it, from the other.
         host_macs: NextHop::join_macs(facts.host.near_mac, facts.host.far_mac),
@@ -82,6 +111,9 @@ fn node_config(facts: Facts) -> Result<NodeConfig, getrandom::Error> {
         hairpin4: facts.host.hairpin.v4.into(),
         hairpin6: facts.host.hairpin.v6.into(),
         masquerade: facts.masquerade.code(),
+        features: facts.flows.features(),
+        lifetimes: facts.flows.timeouts.lifetimes(),
+        ..NodeConfig::DEFAULT
     })
 }
 
@@ -97,7 +129,14 @@ fn fib_flags(kernel: Option<KernelVersion>) -> u32 {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use lb_common::net::addr::Addr6;
+    use lb_common::{
+        abi::node::features,
+        flow::{
+            clock::{Timeouts, row},
+            slot::{SlotFlags, State, StateWord},
+        },
+        net::addr::Addr6,
+    };
 
     use super::*;
     use crate::loader::pair::name::Hairpin;
@@ -129,8 +168,17 @@ mod tests {
             },
             host: HOST,
             masquerade: Masquerade::KubeProxy,
+            flows: FlowSettings {
+                snat_ports: "50000-50009".parse().expect("literal"),
+                timeouts: Timeouts {
+                    udp: 1,
+                    ..Timeouts::DEFAULT
+                },
+                ..FlowSettings::default()
+            },
         };
         let node = node_config(facts).expect("random numbers");
+        let half_open = StateWord::default().with(State::HalfOpen);
         assert_eq!(node.masquerade, 1);
         assert_eq!((node.flow_mask4, node.flow_mask6), (1023, 1023));
         assert_eq!(Ipv4Addr::from(node.addr4), Ipv4Addr::new(192, 0, 2, 1));
@@ -142,7 +190,9 @@ mod tests {
         assert_eq!(node.host_ifindex, 7);
         assert_eq!(macs.split_macs(), (HOST.near_mac, HOST.far_mac));
         assert_eq!(Ipv4Addr::from(node.hairpin4), HOST.hairpin.v4);
-        assert_eq!(node.snat_port_base + node.snat_port_count, 1 << 16);
+        assert_eq!((node.snat_port_base, node.snat_port_count), (50_000, 10));
+        assert_eq!(node.features, features::ECHO);
+        assert_eq!(node.lifetimes[row(17, half_open, SlotFlags::default())], 60);
     }
 
     #[test]
@@ -152,6 +202,7 @@ mod tests {
             addresses: NodeAddresses::default(),
             host: HOST,
             masquerade: Masquerade::KubeProxy,
+            flows: FlowSettings::default(),
         };
         let [a, b] = [(); 2].map(|()| node_config(facts).expect("random numbers").hash_key);
         assert_ne!(a, b);

@@ -3,6 +3,8 @@
 //! ```text
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/maps/<map>
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/trace
+//! <bpffs>/fulcrum/<run directory>/v<layout version>/node
+//! <bpffs>/fulcrum/<run directory>/v<layout version>/growing/<map>
 //! ```
 //!
 //! So several agents share one BPF filesystem, and a reader of another layout finds nothing rather
@@ -121,6 +123,16 @@ pub fn maps(bpffs: &Path, run_dir: &Path) -> PathBuf {
     root(bpffs, run_dir)
         .join(format!("v{LAYOUT_VERSION}"))
         .join("maps")
+}
+
+/// Where the larger flow tables are pinned that are to take the place of those in `maps`.
+pub(super) fn growing(maps: &Path) -> PathBuf {
+    maps.with_file_name("growing")
+}
+
+/// Where the facts are pinned that the programs of the tables in a directory were loaded with.
+pub fn facts(maps: &Path) -> PathBuf {
+    maps.with_file_name("node")
 }
 
 /// Whether `path` is a mounted BPF filesystem.

@@ -4,7 +4,7 @@
 //! routes to the pods of other nodes: an overlay device that leads there brings their replies.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -14,6 +14,9 @@ use super::{
     device::{Device, Layer, Pair, Selection},
     route::{Hop, Route},
 };
+
+/// Addresses of a device that stand in for clients' at most: each has thousands of ports towards each backend.
+const MAX_STAND_INS: usize = 256;
 
 /// The node's own addresses, at most one per family.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,6 +36,9 @@ pub struct Assigned {
     pub addr: IpAddr,
     /// Valid everywhere, and neither temporary nor being given up.
     pub usable: bool,
+    /// Valid everywhere, neither temporary nor being given up or tried: fit to stand in for clients' addresses, also
+    /// as one of several in a network.
+    pub may_stand_in: bool,
 }
 
 /// What the kernel says about devices, routes and addresses at one moment.
@@ -143,6 +149,37 @@ impl Survey {
             .map(|assigned| assigned.addr)
             .filter(|addr| is_meant_for_others(*addr))
             .collect()
+    }
+
+    /// The addresses of each uplink that may stand in for clients', the one that its default routes prefer first, then the
+    /// node's, then the others as the kernel lists them.
+    pub fn stand_ins(
+        &self,
+        selection: &Selection,
+        node: NodeAddresses,
+    ) -> BTreeMap<u32, Vec<IpAddr>> {
+        let of_device = |device: &Device| {
+            let mut own: Vec<IpAddr> = self
+                .addresses
+                .iter()
+                .filter(|assigned| assigned.device == device.index && assigned.may_stand_in)
+                .map(|assigned| assigned.addr)
+                .filter(|addr| is_meant_for_others(*addr))
+                .collect();
+            let routes = self.routes.iter().filter(|route| {
+                route.is_default() && route.hops.iter().any(|hop| hop.device == device.index)
+            });
+            let preferred: Vec<IpAddr> = routes.filter_map(|route| route.source).collect();
+            // Stable: those that are alike stay in the kernel's order.
+            own.sort_by_key(|addr| {
+                let is_node = node.like(*addr) == Some(*addr);
+                (!preferred.contains(addr), !is_node)
+            });
+            own.truncate(MAX_STAND_INS);
+            (device.index, own)
+        };
+        let devices = self.uplinks(selection).map(of_device);
+        devices.filter(|(_, own)| !own.is_empty()).collect()
     }
 
     /// The next hops of all routes.

@@ -22,7 +22,7 @@ use super::{
     ids::IdPool,
     lists::{Lists, first_slot},
     ranges::Ranges,
-    step::{Area, BackendId, BackendRow, FrontendKey, Step},
+    step::{Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow, Step},
 };
 use crate::desired::{Place, PortName};
 
@@ -59,6 +59,7 @@ pub struct Ledger {
     pub(super) services: BTreeMap<FrontendKey, Service>,
     pub(super) backends: BTreeMap<BackendId, BackendRow>,
     pub(super) places: BTreeMap<Area, Place>,
+    pub(super) sources: BTreeMap<SourceId, SourceRow>,
     pub(super) guards: BTreeMap<u32, Guard>,
     /// The guard that was made last.
     pub(super) last_guard: u32,
@@ -180,6 +181,7 @@ impl Ledger {
             services: BTreeMap::new(),
             backends: BTreeMap::new(),
             places: BTreeMap::new(),
+            sources: BTreeMap::new(),
             guards: BTreeMap::new(),
             last_guard: 0,
             free: Free {
@@ -223,6 +225,11 @@ impl Ledger {
     /// What is known of prefixes.
     pub fn places(&self) -> &BTreeMap<Area, Place> {
         &self.places
+    }
+
+    /// Addresses that may stand in for clients'.
+    pub fn sources(&self) -> &BTreeMap<SourceId, SourceRow> {
+        &self.sources
     }
 
     /// The slots that entries point to, each range with its content.
@@ -285,6 +292,12 @@ impl Ledger {
                 self.places.insert(*area, *place);
             }
             Step::DeletePlace(area) => self.forget_place(area),
+            Step::PutSource(id, row) => {
+                self.sources.insert(*id, *row);
+            }
+            Step::DeleteSource(id) => {
+                self.sources.remove(id);
+            }
         }
     }
 

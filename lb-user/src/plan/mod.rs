@@ -59,6 +59,7 @@ mod port;
 mod ranges;
 mod refusal;
 mod restore;
+mod sources;
 mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,7 +76,10 @@ pub use self::{
     permit::Blocked,
     refusal::{Refusal, RefusalReason, Subject},
     restore::{Damaged, Fault, Found},
-    step::{Area, BackendId, BackendRow, FrontendKey, Step, display_key, family_of, frontend_key},
+    step::{
+        Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow, Step, display_key,
+        family_of, frontend_key,
+    },
 };
 use self::{
     ledger::Stage,
@@ -123,6 +127,7 @@ pub fn plan(desired: &Desired, ledger: &mut Ledger) -> Plan {
         .map(|(net, place, _)| (*net, *place))
         .map(put);
     plan.steps.extend(updated);
+    plan.steps.extend(sources::steps(desired, ledger));
     plan.steps
         .extend(room_for(ledger, &places.create, &mut no_room).map(put));
     order(&mut plan.steps, removals, changes);

@@ -58,7 +58,7 @@ impl Ledger {
             Step::PutPlace(area, _) | Step::DeletePlace(area) => {
                 self.guards.get(&area.space).map(|guard| guard.service)
             }
-            Step::Grace => None,
+            Step::Grace | Step::PutSource(..) | Step::DeleteSource(_) => None,
         }
     }
 
@@ -89,7 +89,7 @@ impl Ledger {
                 .ok_or(Blocked::NotRested),
             Step::PutPlace(area, _) => self.permits_put_place(area),
             Step::DeletePlace(area) => self.permits_delete_place(area),
-            Step::Grace => Ok(()),
+            Step::Grace | Step::PutSource(..) | Step::DeleteSource(_) => Ok(()),
         }
     }
 

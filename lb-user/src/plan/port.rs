@@ -462,7 +462,7 @@ fn frontend_flags(kind: FrontendKind, desired: &DesiredPort) -> u32 {
         FrontendKind::NodePort => service_flags::NODE_PORT | external,
         FrontendKind::LoadBalancer => service_flags::LOAD_BALANCER | external,
         FrontendKind::ExternalIp => service_flags::EXTERNAL_IP | external,
-        FrontendKind::AnyPort => service_flags::ANY_PORT,
+        FrontendKind::AnyPort | FrontendKind::Address => service_flags::ANY_PORT,
     }
 }
 

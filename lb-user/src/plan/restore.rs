@@ -20,7 +20,10 @@ use super::{
     ids::IdPool,
     ledger::{Block, Capacity, Ledger, Port, Tenancy},
     lists::{Lists, first_slot},
-    step::{Area, BackendId, BackendRow, FrontendKey, display_key, family_of, frontend_key},
+    step::{
+        Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow, display_key, family_of,
+        frontend_key,
+    },
 };
 use crate::desired::{Desired, Place};
 
@@ -33,6 +36,8 @@ pub struct Found {
     pub backends: BTreeMap<BackendId, BackendRow>,
     /// What is known of prefixes.
     pub places: BTreeMap<Area, Place>,
+    /// Addresses that may stand in for clients'.
+    pub sources: BTreeMap<SourceId, SourceRow>,
 }
 
 /// Why tables cannot be taken over.
@@ -67,6 +72,7 @@ impl Ledger {
     pub fn restore(found: Found, desired: &Desired, capacity: Capacity) -> Result<Self, Damaged> {
         let mut ledger = Self::new(capacity);
         ledger.places = found.places;
+        ledger.sources = found.sources;
         for (key, (service, lists)) in found.services {
             ledger
                 .restore_service(key, service, Lists::new(lists), &found.backends)

@@ -10,7 +10,7 @@ use std::{
 
 use ipnet::IpNet;
 use lb_common::{
-    abi::{Backend, Service, ServiceKey, place},
+    abi::{Backend, Service, ServiceKey, Source, SourceKey, place},
     net::addr::Family,
 };
 
@@ -29,6 +29,25 @@ pub struct BackendId {
     pub family: Family,
     /// The id in this table; never 0.
     pub id: u32,
+}
+
+/// A position in `sources4` or `sources6`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId {
+    /// The family, which says the table.
+    pub family: Family,
+    /// The key in this table.
+    pub key: SourceKey,
+}
+
+/// Row of `sources4` or `sources6`.
+pub type SourceRow = Source<IpAddr>;
+
+impl fmt::Display for SourceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SourceKey { ifindex, at } = self.key;
+        write!(f, "{} source {at} of device {ifindex}", self.family)
+    }
 }
 
 /// A prefix in one space of the table of prefixes ([`place`]).
@@ -112,6 +131,10 @@ pub enum Step {
     PutPlace(Area, Place),
     /// Forgets it.
     DeletePlace(Area),
+    /// Says which address may stand in for clients'.
+    PutSource(SourceId, SourceRow),
+    /// Takes one of them back.
+    DeleteSource(SourceId),
 }
 
 /// The key of a frontend.
@@ -120,7 +143,7 @@ pub fn frontend_key(frontend: &Frontend, protocol: Protocol) -> FrontendKey {
         addr: frontend.addr,
         port: frontend.port,
         proto: match frontend.kind {
-            FrontendKind::AnyPort => 0,
+            FrontendKind::AnyPort | FrontendKind::Address => 0,
             _ => protocol.number(),
         },
         pad: 0,
@@ -195,6 +218,8 @@ impl fmt::Display for Step {
             Self::FreeBackend { id, .. } => write!(f, "free {id}"),
             Self::PutPlace(area, place) => write!(f, "put place {area} {place}"),
             Self::DeletePlace(area) => write!(f, "delete place {area}"),
+            Self::PutSource(id, row) => write!(f, "put {id}: {} of {}", row.addr, row.count),
+            Self::DeleteSource(id) => write!(f, "delete {id}"),
         }
     }
 }

@@ -17,7 +17,7 @@ mod cell;
 mod services;
 
 pub use cell::{Backend, Cell, Client, Family, Frontend};
-pub use services::{ECHO, MEASURE, SERVED, ServicePort, WITNESS, frontend};
+pub use services::{CLOSED, ECHO, MEASURE, SERVED, ServicePort, WITNESS, frontend};
 
 /// A cluster with servers at every place, an agent on each node, and a service for each place.
 #[derive(Debug)]

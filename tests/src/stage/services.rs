@@ -43,8 +43,14 @@ pub const MEASURE: ServicePort = ServicePort {
     port: 82,
     target: 8082,
 };
+/// Nobody listens at the backends' port.
+pub const CLOSED: ServicePort = ServicePort {
+    name: "closed",
+    port: 83,
+    target: 8083,
+};
 /// All of them.
-const PORTS: [ServicePort; 3] = [WITNESS, ECHO, MEASURE];
+const PORTS: [ServicePort; 4] = [WITNESS, ECHO, MEASURE, CLOSED];
 /// The node port of the first backend's first port.
 const FIRST_NODE_PORT: u16 = 30_000;
 

@@ -6,6 +6,7 @@
     reason = "the helpers of tests fail as tests do: with a line number"
 )]
 
+mod errors;
 mod hops;
 mod mtu;
 mod neighbours;

@@ -40,22 +40,20 @@ fn drops<A: Addr>(fixture: &Fixture, protocol: u8) {
     let counts = [(Reason::DropNoRoute, 1)];
     dropped(fixture, &name, &dialling(Vip::Unrouted), &counts);
     if protocol == proto::TCP {
-        for (transport, name) in [
-            (ACK, "no SYN"),
-            (SYN_ACK, "SYN and ACK"),
-            (Transport::Tcp(0x06), "SYN and RST"),
-        ] {
-            let spec = PacketSpec {
-                transport,
-                ..dialling(Vip::Remote)
-            };
-            dropped(
-                fixture,
-                &label::<A>(protocol, name),
-                &spec,
-                &[(Reason::DropNotSyn, 1)],
-            );
+        let late = |transport| PacketSpec {
+            transport,
+            ..dialling(Vip::Remote)
+        };
+        for (transport, name) in [(ACK, "no SYN"), (SYN_ACK, "SYN and ACK")] {
+            let frame = Frame::of(arriving(POD), &late(transport));
+            let (outcome, counts) = fixture.run("pod", &frame, POD);
+            assert_eq!(outcome.action, Action::Redirect, "{name}: {counts:?}");
+            assert_eq!(counts.get(Reason::RejectNoFlow), 1, "{name}: {counts:?}");
+            assert_eq!(counts.get(Reason::Answered), 1, "{name}: {counts:?}");
         }
+        let reset = late(Transport::Tcp(0x06));
+        let name = label::<A>(protocol, "SYN and RST");
+        dropped(fixture, &name, &reset, &[(Reason::RejectNoFlow, 1)]);
     }
 }
 
@@ -172,7 +170,7 @@ fn segmented<A: Addr>(fixture: &Fixture, headers: u32) {
 
 #[test]
 fn answered_connections_are_not_pushed_out_of_a_full_table() {
-    // Four connections take eight slots; each key's windows are the whole table.
+    // Four connections take eight slots; each key's bucket is the whole table.
     let Some(fixture) = Fixture::with_flow_table(&["pod", "uplink"], 8) else {
         return;
     };
@@ -196,6 +194,7 @@ fn fills_up<A: Addr>(fixture: &Fixture) {
             Device::Uplink,
         );
         assert_eq!(counts.get(Reason::HitReply), 1, "reply {port}: {counts:?}");
+        goes_on(fixture, &dialling(port));
     }
     let counts = &[(Reason::DropFlowTableFull, 1), (Reason::Resolved, 1)];
     dropped(
@@ -205,15 +204,20 @@ fn fills_up<A: Addr>(fixture: &Fixture) {
         counts,
     );
     for port in 1..=4 {
-        let next = PacketSpec {
-            transport: ACK,
-            ..dialling(port)
-        };
-        let (_, counts) = fixture.run("pod", &Frame::of(arriving(POD), &next), POD);
-        assert_eq!(
-            counts.get(Reason::HitOriginal),
-            1,
-            "connection {port}: {counts:?}"
-        );
+        goes_on(fixture, &dialling(port));
     }
+}
+
+fn goes_on<A: Addr>(fixture: &Fixture, syn: &PacketSpec<A>) {
+    let next = PacketSpec {
+        transport: ACK,
+        ..syn.clone()
+    };
+    let (_, counts) = fixture.run("pod", &Frame::of(arriving(POD), &next), POD);
+    let port = syn.sport;
+    assert_eq!(
+        counts.get(Reason::HitOriginal),
+        1,
+        "connection {port}: {counts:?}"
+    );
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use lb_common::{
-    abi::{NextHop, NodeConfig, Reason, backend_flags},
+    abi::{NextHop, NodeConfig, Reason, backend_flags, node::features},
     fake::{FakePacket, PacketSpec, Transport, error_about},
     net::{
         addr::{Addr, Addr4, Addr6},
@@ -159,6 +159,7 @@ impl Fixture {
             host_macs: NextHop::join_macs(dst, src),
             hairpin4: hairpin(),
             hairpin6: hairpin(),
+            features: features::ECHO,
             ..NodeConfig::default()
         };
         let mut datapath = Datapath::load(facts, size, programs).unwrap();

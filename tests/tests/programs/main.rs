@@ -10,8 +10,10 @@
 
 mod answers;
 mod drops;
+mod errors;
 mod exchanges;
 mod fixture;
+mod fragments;
 mod host;
 mod layer3;
 mod loaders;

@@ -143,18 +143,6 @@ const EDITED_V4: &Edited = &[
         Edit::Set(20 + 12, 15 << 4),
     ),
     ("cut inside the UDP header", BAD, UDP, Edit::Shorten(20 + 7)),
-    (
-        "the first fragment",
-        Reason::PassFragment,
-        SYN,
-        Edit::Set(6, 0x20),
-    ),
-    (
-        "a later fragment",
-        Reason::PassFragment,
-        SYN,
-        Edit::Set(7, 1),
-    ),
     ("ICMP", Reason::PassProtocol, SYN, Edit::Set(9, 1)),
     ("GRE", Reason::PassProtocol, SYN, Edit::Set(9, 47)),
     (
@@ -181,7 +169,6 @@ const EDITED_V6: &Edited = &[
         Edit::Set(40 + 12, 15 << 4),
     ),
     ("cut inside the UDP header", BAD, UDP, Edit::Shorten(40 + 7)),
-    ("a fragment", Reason::PassFragment, SYN, Edit::Set(6, 44)),
     ("ICMPv6", Reason::PassProtocol, SYN, Edit::Set(6, 58)),
     (
         "hop-by-hop options",

@@ -193,17 +193,17 @@ fn passed<A: Addr>(
 }
 
 #[test]
-fn what_no_one_will_answer_is_dropped_before_the_stack() {
+fn what_only_tc_can_answer_is_left_to_it() {
     let Some(fixture) = Fixture::new(&[PROGRAM]) else {
         return;
     };
-    dropped::<Addr4>(&fixture);
-    dropped::<Addr6>(&fixture);
+    left::<Addr4>(&fixture);
+    left::<Addr6>(&fixture);
 }
 
-fn dropped<A: Addr>(fixture: &Fixture) {
+fn left<A: Addr>(fixture: &Fixture) {
     let client = (address::<A>(addressing::client()), 40_000);
-    let reason = Reason::DropNotSyn;
+    let reason = Reason::PassToTc;
     let frame = Frame::of(
         FROM_CLIENT,
         &PacketSpec::<A>::new(client, Vip::Remote.frontend(), ACK),
@@ -213,7 +213,7 @@ fn dropped<A: Addr>(fixture: &Fixture) {
         program: PROGRAM,
         device: UPLINK,
         input: frame.clone(),
-        action: Action::Drop,
+        action: Action::Pass,
         output: frame,
         counts: &[(reason, 1)],
     });

@@ -132,6 +132,47 @@ fn the_nodes_addresses_are_followed() {
 }
 
 #[test]
+fn the_addresses_that_stand_in_for_clients_are_followed() {
+    let (mut controller, _dir) = controller(FakeMaps::default());
+    let external = WEB.replace("spec: {", "spec: {externalIPs: [192.0.2.7], ");
+    controller.absorb(look(&external));
+    let mut sources = |stand_ins: &[(u32, &[&str])]| {
+        let parsed = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| text.parse().expect("literal"))
+                .collect()
+        };
+        let stand_ins = stand_ins
+            .iter()
+            .map(|(device, texts)| (*device, parsed(texts)));
+        controller.stand_in(stand_ins.collect());
+        controller.reconcile(SystemTime::now());
+        let tables = tables(&controller);
+        let lines = tables.lines().filter(|line| line.starts_with("SOURCE"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(sources(&[]), [""; 0]);
+    assert_eq!(
+        sources(&[
+            (3, &["192.0.2.1", "192.0.2.7", "192.0.2.2"]),
+            (4, &["fd00::1", "10.96.0.10"])
+        ]),
+        [
+            "SOURCE device=3 0/2 192.0.2.1",
+            "SOURCE device=3 1/2 192.0.2.2",
+            "SOURCE device=4 0/1 fd00::1",
+        ],
+        "a service's address is the service's"
+    );
+    assert_eq!(
+        sources(&[(3, &["192.0.2.2"])]),
+        ["SOURCE device=3 0/1 192.0.2.2"]
+    );
+    assert_eq!(sources(&[]), [""; 0]);
+}
+
+#[test]
 fn the_view_names_what_the_tables_number() {
     let (mut controller, _dir) = controller(FakeMaps::default());
     controller.absorb(look(WEB));

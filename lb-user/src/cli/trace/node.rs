@@ -14,7 +14,7 @@ use crate::{
     alloc::Allocations,
     apply::{self, BpfMaps, LbMaps, Retry},
     compile::{self, Compiled, NodeFacts},
-    config::ServiceFlags,
+    config::{FlowSettings, ServiceFlags},
     desired::PortName,
     loader::{
         object::{self, Facts},
@@ -133,11 +133,12 @@ impl Node {
                 eprintln!("{finding}");
             }
         }
-        let mut ebpf = object::load(Facts {
+        let (mut ebpf, _) = object::load(Facts {
             flow_table_size: FLOWS,
             addresses: args.addresses(),
             host: HostFacts::default(),
             masquerade: args.services.masquerade,
+            flows: FlowSettings::default(),
         })?;
         let mut maps = BpfMaps::take(&mut ebpf)?;
         let mut ledger = Ledger::new(Capacity::default());

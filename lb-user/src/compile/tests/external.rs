@@ -24,7 +24,11 @@ fn on_node(text: &str) -> Compiled {
 fn outside(compiled: &Compiled) -> Vec<String> {
     let mut frontends = Vec::new();
     for (name, port) in &compiled.desired.ports {
-        let own = [FrontendKind::ClusterIp, FrontendKind::AnyPort];
+        let own = [
+            FrontendKind::ClusterIp,
+            FrontendKind::AnyPort,
+            FrontendKind::Address,
+        ];
         let outside = port.frontends.iter();
         let outside = outside.filter(|frontend| !own.contains(&frontend.kind));
         frontends.extend(outside.map(|f| format!("{name} {} {}", f.addr, f.port)));
@@ -80,6 +84,28 @@ fn a_load_balancer_has_its_addresses_but_those_of_a_proxy() {
     assert_eq!(with(""), (both.map(str::to_owned).to_vec(), Vec::new()));
     assert_eq!(with(", ipMode: VIP").0, both);
     assert_eq!(with(", ipMode: Proxy").0, both[..1]);
+}
+
+/// One entry an address, whoever shares it; the node answers at its own addresses, and a `ClusterIP` has its entry.
+#[test]
+fn addresses_for_clients_outside_answer_pings() {
+    let ports = "ports: [{name: a, port: 80}, {name: b, port: 81}]";
+    let ips = "externalIPs: [203.0.113.7, 192.0.2.1, 10.96.0.11]";
+    let first = service("first", "10.96.0.10", &format!("{ports}, {ips}"));
+    let other = "ports: [{port: 90}], externalIPs: [203.0.113.7, 203.0.113.8]";
+    let second = service("second", "10.96.0.11", other);
+    let compiled = on_node(&(first + &second));
+    let mut addresses = Vec::new();
+    for (name, port) in &compiled.desired.ports {
+        let frontends = port.frontends.iter();
+        let alone = frontends.filter(|frontend| frontend.kind == FrontendKind::Address);
+        addresses.extend(alone.map(|it| format!("{name} {}:{}", it.addr, it.port)));
+    }
+    let expected = [
+        "default/first:a TCP IPv4 203.0.113.7:0",
+        "default/second TCP IPv4 203.0.113.8:0",
+    ];
+    assert_eq!(addresses, expected);
 }
 
 /// Node addresses that answer on the node port of a service of both families.

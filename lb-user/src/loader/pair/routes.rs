@@ -250,6 +250,7 @@ mod tests {
                 device: 2,
                 addr: addr("192.0.2.1"),
                 usable: true,
+                may_stand_in: true,
             }],
         }
     }

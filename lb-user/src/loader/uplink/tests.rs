@@ -45,6 +45,7 @@ fn assigned(device: u32, addr: &str, usable: bool) -> Assigned {
         device,
         addr: addr.parse().expect("literal"),
         usable,
+        may_stand_in: usable,
     }
 }
 
@@ -212,4 +213,45 @@ fn the_nodes_own_addresses_are_those_that_mean_it_to_others_too() {
         .map(ToString::to_string)
         .collect();
     assert_eq!(own, ["192.0.2.1", "198.51.100.7", "2001:db8::1"]);
+}
+
+#[test]
+fn an_uplinks_addresses_stand_in_for_clients_the_preferred_one_first() {
+    let pair = Device {
+        is_host_pair: true,
+        ..device(4, "fulcrum0")
+    };
+    let survey = Survey {
+        devices: vec![device(1, "lo"), device(2, "eth0"), device(3, "eth1"), pair],
+        routes: vec![default_route(2, Some("192.0.2.3"))],
+        addresses: vec![
+            assigned(2, "192.0.2.1", true),
+            assigned(2, "169.254.1.1", true),
+            assigned(2, "192.0.2.2", true),
+            assigned(2, "192.0.2.3", true),
+            assigned(2, "192.0.2.4", false),
+            assigned(2, "fe80::1", true),
+            assigned(2, "2001:db8::1", true),
+            assigned(3, "198.51.100.1", true),
+            assigned(4, "203.0.113.1", true),
+        ],
+    };
+    let node = NodeAddresses {
+        v4: Some("192.0.2.2".parse().expect("literal")),
+        v6: None,
+    };
+    let found = |uplink: &str| {
+        let named = selection(Uplinks::Named(vec![uplink.parse().expect("a pattern")]));
+        let found = survey.stand_ins(&named, node);
+        let texts = |addrs: Vec<IpAddr>| addrs.iter().map(ToString::to_string).collect();
+        found
+            .into_iter()
+            .map(|(device, addrs)| (device, texts(addrs)))
+            .collect::<Vec<(u32, Vec<String>)>>()
+    };
+    let of_eth0 = ["192.0.2.3", "192.0.2.2", "192.0.2.1", "2001:db8::1"].map(str::to_owned);
+    assert_eq!(found("eth0"), [(2, of_eth0.to_vec())]);
+    let of_eth1 = (3, vec!["198.51.100.1".to_owned()]);
+    assert_eq!(found("eth*"), [(2, of_eth0.to_vec()), of_eth1]);
+    assert_eq!(found("fulcrum0"), [], "our own device leads nowhere");
 }

@@ -1,0 +1,176 @@
+//! Which source address and port a connection leaves with, if its own are not free towards the backend.
+//!
+//! A port is taken as long as a flow to the same backend has it, and rests for as long as the backend may remember the
+//! connection (TIME-WAIT): a new one from the same port would look like an old segment of it and be dropped there
+//! (PAWS, RFC 7323 section 5). One port serves many backends. What is free is asked of the flow table, by reserving the
+//! reply's slot; here is only the order in which candidates are proposed.
+
+use super::{Tables, Work};
+use crate::{
+    abi::{ServiceKey, SourceKey},
+    flow::{
+        reserve::Reserved,
+        table::{FlowTable, Refusal, Rest},
+    },
+    net::addr::Addr,
+};
+
+/// The search for a source.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Search<A> {
+    /// The address of the first choice.
+    pub preferred: A,
+    /// Not zero: it is one of the node's, and its others may stand in for it.
+    pub is_node: u32,
+    /// How many candidates were tried.
+    pub attempt: u32,
+    /// The reply's slot, once it is reserved.
+    pub reserved: Reserved,
+    /// Which further address is tried first.
+    pub first: u32,
+    /// Goes through the ports, from one packet to the next, so that the one that was used last comes last.
+    pub cursor: u32,
+}
+
+/// Where a candidate comes from.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// Another of the node's addresses than the preferred one.
+    further: bool,
+    /// A port of the range for that, and not the client's own.
+    ranged: bool,
+}
+
+/// Candidates, in this order: the client's own port; ports of the range; the same for further addresses.
+const OWN: u32 = 0;
+/// The last port of the range at the preferred address.
+const RANGED: u32 = 3;
+/// The last further address with the client's own port.
+const FURTHER: u32 = 11;
+/// The last candidate at all that has rested.
+const RESTED: u32 = 16;
+/// How many candidates there are: last some that still rest.
+pub(super) const CANDIDATES: u32 = 20;
+
+/// The client's own port, as [`Search::attempt`] counts after it.
+pub(super) const FIRST: u32 = 1;
+
+/// True if the candidate that was tried as the `attempt`th may be taken before its rest is over, since no other was free.
+#[inline(always)]
+pub(super) fn is_unrested(attempt: u32) -> bool {
+    attempt > RESTED + 1
+}
+
+#[inline(always)]
+fn kind(attempt: u32) -> Kind {
+    Kind {
+        further: attempt > RANGED && attempt <= RESTED,
+        ranged: attempt != OWN && attempt != RESTED + 1 && (attempt <= RANGED || attempt > FURTHER),
+    }
+}
+
+/// What became of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Attempt {
+    /// It is not free, or there is no such.
+    Taken,
+    /// It is; [`Search::reserved`] is the reply's slot.
+    Reserved,
+    /// The flow table has no place.
+    Full,
+    /// Another CPU is at it.
+    Busy,
+}
+
+/// Tries the next candidate for the flow whose original direction's slot is at `original`.
+///
+/// A call of its own in the BPF object: it keeps the loop around it small.
+#[inline(never)]
+pub(super) fn attempt<A: Addr, T: Tables<A>>(
+    work: &mut Work<A>,
+    tables: &T,
+    original: u32,
+) -> Attempt {
+    let rest = if is_unrested(work.search.attempt + 1) {
+        Rest::Broken
+    } else {
+        Rest::Kept
+    };
+    if !propose(work, tables) {
+        return Attempt::Taken;
+    }
+    let node = tables.node();
+    let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
+    work.search.reserved = table.answer(&work.key, &mut work.flow, original, rest);
+    match work.search.reserved.claim() {
+        Err(Refusal::ReplyTaken) => Attempt::Taken,
+        Err(Refusal::Full) => Attempt::Full,
+        Err(Refusal::Busy) => Attempt::Busy,
+        Ok(reply) if is_the_nodes(work, tables) => {
+            table.give_back(reply);
+            Attempt::Taken
+        }
+        Ok(_) => Attempt::Reserved,
+    }
+}
+
+/// Writes the next candidate into the flow to be; false: there is no such.
+#[inline(always)]
+fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
+    let node = tables.node();
+    let (base, count) = (node.snat_port_base, node.snat_port_count);
+    let search = &mut work.search;
+    let attempt = search.attempt;
+    search.attempt = attempt + 1;
+    let Kind { further, ranged } = kind(attempt);
+    if ranged && count == 0 || further && search.is_node == 0 {
+        return false;
+    }
+    let rewrite = &mut work.flow.rewrite;
+    rewrite.ends.src = search.preferred;
+    rewrite.sport = work.key.sport;
+    if !ranged && !further {
+        return true;
+    }
+    if ranged {
+        // Each CPU goes its own way round.
+        if search.cursor == 0 {
+            search.cursor = tables.random();
+        }
+        search.cursor = search.cursor.wrapping_add(1);
+        let place = search.cursor.checked_rem(count).unwrap_or_default();
+        rewrite.sport = base.wrapping_add(place) as u16;
+    }
+    if !further {
+        return true;
+    }
+    // One after the other, so that each is tried once, from a random one on, so that all are used alike.
+    let ifindex = work.hop.ifindex;
+    let source = &mut work.spare;
+    if !tables.source(&SourceKey { ifindex, at: 0 }, source) || source.count < 2 {
+        return false;
+    }
+    if attempt == RANGED + 1 {
+        search.first = tables.random();
+    }
+    let at = search.first.wrapping_add(attempt).checked_rem(source.count);
+    let at = at.unwrap_or_default();
+    if !tables.source(&SourceKey { ifindex, at }, source) {
+        return false;
+    }
+    work.flow.rewrite.ends.src = work.spare.addr;
+    true
+}
+
+/// True if the candidate is the node's in another way: a node port, or a socket that talks to the backend itself.
+#[inline(always)]
+fn is_the_nodes<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T) -> bool {
+    if work.search.is_node == 0 {
+        return false;
+    }
+    let rewrite = &work.flow.rewrite;
+    let frontend = ServiceKey::new(rewrite.ends.src, rewrite.sport, work.key.proto);
+    tables.stamp(&frontend).is_some() || tables.has_socket(&work.flow.reply)
+}

@@ -1,0 +1,361 @@
+//! The same programs over a larger flow table: loaded beside those that run, for each phase of
+//! [`lb_common::flow::growth`], and the run of the one that carries the flows over. One family grows at a time: programs
+//! that knew four tables would be more than the verifier follows.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf,
+    pin::PinError,
+    programs::{ProgramError, SchedClassifier, TestRun, TestRunOptions},
+};
+use lb_common::abi::{
+    NodeConfig,
+    growth::{FAMILY4, FAMILY6, cell},
+    map,
+    node::features,
+};
+use lb_common::net::addr::Family;
+
+use super::{LoaderError, attach::Programs, facts, object, pin, tracer::Tracer};
+use crate::config::Mode;
+
+/// The program in the object.
+const CARRY: &str = "carry";
+/// Positions that one system call asks for: some milliseconds.
+const RUNS_PER_CALL: u32 = 16_384;
+/// Words of `struct __sk_buff` in `linux/bpf.h`, as long as Linux 6.1 knows it.
+const CONTEXT_WORDS: usize = 46;
+/// Bytes that it takes on any kernel there is, and some more: one that is longer than what is given for it is not told.
+const CONTEXT_ROOM: usize = 512;
+/// Its word `mark`.
+const MARK: usize = 2;
+/// The first of its words `cb`.
+const CB: usize = 12;
+/// An Ethernet header and a bit more: the kernel wants a packet, nobody looks at it.
+const FRAME: [u8; 64] = [0; 64];
+
+/// Which flow tables the programs know; in this order they take each other's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Both; new flows go into the table in use.
+    Announced,
+    /// Both; new flows go into the larger one.
+    Diverted,
+    /// The larger one alone.
+    Grown,
+}
+
+/// What running programs were loaded with.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Their facts.
+    pub node: NodeConfig,
+    /// The directory where their maps are pinned.
+    pub maps: PathBuf,
+    /// Where the program `trace` is pinned.
+    pub tracer: PathBuf,
+    /// What is attached to uplinks.
+    pub mode: Mode,
+    /// A device of the node.
+    pub ifindex: u32,
+}
+
+/// Programs of one phase, loaded and attached to nothing.
+#[derive(Debug)]
+pub struct Stage {
+    /// Those for devices.
+    pub programs: Programs,
+    /// What tells of packets.
+    pub tracer: Tracer,
+    /// What carries flows over; only while new flows go into the larger table and both are known.
+    pub carrier: Option<Carrier>,
+    /// What they were loaded with.
+    pub node: NodeConfig,
+}
+
+/// Why the flow table does not grow.
+#[derive(Debug, thiserror::Error)]
+pub enum GrowthError {
+    /// The directory of its pins.
+    #[error("cannot use the pin directory {path}")]
+    Pins {
+        /// The directory or pin.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The program that carries flows over.
+    #[error("cannot load the program {CARRY:?}")]
+    Load(#[source] ProgramError),
+    /// The program cannot be kept.
+    #[error("cannot pin the program {CARRY:?}")]
+    PinProgram(#[from] PinError),
+    /// The program cannot be run.
+    #[error("cannot run the program {CARRY:?}")]
+    Run(#[source] ProgramError),
+}
+
+impl Origin {
+    /// Flow positions of a family.
+    pub fn flow_table_size(&self, family: Family) -> u32 {
+        1 + match family {
+            Family::V4 => self.node.flow_mask4,
+            Family::V6 => self.node.flow_mask6,
+        }
+    }
+
+    /// Loads the programs of a phase on the way to a table of `size` positions. The first phase makes it.
+    pub fn load(&self, phase: Phase, family: Family, size: u32) -> Result<Stage, LoaderError> {
+        let node = self.facts(phase, family, size);
+        let growing = pin::growing(&self.maps);
+        fs::create_dir_all(&growing).map_err(|source| GrowthError::Pins {
+            path: growing.clone(),
+            source,
+        })?;
+        let mut ebpf = object::load_beside(node, &self.pins(phase, family, &growing), size)?;
+        #[cfg(feature = "bpf-log")]
+        super::bpf_log::forward(&mut ebpf);
+        let carrier = match phase {
+            Phase::Diverted => Some(Carrier::of(&mut ebpf, &growing.join(CARRY), family)?),
+            _ => None,
+        };
+        let next = growing.join("trace");
+        let tracer = Tracer::pinned(&mut ebpf, &next, self.ifindex)?;
+        rename(&next, &self.tracer)?;
+        Ok(Stage {
+            programs: Programs::load(ebpf, self.mode)?,
+            tracer,
+            carrier,
+            node,
+        })
+    }
+
+    /// Gives the larger table's pin the usual name: from now on it is the flow table, of the programs that were loaded
+    /// with `node`.
+    pub fn finish(&mut self, node: NodeConfig) -> Result<(), LoaderError> {
+        let growing = pin::growing(&self.maps);
+        for name in [map::FLOWS4, map::FLOWS6] {
+            let pin = growing.join(name);
+            // Done already, if what comes after was refused.
+            if pin.exists() {
+                rename(&pin, &self.maps.join(name))?;
+            }
+        }
+        let next = growing.join("node");
+        facts::pin(&node, &next)?;
+        rename(&next, &pin::facts(&self.maps))?;
+        self.node = node;
+        self.abandon();
+        Ok(())
+    }
+
+    /// Removes what is left of a growth that came to an end, this or that way.
+    pub fn abandon(&self) {
+        let growing = pin::growing(&self.maps);
+        match fs::remove_dir_all(&growing) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let path = growing.display();
+                tracing::warn!(%path, %error, "cannot remove pins that nobody needs");
+            }
+            _ => {}
+        }
+    }
+
+    fn facts(&self, phase: Phase, family: Family, size: u32) -> NodeConfig {
+        let (old, new) = (self.flow_table_size(family) - 1, size - 1);
+        let features = self.node.features;
+        let (flows, other, features) = match phase {
+            Phase::Announced => (old, new, features | features::SETTLING),
+            Phase::Diverted => (new, old, features | features::SETTLING),
+            Phase::Grown => (new, 0, features),
+        };
+        let node = NodeConfig {
+            features,
+            ..self.node
+        };
+        match family {
+            Family::V4 => NodeConfig {
+                flow_mask4: flows,
+                other_mask4: other,
+                ..node
+            },
+            Family::V6 => NodeConfig {
+                flow_mask6: flows,
+                other_mask6: other,
+                ..node
+            },
+        }
+    }
+
+    /// Where each map of the object is pinned.
+    fn pins(&self, phase: Phase, family: Family, growing: &Path) -> Vec<(&'static str, PathBuf)> {
+        let (name, other) = match family {
+            Family::V4 => (map::FLOWS4, map::FLOWS4_OTHER),
+            Family::V6 => (map::FLOWS6, map::FLOWS6_OTHER),
+        };
+        let mut pins: Vec<_> = map::ALL
+            .into_iter()
+            .filter(|map| *map != name)
+            .map(|map| (map, self.maps.join(map)))
+            .collect();
+        let (old, new) = (self.maps.join(name), growing.join(name));
+        match phase {
+            Phase::Announced => pins.extend([(name, old), (other, new)]),
+            Phase::Diverted => pins.extend([(name, new), (other, old)]),
+            Phase::Grown => pins.push((name, new)),
+        }
+        pins
+    }
+}
+
+fn rename(from: &Path, to: &Path) -> Result<(), GrowthError> {
+    fs::rename(from, to).map_err(|source| GrowthError::Pins {
+        path: from.to_owned(),
+        source,
+    })
+}
+
+/// The program that carries flows over.
+#[derive(Debug)]
+pub struct Carrier {
+    program: SchedClassifier,
+    family: u32,
+}
+
+/// What a pass over the table in use came to, in flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pass {
+    /// That were copied.
+    pub moved: u32,
+    /// That were in the larger table already.
+    pub merged: u32,
+    /// That could not be copied.
+    pub kept: u32,
+}
+
+impl Carrier {
+    /// Takes the program out of an object, by way of a pin at `path`.
+    fn of(ebpf: &mut Ebpf, path: &Path, family: Family) -> Result<Self, LoaderError> {
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(CARRY)
+            .ok_or(LoaderError::NoProgram(CARRY))?
+            .try_into()
+            .map_err(GrowthError::Load)?;
+        program.load().map_err(GrowthError::Load)?;
+        program.pin(path).map_err(GrowthError::PinProgram)?;
+        let program = SchedClassifier::from_pin(path).map_err(GrowthError::Load)?;
+        let family = match family {
+            Family::V4 => FAMILY4,
+            Family::V6 => FAMILY6,
+        };
+        Ok(Self { program, family })
+    }
+
+    /// One pass over the table of `size` positions.
+    pub fn pass(&self, size: u32) -> Result<Pass, GrowthError> {
+        let mut pass = Pass::default();
+        for first in (0..size).step_by(RUNS_PER_CALL as usize) {
+            let runs = (size - first).min(RUNS_PER_CALL);
+            let told = self.run(first, runs)?;
+            pass.moved += told[CB + cell::MOVED];
+            pass.merged += told[CB + cell::MERGED];
+            pass.kept += told[CB + cell::KEPT];
+        }
+        Ok(pass)
+    }
+
+    /// Asks for `runs` positions from `first` on; returns the context.
+    fn run(&self, first: u32, runs: u32) -> Result<[u32; CONTEXT_WORDS], GrowthError> {
+        let mut context = [0_u32; CONTEXT_WORDS];
+        context[MARK] = self.family;
+        context[CB + cell::POSITION] = first;
+        let context: Vec<u8> = context.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        let mut told = [0; CONTEXT_ROOM];
+        let mut frame = FRAME;
+        self.program
+            .test_run(TestRunOptions {
+                data_in: Some(&FRAME),
+                data_out: Some(&mut frame),
+                ctx_in: Some(&context),
+                ctx_out: Some(&mut told),
+                repeat: runs,
+                ..TestRunOptions::default()
+            })
+            .map_err(GrowthError::Run)?;
+        let mut words = [0; CONTEXT_WORDS];
+        for (word, bytes) in words.iter_mut().zip(told.as_chunks().0) {
+            *word = u32::from_ne_bytes(*bytes);
+        }
+        Ok(words)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn origin() -> Origin {
+        Origin {
+            node: NodeConfig {
+                hash_key: [7; 12],
+                flow_mask4: 63,
+                flow_mask6: 63,
+                features: features::ECHO,
+                ..NodeConfig::DEFAULT
+            },
+            maps: PathBuf::from("/pins/maps"),
+            tracer: PathBuf::from("/pins/trace"),
+            mode: Mode::Tc,
+            ifindex: 1,
+        }
+    }
+
+    #[test]
+    fn each_phase_knows_its_tables_and_nothing_else_differs() {
+        let origin = origin();
+        for (phase, masks, is_settling) in [
+            (Phase::Announced, (63, 255), true),
+            (Phase::Diverted, (255, 63), true),
+            (Phase::Grown, (255, 0), false),
+        ] {
+            for family in [Family::V4, Family::V6] {
+                let facts = origin.facts(phase, family, 256);
+                let found4 = (facts.flow_mask4, facts.other_mask4);
+                let found6 = (facts.flow_mask6, facts.other_mask6);
+                let expected = match family {
+                    Family::V4 => (masks, (63, 0)),
+                    Family::V6 => ((63, 0), masks),
+                };
+                assert_eq!((found4, found6), expected, "{phase:?}");
+                assert_eq!(facts.features & features::SETTLING != 0, is_settling);
+                assert_eq!(facts.features & features::ECHO, features::ECHO);
+                assert_eq!(facts.hash_key, origin.node.hash_key);
+            }
+        }
+    }
+
+    #[test]
+    fn each_map_is_shared_and_only_the_growing_table_changes_places() {
+        let origin = origin();
+        for (phase, first, other) in [
+            (Phase::Announced, "maps", Some("growing")),
+            (Phase::Diverted, "growing", Some("maps")),
+            (Phase::Grown, "growing", None),
+        ] {
+            let pins = origin.pins(phase, Family::V4, Path::new("/pins/growing"));
+            let pins: std::collections::BTreeMap<_, _> = pins.into_iter().collect();
+            let pin = |dir: &str| PathBuf::from(format!("/pins/{dir}/flows4"));
+            assert_eq!(pins[map::FLOWS4], pin(first));
+            assert_eq!(pins.get(map::FLOWS4_OTHER), other.map(pin).as_ref());
+            for name in map::ALL {
+                let expected = origin.maps.join(name);
+                assert!(name == map::FLOWS4 || pins[name] == expected, "{name}");
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Backends that come and go under clients which keep their port: the conntrack cases of Kubernetes' own tests.
+
+use std::net::UdpSocket;
+
+use lb_tests::{manifest::Manifest, netns::require_root, poll};
+
+use crate::scene::{ECHO_PORT, LIMIT, PORT, SILENCE, Scene, ask, bound, connected, is_echoed};
+
+/// First of the ports that clients keep.
+const FIXED: u16 = 7_000;
+
+#[test]
+fn a_udp_client_with_a_fixed_port_is_answered_by_the_pod_that_replaces_its_own() {
+    if !require_root() {
+        return;
+    }
+    let mut scene = Scene::new(&["pod-1-1"], &[]);
+    let sockets: Vec<UdpSocket> = (0..)
+        .zip(scene.ways(PORT))
+        .map(|(n, (name, namespace, front))| {
+            let socket = bound(namespace, front, FIXED + n);
+            for _ in 0..3 {
+                assert_eq!(
+                    ask(&socket, front, LIMIT).as_deref(),
+                    Some("pod-1-1"),
+                    "{name}"
+                );
+            }
+            socket
+        })
+        .collect();
+    for replacement in ["pod-2-1", "pod-1-2"] {
+        scene.serve(&[replacement]);
+        scene.servers.remove("pod-1-1");
+        for (socket, (name, _, front)) in sockets.iter().zip(scene.ways(PORT)) {
+            // The very next datagram, and all after it.
+            for _ in 0..3 {
+                assert_eq!(
+                    ask(socket, front, LIMIT).as_deref(),
+                    Some(replacement),
+                    "{name}"
+                );
+            }
+        }
+    }
+    scene.deployment.expect_no_drops().unwrap();
+}
+
+#[test]
+fn a_udp_client_that_began_before_its_service_is_answered_once_it_is_there_and_there_again() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new(&["pod-1-1"], &[]);
+    let services = |wanted: bool| {
+        let agent = scene.agent();
+        let is_so = |text: &str| text.contains("web") == wanted;
+        let what = "the service to come or go";
+        agent
+            .fulcrum_until(&["get", "services"], LIMIT, what, is_so)
+            .unwrap();
+    };
+    scene.deployment.write(&Manifest::default()).unwrap();
+    services(false);
+    let sockets: Vec<UdpSocket> = (0..)
+        .zip(scene.ways(PORT))
+        .map(|(n, (name, namespace, front))| {
+            let socket = bound(namespace, front, FIXED + n);
+            for _ in 0..2 {
+                assert_eq!(ask(&socket, front, SILENCE), None, "{name}");
+            }
+            socket
+        })
+        .collect();
+    for backend in ["pod-1-1", "pod-2-1", "pod-1-2"] {
+        scene.serve(&[backend]);
+        for (socket, (name, _, front)) in sockets.iter().zip(scene.ways(PORT)) {
+            let what = format!("{backend} to answer {name}");
+            poll::until(LIMIT, &what, || {
+                Ok(ask(socket, front, SILENCE).filter(|answer| answer == backend))
+            })
+            .unwrap();
+            for _ in 0..3 {
+                assert_eq!(
+                    ask(socket, front, LIMIT).as_deref(),
+                    Some(backend),
+                    "{name}"
+                );
+            }
+        }
+        scene.deployment.write(&Manifest::default()).unwrap();
+        services(false);
+        // Clients go on meanwhile; nobody cares what becomes of it.
+        for (socket, (_, _, front)) in sockets.iter().zip(scene.ways(PORT)) {
+            ask(socket, front, SILENCE);
+        }
+    }
+}
+
+#[test]
+fn udp_flows_stay_where_they_are_while_other_backends_come_and_go() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new(&["pod-1-1", "pod-2-1"], &[]);
+    let mut flows = Vec::new();
+    for round in 0..4 {
+        for (name, namespace, front) in scene.ways(PORT) {
+            let port = FIXED + u16::try_from(flows.len()).unwrap();
+            let socket = bound(namespace, front, port);
+            let server = ask(&socket, front, LIMIT);
+            assert!(server.is_some(), "{name}, round {round}");
+            flows.push((name, socket, front, server));
+        }
+    }
+    for guests in [&["pod-1-2", "pod-2-2"][..], &["pod-2-2"], &[], &["pod-1-2"]] {
+        scene.serve(&[&["pod-1-1", "pod-2-1"][..], guests].concat());
+        for (name, socket, front, server) in &flows {
+            assert_eq!(ask(socket, *front, LIMIT), *server, "{name}");
+        }
+    }
+    scene.deployment.expect_no_drops().unwrap();
+}
+
+#[test]
+fn a_tcp_connection_outlives_its_backends_part_in_the_service() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new(&["pod-1-1", "pod-2-1"], &[]);
+    let mut streams = Vec::new();
+    for _ in 0..3 {
+        for (name, namespace, front) in scene.ways(ECHO_PORT) {
+            streams.push((name, connected(namespace, front)));
+        }
+    }
+    for backends in [&["pod-1-2"][..], &[], &["pod-2-2"]] {
+        scene.serve(backends);
+        for (name, stream) in &mut streams {
+            assert!(is_echoed(stream), "{name} with {backends:?}");
+        }
+    }
+    scene.deployment.expect_no_drops().unwrap();
+}
+
+#[test]
+fn a_client_of_a_connection_that_nobody_knows_any_more_is_told_at_once() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new(&["pod-1-1", "pod-2-1"], &[]);
+    for (name, namespace, front) in scene.ways(ECHO_PORT) {
+        let mut stream = connected(namespace, front);
+        let (before, port) = (scene.count("reject_no_flow"), stream.local_addr().unwrap());
+        let from = format!("{port}");
+        scene
+            .agent()
+            .fulcrum(&["flows", "delete", "--from", &from])
+            .unwrap();
+        assert!(!is_echoed(&mut stream), "{name}");
+        // What the node sends to itself may be for a socket of its own: there the stack says that it is not.
+        let is_the_stacks = port.ip() == front.ip();
+        let is_counted = scene.count("reject_no_flow") > before;
+        assert_eq!(is_counted, !is_the_stacks, "{name}");
+    }
+}
