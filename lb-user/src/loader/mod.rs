@@ -22,10 +22,7 @@ pub mod sysctl;
 pub mod tracer;
 pub mod uplink;
 
-use std::path::{Path, PathBuf};
-
-use aya::Ebpf;
-use lb_common::abi::map;
+use std::path::Path;
 
 use crate::config::Mode;
 use attach::{AttachError, Attachment, Programs};
