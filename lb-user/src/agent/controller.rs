@@ -275,7 +275,11 @@ impl<M: LbMaps> Controller<M> {
             let frontends = self.ledger.services().len();
             let backends = self.ledger.backends().len();
             if frontends > 0 || backends > 0 {
-                tracing::info!(frontends, backends, "took over the services of an earlier agent");
+                tracing::info!(
+                    frontends,
+                    backends,
+                    "took over the services of an earlier agent"
+                );
             }
         }
         Ok(())

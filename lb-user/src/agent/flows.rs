@@ -66,7 +66,8 @@ impl Walk {
     /// Of the tables of a datapath.
     pub(super) fn new(datapath: &Datapath, config: &Config) -> Self {
         let pins = datapath.maps().to_owned();
-        let sizes = [Family::V4, Family::V6].map(|family| datapath.origin().flow_table_size(family));
+        let sizes =
+            [Family::V4, Family::V6].map(|family| datapath.origin().flow_table_size(family));
         // Those of an earlier agent may be larger than what the flags or the memory would have them be.
         let flow_table_size = sizes[0].max(sizes[1]);
         let flow_table_max = config.flow_table.max.max(flow_table_size);

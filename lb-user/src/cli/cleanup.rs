@@ -134,7 +134,11 @@ impl Traces {
 
 /// One line per thing.
 fn told(traces: &[Trace], is_dry_run: bool) -> String {
-    let verb = if is_dry_run { "would remove" } else { "removed" };
+    let verb = if is_dry_run {
+        "would remove"
+    } else {
+        "removed"
+    };
     let lines = traces.iter();
     lines
         .map(|Trace { kind, name }| format!("{verb} {kind} {name}\n"))
@@ -149,9 +153,14 @@ mod tests {
     fn everything_is_named_with_its_kind_and_directories_after_what_is_in_them() {
         let traces = Traces {
             pairs: Vec::new(),
-            pins: ["/b/f/r/v4/maps/slots", "/b/f/r/v4/maps", "/b/f/r/v4", "/b/f/r"]
-                .map(PathBuf::from)
-                .into(),
+            pins: [
+                "/b/f/r/v4/maps/slots",
+                "/b/f/r/v4/maps",
+                "/b/f/r/v4",
+                "/b/f/r",
+            ]
+            .map(PathBuf::from)
+            .into(),
             socket: Some("/run/f/fulcrum.sock".into()),
         };
         assert_eq!(

@@ -36,8 +36,8 @@ pub(super) enum Found {
 
 /// The maps that are pinned, as the object has them.
 pub(super) fn wanted() -> Result<BTreeMap<&'static str, Form>, ObjectError> {
-    let object = Object::parse(OBJECT)
-        .map_err(|error| ObjectError::Load(EbpfError::ParseError(error)))?;
+    let object =
+        Object::parse(OBJECT).map_err(|error| ObjectError::Load(EbpfError::ParseError(error)))?;
     let forms = map::ALL.into_iter().filter_map(|name| {
         let map = object.maps.get(name)?;
         let form = Form {
@@ -153,6 +153,10 @@ mod tests {
             "hash of 9 entries with keys of 8 and values of 44 bytes, flags 0x1"
         );
         let other = Form { kind: 99, ..form };
-        assert!(other.to_string().starts_with("a map of type 99 of 9 entries"));
+        assert!(
+            other
+                .to_string()
+                .starts_with("a map of type 99 of 9 entries")
+        );
     }
 }

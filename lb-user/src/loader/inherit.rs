@@ -30,6 +30,7 @@ use lb_common::{
 use super::{
     facts,
     form::{self, Form, Found},
+    growth::flow_table,
     object::{Ground, ObjectError},
 };
 use crate::{
@@ -116,7 +117,9 @@ pub enum InheritError {
     #[error(transparent)]
     Object(#[from] ObjectError),
     /// The kernel does not say what is there.
-    #[error("cannot look at the pin {path} of an earlier agent; run as root or with CAP_BPF and CAP_NET_ADMIN")]
+    #[error(
+        "cannot look at the pin {path} of an earlier agent; run as root or with CAP_BPF and CAP_NET_ADMIN"
+    )]
     Look {
         /// The pin.
         path: PathBuf,
@@ -154,8 +157,7 @@ impl Inheritance {
         let mut found = BTreeMap::new();
         for name in map::ALL {
             let path = maps.join(name);
-            let what =
-                form::found(&path).map_err(|source| InheritError::Look { path, source })?;
+            let what = form::found(&path).map_err(|source| InheritError::Look { path, source })?;
             found.insert(name, what);
         }
         let node = facts::read(maps).ok();
@@ -177,11 +179,17 @@ impl Inheritance {
 
     /// Positions of a family's flow table, if it is taken over.
     pub fn flow_table_size(&self, family: Family) -> Option<u32> {
-        let name = match family {
-            Family::V4 => map::FLOWS4,
-            Family::V6 => map::FLOWS6,
-        };
-        self.flow_tables.get(name).copied()
+        self.flow_tables.get(flow_table(family)).copied()
+    }
+
+    /// Positions of both families' flow tables; `size`: of those that are made.
+    pub(super) fn flow_table_sizes(&self, size: u32) -> [u32; 2] {
+        [Family::V4, Family::V6].map(|family| self.flow_table_size(family).unwrap_or(size))
+    }
+
+    /// Notes that a flow table has another size now.
+    pub(super) fn note_flow_table(&mut self, family: Family, size: u32) {
+        self.flow_tables.insert(flow_table(family), size);
     }
 
     /// The secret of the flow hash by which flows lie where they do, if any are taken over.
@@ -320,10 +328,9 @@ impl fmt::Display for Fault {
 
 /// The maps that are taken over, and where the others shall be pinned; `size`: positions of flow tables that are made.
 pub(super) fn ground(inherited: &Inheritance, size: u32, maps: &Path) -> Ground {
-    let size_of = |family| inherited.flow_table_size(family).unwrap_or(size);
     let pins = map::ALL.into_iter();
     Ground {
-        flow_tables: [Family::V4, Family::V6].map(size_of),
+        flow_tables: inherited.flow_table_sizes(size),
         pins: pins.map(|name| (name, maps.join(name))).collect(),
     }
 }

@@ -17,6 +17,7 @@ pub mod object;
 pub mod pair;
 pub mod pattern;
 pub mod pin;
+mod resize;
 pub mod route;
 pub mod sysctl;
 pub mod tracer;
@@ -28,7 +29,7 @@ use crate::config::Mode;
 use attach::{AttachError, Attachment, Programs};
 use device::{Device, Role};
 use growth::Origin;
-use inherit::{Inheritance, InheritError};
+use inherit::{InheritError, Inheritance};
 use object::{Facts, ObjectError};
 use pin::{PinDirectory, PinError};
 use tracer::{TraceError, Tracer};
@@ -82,7 +83,8 @@ impl Datapath {
         mode: Mode,
     ) -> Result<Self, LoaderError> {
         let mut pins = PinDirectory::open(bpffs, run_dir)?;
-        let inherited = Inheritance::enter(pins.maps(), &facts.flows)?;
+        let mut inherited = Inheritance::enter(pins.maps(), &facts.flows)?;
+        resize::settle(&mut inherited, facts, pins.maps());
         let ground = inherit::ground(&inherited, facts.flow_table.size, pins.maps());
         let node = object::node_config(facts, ground.flow_tables, inherited.hash_key())?;
         let mut ebpf = object::load_on(node, facts.flows.affinity_size, &ground)?;

@@ -100,14 +100,21 @@ pub(super) fn load_beside(
     flow_table_size: u32,
 ) -> Result<Ebpf, ObjectError> {
     let node = Raw(node);
+    let flow_tables = [
+        map::FLOWS4,
+        map::FLOWS6,
+        map::FLOWS4_OTHER,
+        map::FLOWS6_OTHER,
+    ];
     let mut loader = EbpfLoader::new();
     loader
-        .map_max_entries(map::FLOWS4_OTHER, flow_table_size)
-        .map_max_entries(map::FLOWS6_OTHER, flow_table_size)
         .override_global(NODE, &node, true)
         .verifier_log_level(VerifierLogLevel::STATS);
     for (name, path) in pins {
         loader.map_pin_path(name, path.as_path());
+        if flow_tables.contains(name) {
+            loader.map_max_entries(name, flow_table_size);
+        }
     }
     loader.load(OBJECT).map_err(ObjectError::Load)
 }

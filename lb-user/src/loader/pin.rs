@@ -116,7 +116,7 @@ impl PinDirectory {
 
     /// Where the program `trace` is pinned.
     pub fn tracer(&self) -> PathBuf {
-        self.maps.with_file_name("trace")
+        tracer(&self.maps)
     }
 
     /// The directory that holds one file per map.
@@ -232,6 +232,20 @@ pub fn maps(bpffs: &Path, run_dir: &Path) -> PathBuf {
     root(bpffs, run_dir)
         .join(format!("v{LAYOUT_VERSION}"))
         .join("maps")
+}
+
+/// Removes what is left of a growth that came to an end, this or that way.
+pub(super) fn abandon_growth(maps: &Path) {
+    let growing = growing(maps);
+    if let Err(error) = gone(fs::remove_dir_all(&growing)) {
+        let path = growing.display();
+        tracing::warn!(%path, %error, "cannot remove pins that nobody needs");
+    }
+}
+
+/// Where the program `trace` is pinned.
+pub(super) fn tracer(maps: &Path) -> PathBuf {
+    maps.with_file_name("trace")
 }
 
 /// Where the larger flow tables are pinned that are to take the place of those in `maps`.

@@ -56,7 +56,10 @@ fn where_nothing_is_everything_is_made_and_nothing_is_said_of_it() {
     assert_eq!(inheritance.faults.len(), map::ALL.len());
     assert!(!inheritance.is_any);
     assert_eq!(inheritance.hash_key(), None);
-    assert_eq!(ground(&inheritance, 128, Path::new("/pins")).flow_tables, [128; 2]);
+    assert_eq!(
+        ground(&inheritance, 128, Path::new("/pins")).flow_tables,
+        [128; 2]
+    );
 }
 
 #[test]
@@ -96,7 +99,10 @@ fn what_relies_on_a_map_goes_with_it_and_nothing_else_does() {
         (map::BACKENDS4, with(&users)),
         (map::SERVICES6, with(&users)),
         (map::SLOTS, with(&users)),
-        (map::NEXT_HOPS, vec![map::FLOWS4, map::FLOWS6, map::NEXT_HOPS]),
+        (
+            map::NEXT_HOPS,
+            vec![map::FLOWS4, map::FLOWS6, map::NEXT_HOPS],
+        ),
         (map::FLOWS4, vec![map::FLOWS4]),
         (map::AFFINITY6, vec![map::AFFINITY6]),
         (map::COUNTERS, vec![map::COUNTERS]),
