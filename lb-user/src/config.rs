@@ -503,7 +503,7 @@ mod tests {
             services: ServiceSettings::default(),
             flows: FlowSettings::default(),
             flow_table_size: 1 << 17,
-            flow_table_max: 1 << 17,
+            flow_table_max: 1 << 19,
             mode: Mode::Tc,
             probe: false,
         };
