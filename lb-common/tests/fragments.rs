@@ -43,6 +43,14 @@ impl AtomicWord for Word {
     fn set_bits(&self, bits: u32) {
         self.0.fetch_or(bits, SeqCst);
     }
+
+    fn keep_bits(&self, bits: u32) {
+        self.0.fetch_and(bits, SeqCst);
+    }
+
+    fn add(&self, value: u32) {
+        self.0.fetch_add(value, SeqCst);
+    }
 }
 
 /// What one CPU has: memory that is shared, and its own scratch. All datagrams share one bucket, all sources one set.

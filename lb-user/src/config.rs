@@ -501,7 +501,7 @@ mod tests {
             flows: FlowSettings::default(),
             flow_table: FlowTableSizes {
                 size: 1 << 17,
-                max: 1 << 17,
+                max: 1 << 19,
                 is_given: true,
             },
             mode: Mode::Tc,

@@ -56,6 +56,14 @@ impl AtomicWord for Word {
     fn set_bits(&self, bits: u32) {
         self.0.fetch_or(bits, SeqCst);
     }
+
+    fn keep_bits(&self, bits: u32) {
+        self.0.fetch_and(bits, SeqCst);
+    }
+
+    fn add(&self, value: u32) {
+        self.0.fetch_add(value, SeqCst);
+    }
 }
 
 pub(crate) type Memory = Arc<FakeSlots<Addr4, Word>>;

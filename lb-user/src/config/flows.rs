@@ -13,6 +13,8 @@ use crate::alloc::PortRange;
 
 /// Fewer flows than this are of no use; more do not fit into a map of 64-byte values on any node.
 const FLOW_TABLE_SIZES: std::ops::RangeInclusive<u32> = 64..=1 << 24;
+/// The table may grow to so many times its size, unless a flag says otherwise.
+const GROWTH: u32 = 4;
 /// Below are the ports of servers.
 const FIRST_SNAT_PORT: u16 = 1_024;
 /// How long a lifetime may be, seconds: a tick is compared modulo 2.3 years.
@@ -33,8 +35,7 @@ pub struct FlowFlags {
     #[arg(long, value_name = "N")]
     pub flow_table_size: Option<u32>,
 
-    /// Places that a flow table may grow to, a power of two [default: --flow-table-size, so that it
-    /// does not grow]
+    /// Places that a flow table may grow to, a power of two [default: 4 times --flow-table-size]
     #[arg(long, value_name = "N")]
     pub flow_table_max: Option<u32>,
 
@@ -220,7 +221,7 @@ impl FlowFlags {
         )?;
         let max = match self.flow_table_max {
             Some(max) => fitting("flow-table-max", max)?,
-            None => size,
+            None => size.saturating_mul(GROWTH).min(*FLOW_TABLE_SIZES.end()),
         };
         if max < size {
             return Err(ConfigError::FlowTableMax { size, max });
@@ -317,7 +318,7 @@ mod tests {
     fn nothing_given_is_what_the_documentation_says() {
         let sizes = FlowTableSizes {
             size: 65_536,
-            max: 65_536,
+            max: 262_144,
             is_given: false,
         };
         assert_eq!(check(""), Ok((FlowSettings::default(), sizes)));
@@ -359,7 +360,7 @@ mod tests {
     #[test]
     fn a_size_that_is_given_does_not_follow_the_memory() {
         let sizes = |line, memory| flags(line).expect("valid").sizes(memory).expect("valid");
-        assert_eq!(sizes("--flow-table-size 64", Some(64 * GIB)).max, 64);
+        assert_eq!(sizes("--flow-table-size 64", Some(64 * GIB)).max, 256);
         let largest = sizes("--flow-table-size 16777216", None);
         assert_eq!((largest.size, largest.max), (1 << 24, 1 << 24));
         let fixed = sizes("--flow-table-size 64 --flow-table-max 64", None);
@@ -374,7 +375,9 @@ mod tests {
             ("", 1 << 24, 1 << 24),
             ("--flow-table-max 131072", 262_144, 262_144),
             ("--flow-table-size 1024", 1_024, 1_024),
-            ("--flow-table-size 1024", 2_048, 1_024),
+            ("--flow-table-size 1024", 4_096, 4_096),
+            ("--flow-table-size 1024", 8_192, 1_024),
+            ("--flow-table-size 1024 --flow-table-max 1024", 2_048, 1_024),
             ("--flow-table-size 1024", 512, 1_024),
             ("--flow-table-size 1024 --flow-table-max 4096", 2_048, 2_048),
             ("--flow-table-size 1024 --flow-table-max 4096", 4_096, 4_096),
