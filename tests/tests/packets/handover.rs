@@ -4,7 +4,7 @@
 //! the client's kernel would reset the connection.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{SocketAddr, TcpStream, UdpSocket},
     process::ExitStatus,
 };
@@ -13,21 +13,22 @@ use anyhow::Result;
 use lb_tests::{
     balancer::{Balancer, Manifests},
     client::{self, Exchange},
-    netns::{Namespace, require_root},
+    netns::require_root,
     place::Place,
 };
 use serde_json::Value;
 
-use crate::scene::{
-    ECHO_PORT, LIMIT, PORT, Scene, TARGET, ask, bound, connected, is_echoed, manifest,
-};
+use crate::scene::{ECHO_PORT, LIMIT, PORT, Scene, ask, bound, connected, is_echoed, manifest};
 
-type End = fn(Balancer) -> Result<ExitStatus>;
+pub(crate) type End = fn(Balancer) -> Result<ExitStatus>;
 
 /// As an operator does it, and as the kernel does it when memory is short.
 const ENDS: [(&str, End); 2] = [("SIGTERM", Balancer::stop), ("SIGKILL", Balancer::kill)];
-
 const BACKENDS: [&str; 2] = ["pod-1-1", "pod-2-1"];
+/// Connections of one client to a service that remembers it. At any of three backends by chance: once in forty million.
+const N_STICKY: usize = 16;
+const STICKY: &str = "10.96.0.77";
+const STICKY_FILE: &str = "sticky.yaml";
 
 /// Ends the agent of the first node.
 pub(crate) fn end(scene: &mut Scene, how: End) -> Place {
@@ -46,39 +47,42 @@ pub(crate) fn start(scene: &mut Scene, place: &Place, flags: &[&str]) {
 }
 
 /// Somebody who has asked by TCP and by UDP, and goes on.
-struct Client<'a> {
+pub(crate) struct Client {
     name: String,
     stream: TcpStream,
     socket: UdpSocket,
     to: SocketAddr,
     /// Who answered its datagrams.
     server: String,
-    namespace: &'a Namespace,
 }
 
-impl<'a> Client<'a> {
-    fn all(ways: &[(String, &'a Namespace, SocketAddr)]) -> Vec<Self> {
-        (6_000..)
-            .zip(ways)
-            .map(|(port, (name, namespace, to))| {
-                let mut echo = *to;
-                echo.set_port(to.port() + ECHO_PORT - PORT);
-                let socket = bound(namespace, *to, port);
-                Self {
-                    name: name.clone(),
-                    stream: connected(namespace, echo),
-                    server: ask(&socket, *to, LIMIT).unwrap(),
-                    socket,
-                    to: *to,
-                    namespace,
-                }
-            })
-            .collect()
+impl Client {
+    /// One for every way to the service; sockets of further ones need ports of their own.
+    pub(crate) fn all(scene: &Scene, first_port: u16) -> Vec<Self> {
+        let ways = (first_port..).zip(scene.ways(PORT));
+        ways.map(|(port, (name, namespace, to))| {
+            let mut echo = to;
+            echo.set_port(to.port() + ECHO_PORT - PORT);
+            let socket = bound(namespace, to, port);
+            Self {
+                name,
+                stream: connected(namespace, echo),
+                server: ask(&socket, to, LIMIT).unwrap(),
+                socket,
+                to,
+            }
+        })
+        .collect()
     }
 
-    fn asks(&self) -> String {
-        let answer = ask(&self.socket, self.to, LIMIT);
-        answer.unwrap_or_else(|| format!("nobody answers {}", self.name))
+    /// Its connection goes on.
+    pub(crate) fn goes_on(&mut self) -> bool {
+        is_echoed(&mut self.stream)
+    }
+
+    /// Who answers its datagrams now.
+    fn server(&self) -> String {
+        ask(&self.socket, self.to, LIMIT).unwrap_or_else(|| "nobody".to_owned())
     }
 }
 
@@ -87,12 +91,11 @@ fn flows(agent: &Balancer) -> BTreeMap<[String; 3], String> {
     let text = agent.fulcrum(&["flows", "-o", "json"]).unwrap();
     let rows: Vec<Value> = serde_json::from_str(&text).unwrap();
     let word = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
-    rows.iter()
-        .map(|row| {
-            let key = ["protocol", "client", "to"].map(|key| word(row, key));
-            (key, word(row, "backend"))
-        })
-        .collect()
+    let flow = |row| {
+        let key = ["protocol", "client", "to"].map(|key| word(row, key));
+        (key, word(row, "backend"))
+    };
+    rows.iter().map(flow).collect()
 }
 
 #[test]
@@ -101,61 +104,140 @@ fn connections_stay_with_their_backends_over_a_restart() {
         return;
     }
     let mut scene = Scene::new(&BACKENDS, &[]);
-    // The scene lends its namespaces, and is altered: the clients outlive no agent's end by themselves.
-    let cluster_ways = scene.ways(PORT).len();
-    for (name, how) in ENDS {
-        let before;
-        let opened;
-        let told;
-        {
-            let ways = scene.ways(PORT);
-            assert_eq!(ways.len(), cluster_ways);
-        }
-        let mut clients = {
-            let ways = scene.ways(PORT);
-            let clients = Client::all(&ways);
-            let parts = clients.into_iter().map(|client| {
-                let Client {
-                    name,
-                    stream,
-                    socket,
-                    to,
-                    server,
-                    ..
-                } = client;
-                (name, stream, socket, to, server)
-            });
-            parts.collect::<Vec<_>>()
-        };
-        before = flows(scene.agent());
-        opened = scene.count("open");
+    for ((name, how), first_port) in ENDS.into_iter().zip([6_000, 6_100]) {
+        let mut clients = Client::all(&scene, first_port);
+        let before = flows(scene.agent());
+        let opened = scene.count("open");
         assert!(opened >= 2 * clients.len() as u64);
         let place = end(&mut scene, how);
         // With no agent the tables say what they said.
-        told = place.fulcrum(&["flows", "-o", "json"]).unwrap();
+        let told = place.fulcrum(&["flows", "-o", "json"]).unwrap();
         assert!(told.status.success(), "{told:?}");
         start(&mut scene, &place, &[]);
         let log = scene.agent().log();
-        assert!(log.contains("took over the tables of an earlier agent"), "{log}");
+        assert!(
+            log.contains("took over the tables of an earlier agent"),
+            "{log}"
+        );
         assert!(!log.contains("made anew"), "{log}");
-        for (client, stream, socket, to, server) in &mut clients {
-            assert!(is_echoed(stream), "{name}: {client}");
-            assert_eq!(
-                ask(socket, *to, LIMIT).as_ref(),
-                Some(&*server),
-                "{name}: {client}"
-            );
+        for client in &mut clients {
+            assert!(client.goes_on(), "{name}: {}", client.name);
+            assert_eq!(client.server(), client.server, "{name}: {}", client.name);
         }
-        assert_eq!(scene.count("open"), opened, "{name}: no flow was opened anew");
+        assert_eq!(
+            scene.count("open"),
+            opened,
+            "{name}: no flow was opened anew"
+        );
         let after = flows(scene.agent());
         for (flow, backend) in &before {
             assert_eq!(after.get(flow), Some(backend), "{name}: {flow:?}");
         }
         // Whoever comes new is served, too.
-        for (client, namespace, to) in scene.ways(PORT) {
+        for (way, namespace, to) in scene.ways(PORT) {
             let hit = namespace.run(|| client::hit(Exchange::Tcp, to));
-            assert!(hit.is_ok(), "{name}: {client}: {hit:?}");
+            assert!(hit.is_ok(), "{name}: {way}: {hit:?}");
         }
         assert!(scene.count("open") > opened, "{name}: it counts on");
     }
+}
+
+#[test]
+fn what_changed_while_no_agent_ran_is_found_by_the_next_one() {
+    if !require_root() {
+        return;
+    }
+    let mut scene = Scene::new(&BACKENDS, &[]);
+    scene
+        .deployment
+        .write_file(STICKY_FILE, &sticky(&scene))
+        .unwrap();
+    let tables = |place: &Place| {
+        let output = place.fulcrum(&["maps", "services4"]).unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let services = ["maps", "services4"];
+    let has_it = |text: &str| text.contains(STICKY);
+    let agent = scene.agent();
+    agent
+        .fulcrum_until(&services, LIMIT, "the other service", has_it)
+        .unwrap();
+    let mut clients = Client::all(&scene, 6_000);
+    let left = |clients: &[Client]| {
+        clients
+            .iter()
+            .filter(|client| client.server == "pod-1-1")
+            .count()
+    };
+    assert!(left(&clients) > 0, "somebody is with the backend that goes");
+    for (name, how) in ENDS {
+        let place = end(&mut scene, how);
+        assert_eq!(
+            tables(&place).contains(STICKY),
+            name == "SIGTERM",
+            "as it was left"
+        );
+        let cluster = &scene.deployment.cluster;
+        scene
+            .deployment
+            .write(&manifest(cluster, &["pod-2-1"]))
+            .unwrap();
+        scene.deployment.write_file(STICKY_FILE, "").unwrap();
+        start(&mut scene, &place, &[]);
+        assert!(!tables(&place).contains(STICKY), "its service is gone");
+        for client in &mut clients {
+            assert_eq!(client.server(), "pod-2-1", "{name}: {}", client.name);
+            assert!(client.goes_on(), "{name}: TCP stays: {}", client.name);
+        }
+    }
+}
+
+#[test]
+fn clients_are_remembered_over_a_restart() {
+    if !require_root() {
+        return;
+    }
+    let mut scene = Scene::new(&BACKENDS, &[]);
+    scene
+        .deployment
+        .write_file(STICKY_FILE, &sticky(&scene))
+        .unwrap();
+    let to = SocketAddr::new(STICKY.parse().unwrap(), PORT);
+    let ask = |scene: &Scene| {
+        let (_, namespace) = scene.clients()[0];
+        namespace.run(|| client::hit(Exchange::Tcp, to))
+    };
+    let first =
+        lb_tests::poll::until(LIMIT, "the service to answer", || Ok(ask(&scene).ok())).unwrap();
+    for (name, how) in ENDS {
+        let place = end(&mut scene, how);
+        start(&mut scene, &place, &[]);
+        for _ in 0..N_STICKY {
+            assert_eq!(ask(&scene).unwrap(), first, "{name}");
+        }
+    }
+}
+
+/// A service that remembers its clients, with three pods.
+fn sticky(scene: &Scene) -> String {
+    let pods = ["pod-1-1", "pod-1-2", "pod-2-1"];
+    let endpoints = pods.map(|pod| format!("{{addresses: [{}]}}", scene.pod_addr(pod, 0)));
+    format!(
+        "apiVersion: v1
+kind: Service
+metadata: {{name: sticky}}
+spec:
+  clusterIP: {STICKY}
+  sessionAffinity: ClientIP
+  ports: [{{port: {PORT}}}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: sticky-1, labels: {{kubernetes.io/service-name: sticky}}}}
+addressType: IPv4
+ports: [{{port: 8080}}]
+endpoints: [{}]
+",
+        endpoints.join(", ")
+    )
 }
