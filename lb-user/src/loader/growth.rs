@@ -161,6 +161,12 @@ impl Origin {
                 break;
             }
         }
+        drop(carrier);
+        let program = growing.join(CARRY);
+        fs::remove_file(&program).map_err(|source| GrowthError::Pins {
+            path: program,
+            source,
+        })?;
         rename(&growing.join(name), &self.maps.join(name))?;
         Ok(sum)
     }

@@ -55,7 +55,7 @@ fn a_map_that_does_not_fit_is_made_anew_and_said_to_be() {
     }
     let mut scene = Scene::new(&BACKENDS, &[]);
     let mut clients = Client::all(&scene, 6_000);
-    let place = end(&mut scene, Balancer::stop);
+    let place = end(&mut scene, &clients, Balancer::stop);
     replace(&place, map::COUNTERS);
     start(&mut scene, &place, &[]);
     let log = scene.agent().log();
@@ -71,7 +71,7 @@ fn a_map_that_does_not_fit_is_made_anew_and_said_to_be() {
     for client in &mut clients {
         assert!(client.goes_on(), "nothing relies on counters");
     }
-    let place = end(&mut scene, Balancer::kill);
+    let place = end(&mut scene, &clients, Balancer::kill);
     replace(&place, map::BACKENDS6);
     start(&mut scene, &place, &[]);
     let log = scene.agent().log();
@@ -91,7 +91,7 @@ fn damaged_tables_are_made_anew_and_the_agent_serves() {
         return;
     }
     let mut scene = Scene::new(&BACKENDS, &[]);
-    let place = end(&mut scene, Balancer::stop);
+    let place = end(&mut scene, &[], Balancer::stop);
     let mut tables = BpfMaps::open(&maps(&place)).unwrap();
     let (key, mut service) = tables.services().unwrap().pop_first().unwrap();
     service.id = 0;
@@ -125,14 +125,14 @@ fn a_flow_table_of_another_size_keeps_its_connections() {
         [of(map::FLOWS4), of(map::FLOWS6)]
     };
     assert_eq!(size(&scene), [1_024; 2]);
-    let place = end(&mut scene, Balancer::kill);
+    let place = end(&mut scene, &clients, Balancer::kill);
     start(&mut scene, &place, &["--flow-table-size=8192"]);
     assert_eq!(size(&scene), [8_192; 2], "it is asked for");
     for client in &mut clients {
         assert!(client.goes_on());
     }
     // As after a growth that was begun: what is in the larger table is there alone, and the smaller one has the name.
-    let place = end(&mut scene, Balancer::kill);
+    let place = end(&mut scene, &clients, Balancer::kill);
     let growing = maps(&place).with_file_name("growing");
     fs::create_dir(&growing).unwrap();
     let pin = maps(&place).join(map::FLOWS4);
@@ -183,7 +183,7 @@ fn a_cleanup_removes_every_trace_of_an_agent_that_has_ended() {
         let expected = format!("an agent with process id {pid} runs in ");
         assert!(said(&refused).1.contains(&expected), "{refused:?}");
     }
-    end(&mut scene, Balancer::kill);
+    end(&mut scene, &[], Balancer::kill);
     let devices = || {
         let node = &scene.deployment.cluster.nodes[0].namespace;
         let mut command = node.command("ip");
