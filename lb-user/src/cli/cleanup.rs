@@ -139,10 +139,8 @@ fn told(traces: &[Trace], is_dry_run: bool) -> String {
     } else {
         "removed"
     };
-    let lines = traces.iter();
-    lines
-        .map(|Trace { kind, name }| format!("{verb} {kind} {name}\n"))
-        .collect()
+    let line = |Trace { kind, name }: &Trace| [verb, " ", kind, " ", name, "\n"].concat();
+    traces.iter().map(line).collect()
 }
 
 #[cfg(test)]

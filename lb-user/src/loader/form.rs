@@ -111,8 +111,10 @@ fn name(kind: u32) -> Option<&'static str> {
         (bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY, "percpu_array"),
         (bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, "lpm_trie"),
     ];
-    let mut named = names.into_iter().filter(|(known, _)| *known as u32 == kind);
-    named.next().map(|(_, name)| name)
+    let mut known = names.into_iter();
+    known
+        .find(|(known, _)| *known as u32 == kind)
+        .map(|(_, name)| name)
 }
 
 #[cfg(test)]

@@ -235,18 +235,18 @@ impl Estate {
             .into_iter()
             .filter_map(|name| Some((name, self.fault(name)?)))
             .collect();
-        self.settle(own)
+        self.settle(&own)
     }
 
     fn without_services(&self, damage: &str) -> Inheritance {
         let damaged = SERVICES.map(|name| (name, Fault::Damaged(damage.to_owned())));
         let own = map::ALL.into_iter();
         let own = own.filter_map(|name| Some((name, self.fault(name)?)));
-        self.settle(own.chain(damaged).collect())
+        self.settle(&own.chain(damaged).collect())
     }
 
     /// Adds those maps that rely on others which do not do.
-    fn settle(&self, own: BTreeMap<&'static str, Fault>) -> Inheritance {
+    fn settle(&self, own: &BTreeMap<&'static str, Fault>) -> Inheritance {
         let is_missing = |ground: &&str| match *ground {
             NODE => self.node.is_none(),
             name => own.contains_key(name),

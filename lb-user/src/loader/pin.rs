@@ -324,4 +324,73 @@ mod tests {
             assert!(error.to_string().contains(&command), "{error}");
         }
     }
+
+    /// Pins of one run directory, all of them plain files.
+    fn left() -> (tempfile::TempDir, PinDirectory) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let maps = maps(dir.path(), Path::new("/run/x"));
+        let growing = growing(&maps);
+        let root = root(dir.path(), Path::new("/run/x"));
+        let own = maps.parent().expect("the layout's").to_owned();
+        for dir in [&maps, &growing, &root.join("v1/maps"), &root.join("notes")] {
+            fs::create_dir_all(dir).expect("writable");
+        }
+        for file in [
+            maps.join("slots"),
+            own.join("node"),
+            own.join("trace"),
+            growing.join("flows4"),
+            growing.join("carry"),
+        ] {
+            fs::write(file, "").expect("writable");
+        }
+        let pins = PinDirectory {
+            root,
+            maps,
+            is_kept: false,
+        };
+        (dir, pins)
+    }
+
+    /// What is there, below the directory of the run directory.
+    fn names(dir: &tempfile::TempDir) -> Vec<String> {
+        let root = root(dir.path(), Path::new("/run/x"));
+        let paths = all(dir.path(), Path::new("/run/x")).expect("readable");
+        let own = format!("v{LAYOUT_VERSION}");
+        let name = |path: &PathBuf| {
+            let name = path.strip_prefix(&root).expect("below").display();
+            name.to_string().replace(&own, "OWN")
+        };
+        paths.iter().map(name).collect()
+    }
+
+    #[test]
+    fn tables_outlive_their_agent_and_what_serves_the_living_does_not() {
+        let (dir, mut pins) = left();
+        pins.keep();
+        drop(pins);
+        let left = [
+            "notes",
+            "OWN/growing/flows4",
+            "OWN/growing",
+            "OWN/maps/slots",
+            "OWN/maps",
+            "OWN/node",
+            "OWN",
+            "",
+        ];
+        assert_eq!(names(&dir), left, "and other layouts are gone");
+        let (bpffs, run_dir) = (dir.path(), Path::new("/run/x"));
+        remove_everything(bpffs, run_dir).expect("writable");
+        assert_eq!(names(&dir), [""; 0]);
+        assert!(!bpffs.join(PARENT).exists());
+        remove_everything(bpffs, run_dir).expect("gone is gone");
+    }
+
+    #[test]
+    fn an_agent_that_never_came_up_leaves_what_others_left_and_nothing_of_its_own() {
+        let (dir, pins) = left();
+        drop(pins);
+        assert_eq!(names(&dir), ["notes", "v1/maps", "v1", ""]);
+    }
 }
