@@ -12,7 +12,7 @@ use lb_common::{
         Affinity, AffinityKey, Backend, NextHop, NodeConfig, PieceKey, PlaceKey, Reason, Service,
         ServiceKey, Source, SourceKey, place,
     },
-    datapath::{Hook, Packet, Released, Role, Route, Tables},
+    datapath::{Hook, Packet, Released, Role, Route, Tables, Tried, Work},
     flow::{
         FlowKey,
         clock::{self, Tick},
@@ -184,6 +184,15 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
             return Released::None;
         }
         pieces::release(self.ctx.cast(), datagram, now)
+    }
+
+    #[inline(always)]
+    fn try_source(&self, work: &mut Work<A>, original: u32) -> Tried {
+        Tried(if XDP {
+            A::try_source_xdp(self.ctx.cast(), work, original)
+        } else {
+            A::try_source_tc(self.ctx.cast(), work, original)
+        })
     }
 
     #[inline(always)]

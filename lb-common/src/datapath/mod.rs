@@ -23,6 +23,7 @@ pub use deliver::Route;
 pub use explain::{Explained, explain};
 pub use policy::{Call, Client, List};
 pub use ports::{Hook, HopMemory, Packet, Released, Role, Tables};
+pub use source::{Tried, try_source};
 pub use work::Work;
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use bytemuck::Pod;
 
-use super::Route;
+use super::{Route, Work, source::Tried};
 use crate::{
     abi::{
         Affinity, AffinityKey, Backend, NextHop, NodeConfig, PieceKey, Reason, Service, ServiceKey,
@@ -175,6 +175,15 @@ pub trait Tables<A: Addr> {
     /// Lets the fragments of this datagram that were kept come in again.
     fn release(&self, _datagram: &PieceKey, _now: Tick) -> Released {
         Released::None
+    }
+    /// Carries out [`super::try_source`]. A host may do so in a function of its own: in the kernel it is one that the
+    /// verifier checks once, not anew for each candidate.
+    #[inline(always)]
+    fn try_source(&self, work: &mut Work<A>, original: u32) -> Tried
+    where
+        Self: Sized,
+    {
+        super::try_source(work, self, original)
     }
     /// The coarse clock.
     fn now(&self) -> Tick;
