@@ -9,7 +9,7 @@ use crate::{
         Source, SourceKey,
     },
     flow::{FlowKey, clock::Tick, table::Slots},
-    net::{addr::Addr, crc32c, csum::Delta, ip::Ends},
+    net::{addr::Addr, crc32c, csum::Delta, ip::Ends, letter::Letter},
 };
 
 /// A packet as the datapath sees it: offsets count from the IP header.
@@ -53,6 +53,11 @@ pub trait Packet {
     #[inline(always)]
     fn replace_in_crc(check: u32, old: u32, new: u32, len: u32) -> u32 {
         crc32c::replace_first(check, old, new, len)
+    }
+    /// [`Letter::sum`]; likewise.
+    #[inline(always)]
+    fn sum(letter: &Letter, from: usize, len: u32) -> u64 {
+        letter.sum(from, len)
     }
     /// Copies the first `len` bytes, which are not more than it has, into `words`; what is left of the last word
     /// keeps its value. `None`: they could not be read.
