@@ -1,9 +1,12 @@
 //! Stages of the datapath as global functions: the verifier checks each once for all its callers and their states, where
 //! inlined they would be followed again and again.
 
+use core::ptr;
+
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use lb_common::{
-    datapath::{Role, Tried, Work, try_source},
+    abi::{NextHop, next_hop::NextHopRef},
+    datapath::{Role, Tried, Work, remember, try_source},
     net::addr::{Addr4, Addr6},
 };
 
@@ -38,3 +41,19 @@ stages!(Addr4, __sk_buff, false, try_source_tc4);
 stages!(Addr6, __sk_buff, false, try_source_tc6);
 stages!(Addr4, xdp_md, true, try_source_xdp4);
 stages!(Addr6, xdp_md, true, try_source_xdp6);
+
+/// [`remember`], of both families: the reference's bits.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn remember_hop(hop: *const NextHop, entry: *mut NextHop, now: u32) -> u32 {
+    // SAFETY: as above.
+    let (Some(hop), Some(entry)) = (unsafe { (hop.as_ref(), entry.as_mut()) }) else {
+        return u32::from(NextHopRef::NONE.bits());
+    };
+    let tables = KernelTables::<false> {
+        ctx: ptr::null_mut(),
+        ifindex: 0,
+        role: Role::Uplink,
+    };
+    u32::from(remember::<Addr4, _>(&tables, hop, entry, now).bits())
+}

@@ -6,7 +6,7 @@ use super::{Route, Work, source::Tried};
 use crate::{
     abi::{
         Affinity, AffinityKey, Backend, NextHop, NodeConfig, PieceKey, Reason, Service, ServiceKey,
-        Source, SourceKey,
+        Source, SourceKey, next_hop::NextHopRef,
     },
     flow::{FlowKey, clock::Tick, table::Slots},
     net::{addr::Addr, crc32c, csum::Delta, ip::Ends, letter::Letter},
@@ -180,6 +180,14 @@ pub trait Tables<A: Addr> {
     /// Lets the fragments of this datagram that were kept come in again.
     fn release(&self, _datagram: &PieceKey, _now: Tick) -> Released {
         Released::None
+    }
+    /// Carries out [`super::remember`]; as with [`Tables::try_source`].
+    #[inline(always)]
+    fn remember(&self, hop: &NextHop, entry: &mut NextHop, now: Tick) -> NextHopRef
+    where
+        Self: Sized,
+    {
+        super::remember(self, hop, entry, now)
     }
     /// Carries out [`super::try_source`]. A host may do so in a function of its own: in the kernel it is one that the
     /// verifier checks once, not anew for each candidate.
