@@ -10,6 +10,8 @@
 
 mod boom;
 mod floods;
+mod handover;
+mod inherited;
 mod moving;
 mod restart;
 mod reuse;
