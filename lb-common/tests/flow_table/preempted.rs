@@ -5,26 +5,27 @@
 use std::{cell::Cell, sync::atomic::AtomicU32};
 
 use lb_common::{
-    fake::{FakeSlots, FakeWords},
+    abi::NodeConfig,
+    fake::{FakePair, FakeSlots, FakeWords},
     flow::{
         FlowKey,
         slot::{State, Words},
-        table::{Existing, FlowTable, Refusal, Slots},
+        table::{Existing, FlowTable, NewFlow, Refusal, Slots},
     },
     net::addr::Addr4,
 };
 
 use crate::{
     invariant::check,
-    keys::{NODE, homes, reply_key, table, to_backend, with_homes},
+    keys::{HASH_KEY, NODE, homes, reply_key, table, to_backend, with_homes},
 };
 
 const MASK: u32 = 63;
 const NOW: u32 = 1_000;
 
-/// Memory; at one of the accesses to it, the one after `left` others, something else is done first.
+/// Memory, of two tables perhaps; at one of the accesses to it, the one after `left` others, something else is done first.
 struct Stopped<'m> {
-    memory: &'m FakeSlots<Addr4>,
+    memory: FakePair<'m, Addr4>,
     left: Cell<Option<usize>>,
     meanwhile: &'m dyn Fn(),
 }
@@ -100,7 +101,10 @@ fn at_each_access(
     for at in 0.. {
         let memory = FakeSlots::copied_from(before);
         let stopped = Stopped {
-            memory: &memory,
+            memory: FakePair {
+                first: &memory,
+                other: &memory,
+            },
             left: Cell::new(Some(at)),
             meanwhile: &|| meanwhile(&memory),
         };
@@ -113,6 +117,182 @@ fn at_each_access(
         }
         after(&memory, opened);
     }
+}
+
+/// Two tables while flows are carried over from the one to the other.
+struct Growing {
+    old: FakeSlots<Addr4>,
+    new: FakeSlots<Addr4>,
+}
+
+/// What a program knows that inserts into the new one.
+static BOTH: NodeConfig = NodeConfig {
+    hash_key: HASH_KEY,
+    other_mask4: MASK,
+    ..NodeConfig::DEFAULT
+};
+
+impl Growing {
+    fn pair(&self) -> FakePair<'_, Addr4> {
+        FakePair {
+            first: &self.new,
+            other: &self.old,
+        }
+    }
+
+    /// Does something, stopped at each access in turn, each time with `key` open in the old table.
+    fn at_each_access(
+        key: &FlowKey<Addr4>,
+        work: impl Fn(&FlowTable<'_, Addr4, &Stopped<'_>>),
+        meanwhile: impl Fn(&Self),
+        after: impl Fn(&Self),
+    ) {
+        for at in 0.. {
+            let tables = Self {
+                old: FakeSlots::new(MASK + 1),
+                new: FakeSlots::new(MASK + 1),
+            };
+            open(&tables.old, key, 1).expect("an empty table has room");
+            let stopped = Stopped {
+                memory: tables.pair(),
+                left: Cell::new(Some(at)),
+                meanwhile: &|| meanwhile(&tables),
+            };
+            let slots = &stopped;
+            work(&FlowTable::new(&slots, MASK, &BOTH, NOW));
+            if stopped.left.get().is_some() {
+                assert!(at > 0, "it was stopped at all");
+                return;
+            }
+            after(&tables);
+        }
+    }
+
+    /// Undisturbed.
+    fn do_all<'s, T>(
+        &'s self,
+        work: impl FnOnce(&FlowTable<'_, Addr4, FakePair<'s, Addr4>>) -> T,
+    ) -> T {
+        work(&FlowTable::new(&self.pair(), MASK, &BOTH, NOW))
+    }
+
+    /// Carries over what is left; the old table is empty then.
+    fn end(&self) {
+        for _ in 0..4 {
+            self.do_all(carry);
+        }
+        assert!(check(&self.old).is_empty(), "all are carried over");
+    }
+}
+
+/// One pass over the old table.
+fn carry<S: Slots<Addr4>>(table: &FlowTable<'_, Addr4, S>) {
+    for position in 0..=MASK {
+        let (mut key, mut flow) = (FlowKey::default(), NewFlow::default());
+        table.carry(position, &mut key, &mut flow);
+    }
+}
+
+/// The backend answers, and the flow moves on, in whichever table it is found.
+fn move_on<S: Slots<Addr4>>(table: &FlowTable<'_, Addr4, S>, key: &FlowKey<Addr4>) {
+    let answers = reply_key(&to_backend(key, 1), key.proto);
+    if let Some((table, found)) = table.find_anywhere(&answers) {
+        table.advance(&found, State::Established);
+    }
+}
+
+/// Both directions of `key` have come to this in the new table.
+#[track_caller]
+fn assert_both(memory: &FakeSlots<Addr4>, key: &FlowKey<Addr4>, state: State) {
+    check(memory);
+    let answers = reply_key(&to_backend(key, 1), key.proto);
+    for key in [*key, answers] {
+        let found = table(&memory, NOW)
+            .find(&key)
+            .map(|found| found.word.state());
+        assert_eq!(found, Some(state));
+    }
+}
+
+/// Answered for the first time at any moment of being carried over, and carried over at any moment of being answered:
+/// both directions know it in the end, or nobody could have the place of the pair ever again.
+#[test]
+fn a_flow_that_is_answered_while_it_is_carried_over_is_answered_both_ways() {
+    let key = with_buckets([0, 1], [2, 3])
+        .next()
+        .expect("the clients are endless");
+    let after = |tables: &Growing| {
+        tables.end();
+        assert_both(&tables.new, &key, State::Established);
+    };
+    let answer = |tables: &Growing| tables.do_all(|table| move_on(table, &key));
+    Growing::at_each_access(&key, |table| carry(table), answer, after);
+    let pass = |tables: &Growing| tables.do_all(carry);
+    Growing::at_each_access(&key, |table| move_on(table, &key), pass, after);
+    let passes = |tables: &Growing| {
+        pass(tables);
+        answer(tables);
+    };
+    Growing::at_each_access(&key, |table| move_on(table, &key), passes, after);
+}
+
+/// Its client opens it anew, with another backend, at any moment of its being carried over: from then on that is the
+/// flow, and what the first backend still sends is its orphan's.
+#[test]
+fn a_flow_that_is_opened_anew_while_it_is_carried_over_is_not_back() {
+    let key = with_buckets([0, 1], [2, 3])
+        .next()
+        .expect("the clients are endless");
+    let is_open = Cell::new(false);
+    let anew = |tables: &Growing| {
+        let opened =
+            tables.do_all(|table| table.open(&key, &mut to_backend(&key, 2), Existing::Replace));
+        is_open.set(opened.is_ok());
+    };
+    let opened = Cell::new(0);
+    Growing::at_each_access(
+        &key,
+        |table| carry(table),
+        anew,
+        |tables| {
+            tables.end();
+            let connections = check(&tables.new);
+            let expected = to_backend(&key, if is_open.get() { 2 } else { 1 }).rewrite;
+            assert_eq!(connections.get(&key), Some(&expected));
+            opened.set(opened.get() + u32::from(is_open.get()));
+            let late = reply_key(&to_backend(&key, 1), key.proto);
+            let slots = &tables.new;
+            assert!(
+                table(&slots, NOW).find(&late).is_some(),
+                "what is under way is lost"
+            );
+        },
+    );
+    assert!(opened.get() > 0);
+}
+
+/// An operator takes it out at any moment of its being carried over: no half of it is left.
+#[test]
+fn a_flow_that_is_taken_out_while_it_is_carried_over_is_gone_or_whole() {
+    let key = with_buckets([0, 1], [2, 3])
+        .next()
+        .expect("the clients are endless");
+    let take_out = |tables: &Growing| {
+        tables.do_all(|table| {
+            if let Some((table, found)) = table.find_anywhere(&key) {
+                table.take_out(&found);
+            }
+        });
+    };
+    Growing::at_each_access(
+        &key,
+        |table| carry(table),
+        take_out,
+        |tables| {
+            tables.end();
+            check(&tables.new);
+        },
+    );
 }
 
 fn open(memory: &FakeSlots<Addr4>, key: &FlowKey<Addr4>, backend: u32) -> Result<(), Refusal> {
