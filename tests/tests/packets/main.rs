@@ -10,7 +10,10 @@
 
 mod boom;
 mod floods;
+mod killed;
+mod marks;
 mod moving;
+mod ports;
 mod restart;
 mod reuse;
 mod scene;
