@@ -5,7 +5,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// Lets this process have so many files open at once; many shells allow a thousand unless asked.
 pub fn allow_files(number: u64) -> Result<()> {
-    let (now, most) = getrlimit(Resource::RLIMIT_NOFILE).context("ask for the limit of open files")?;
+    let (now, most) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("ask for the limit of open files")?;
     if now >= number {
         return Ok(());
     }
