@@ -42,7 +42,16 @@ fn node<A: Addr>(at: u32) -> A {
     let further = match (A::FAMILY, at) {
         (_, 0) => own,
         (Family::V4, _) => IpAddr::from(Ipv4Addr::from_bits(0xc612_0040 + at)),
-        (Family::V6, _) => IpAddr::from(Ipv6Addr::new(0xfd00, 0x198, 0x18, 0, 0, 0, 1, 1 + at as u16)),
+        (Family::V6, _) => IpAddr::from(Ipv6Addr::new(
+            0xfd00,
+            0x198,
+            0x18,
+            0,
+            0,
+            0,
+            1,
+            1 + at as u16,
+        )),
     };
     A::from_ip(further).unwrap()
 }
@@ -84,7 +93,9 @@ fn all_leave<A: Addr>(fixture: &mut Fixture) {
         let leave = |n| {
             let spec = PacketSpec::new(client::<A>(n), Vip::Remote.frontend(), Transport::Udp);
             let frame = Frame::of(macs, &spec);
-            let outcome = programs.run("uplink", &frame, Arrival::by(ifindex)).unwrap();
+            let outcome = programs
+                .run("uplink", &frame, Arrival::by(ifindex))
+                .unwrap();
             assert_eq!(outcome.action, Action::Redirect, "{} client {n}", A::FAMILY);
             let left = outcome.frame.bytes();
             [&left[src_at.clone()], &left[sport_at.clone()]].concat()

@@ -39,7 +39,11 @@ const PRIORITY: u16 = 0xb000;
 const VLAN: u16 = PRIORITY | 42;
 
 /// Tags from the outermost on, and what is counted.
-type Case = (&'static str, &'static [(u16, u16)], &'static [(Reason, u64)]);
+type Case = (
+    &'static str,
+    &'static [(u16, u16)],
+    &'static [(Reason, u64)],
+);
 
 const OPENED: &[(Reason, u64)] = &[(Open, 1), (Resolved, 1)];
 const CASES: [Case; 9] = [
@@ -49,9 +53,21 @@ const CASES: [Case; 9] = [
     ("an outer priority", &[(OUTER, PRIORITY)], OPENED),
     ("a VLAN", &[(TAG, VLAN)], &[(PassNotForUs, 1)]),
     ("an outer VLAN", &[(OUTER, VLAN)], &[(PassNotForUs, 1)]),
-    ("a VLAN in a VLAN", &[(OUTER, VLAN), (TAG, 7)], &[(PassNotForUs, 1)]),
-    ("a VLAN behind a priority", &[(OUTER, PRIORITY), (TAG, VLAN)], &[(PassNotIp, 1)]),
-    ("a priority behind a VLAN", &[(TAG, VLAN), (TAG, PRIORITY)], &[(PassNotForUs, 1)]),
+    (
+        "a VLAN in a VLAN",
+        &[(OUTER, VLAN), (TAG, 7)],
+        &[(PassNotForUs, 1)],
+    ),
+    (
+        "a VLAN behind a priority",
+        &[(OUTER, PRIORITY), (TAG, VLAN)],
+        &[(PassNotIp, 1)],
+    ),
+    (
+        "a priority behind a VLAN",
+        &[(TAG, VLAN), (TAG, PRIORITY)],
+        &[(PassNotForUs, 1)],
+    ),
 ];
 
 #[test]
@@ -91,7 +107,11 @@ fn goes<A: Addr>(fixture: &Fixture, tap: &Tap, backend: &Sniffer, case: Case, po
         let behind = types.chain([A::Header::ETHER_TYPE]);
         let tags = tags.iter().zip(behind);
         let tags = tags.flat_map(|((_, control), next)| [*control, next].map(u16::to_be_bytes));
-        let payload = [&tags.collect::<Vec<_>>().concat()[..], spec.packet().bytes()].concat();
+        let payload = [
+            &tags.collect::<Vec<_>>().concat()[..],
+            spec.packet().bytes(),
+        ]
+        .concat();
         frame = Frame::new(MACS, *ether_type, &payload);
     }
     let programs = &fixture.datapath.programs;
