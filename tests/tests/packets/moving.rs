@@ -5,9 +5,12 @@ use std::{
     net::{TcpStream, UdpSocket},
 };
 
-use lb_tests::{manifest::Manifest, netns::require_root, poll};
+use lb_tests::{deployment::ready_endpoints, manifest::Manifest, netns::require_root, poll};
 
-use crate::scene::{ECHO_PORT, LIMIT, PORT, SILENCE, Scene, ask, bound, connected, is_echoed};
+use crate::scene::{
+    ECHO_PORT, ECHO_TARGET, LIMIT, PORT, SILENCE, Scene, TARGET, ask, bound, connected, is_echoed,
+    manifest,
+};
 
 /// First of the ports that clients keep.
 const FIXED: u16 = 7_000;
@@ -96,6 +99,74 @@ fn a_udp_client_that_began_before_its_service_is_answered_once_it_is_there_and_t
         // Clients go on meanwhile; nobody cares what becomes of it.
         for (socket, (_, _, front)) in sockets.iter().zip(scene.ways(PORT)) {
             ask(socket, front, SILENCE);
+        }
+    }
+}
+
+/// Writes the service anew with another text instead of this one.
+fn rewrite(scene: &Scene, from: &str, to: &str) {
+    let text = manifest(&scene.deployment.cluster, &["pod-1-1"]);
+    let text = text.text().replace(from, to);
+    scene.deployment.write_file("services.yaml", &text).unwrap();
+}
+
+#[test]
+fn a_udp_client_with_a_fixed_port_is_answered_once_an_endpoint_gets_ready_and_again() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new(&["pod-1-1"], &[]);
+    let sockets: Vec<UdpSocket> = (0..)
+        .zip(scene.ways(PORT))
+        .map(|(n, (_, namespace, front))| bound(namespace, front, FIXED + n))
+        .collect();
+    for _ in 0..2 {
+        rewrite(&scene, "ready: true", "ready: false");
+        let slices = ["get", "endpointslices", "--output", "json"];
+        let is_unready = |text: &str| ready_endpoints(text, "web") == Some(Vec::new());
+        let agent = scene.agent();
+        agent
+            .fulcrum_until(&slices, LIMIT, "the endpoint to be unready", is_unready)
+            .unwrap();
+        for (socket, (_, _, front)) in sockets.iter().zip(scene.ways(PORT)) {
+            // A flow whose backend is the last one stays; nobody cares.
+            ask(socket, front, SILENCE);
+        }
+        rewrite(&scene, "ready: false", "ready: true");
+        for (socket, (name, _, front)) in sockets.iter().zip(scene.ways(PORT)) {
+            let answer = poll::until(LIMIT, "an answer", || Ok(ask(socket, front, SILENCE)));
+            assert_eq!(answer.unwrap(), "pod-1-1", "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_udp_client_with_a_fixed_port_follows_its_service_to_another_target_port() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new(&["pod-1-1"], &[]);
+    let sockets: Vec<UdpSocket> = (0..)
+        .zip(scene.ways(PORT))
+        .map(|(n, (_, namespace, front))| bound(namespace, front, FIXED + n))
+        .collect();
+    let port = |target: u16| format!("ort: {target}");
+    for (target, answers) in [
+        (TARGET, "pod-1-1"),
+        (ECHO_TARGET, "hello"),
+        (TARGET, "pod-1-1"),
+    ] {
+        rewrite(&scene, &port(TARGET), &port(target));
+        for (socket, (name, _, front)) in sockets.iter().zip(scene.ways(PORT)) {
+            let what = format!("{answers:?} by {name}");
+            poll::until(LIMIT, &what, || {
+                Ok(ask(socket, front, SILENCE).filter(|answer| answer == answers))
+            })
+            .unwrap();
+            for _ in 0..3 {
+                let answer = ask(socket, front, LIMIT);
+                assert_eq!(answer.as_deref(), Some(answers), "{name}");
+            }
         }
     }
 }
