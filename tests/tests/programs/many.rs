@@ -42,16 +42,10 @@ fn node<A: Addr>(at: u32) -> A {
     let further = match (A::FAMILY, at) {
         (_, 0) => own,
         (Family::V4, _) => IpAddr::from(Ipv4Addr::from_bits(0xc612_0040 + at)),
-        (Family::V6, _) => IpAddr::from(Ipv6Addr::new(
-            0xfd00,
-            0x198,
-            0x18,
-            0,
-            0,
-            0,
-            1,
-            1 + at as u16,
-        )),
+        (Family::V6, _) => {
+            let net = 0xfd00_0198_0018_0000_u128 << 64;
+            IpAddr::from(Ipv6Addr::from_bits(net + 0x1_0000 + u128::from(at)))
+        }
     };
     A::from_ip(further).unwrap()
 }

@@ -35,8 +35,8 @@ const TAG: u16 = 0x8100;
 const OUTER: u16 = 0x88a8;
 /// A priority, "drop eligible" and no VLAN.
 const PRIORITY: u16 = 0xb000;
-/// The same priority in a VLAN.
-const VLAN: u16 = PRIORITY | 42;
+/// The same priority in VLAN 42.
+const VLAN: u16 = PRIORITY + 42;
 
 /// Tags from the outermost on, and what is counted.
 type Case = (
