@@ -72,7 +72,6 @@ fn kind(attempt: u32) -> Kind {
 
 /// What became of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
 pub(super) enum Attempt {
     /// It is not free, or there is no such.
     Taken,
@@ -84,15 +83,43 @@ pub(super) enum Attempt {
     Busy,
 }
 
+/// What became of a candidate, in one word: it crosses a call in the BPF object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tried(pub u32);
+
+impl Tried {
+    /// The flow table changes at this moment.
+    pub const BUSY: Self = Self::new(Attempt::Busy);
+
+    #[inline(always)]
+    const fn new(attempt: Attempt) -> Self {
+        Self(match attempt {
+            Attempt::Taken => 0,
+            Attempt::Reserved => 1,
+            Attempt::Full => 2,
+            Attempt::Busy => 3,
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn attempt(self) -> Attempt {
+        match self.0 {
+            0 => Attempt::Taken,
+            1 => Attempt::Reserved,
+            2 => Attempt::Full,
+            _ => Attempt::Busy,
+        }
+    }
+}
+
 /// Tries the next candidate for the flow whose original direction's slot is at `original`.
-///
-/// A call of its own in the BPF object: it keeps the loop around it small.
-#[inline(never)]
-pub(super) fn attempt<A: Addr, T: Tables<A>>(
-    work: &mut Work<A>,
-    tables: &T,
-    original: u32,
-) -> Attempt {
+#[inline(always)]
+pub fn try_source<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, original: u32) -> Tried {
+    Tried::new(attempt(work, tables, original))
+}
+
+#[inline(always)]
+fn attempt<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, original: u32) -> Attempt {
     let rest = if is_unrested(work.search.attempt + 1) {
         Rest::Broken
     } else {

@@ -84,6 +84,17 @@ impl<A: Addr, W: AtomicWord> FakeSlots<A, W> {
         }
     }
 
+    /// The same table, in words of another kind.
+    pub fn copied_from<V: AtomicWord>(other: &FakeSlots<A, V>) -> Self
+    where
+        W: From<u32>,
+    {
+        Self {
+            words: other.words.iter().map(|word| word.load().into()).collect(),
+            family: PhantomData,
+        }
+    }
+
     /// Number of positions, minus one.
     pub fn mask(&self) -> u32 {
         self.positions() - 1

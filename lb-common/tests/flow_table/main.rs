@@ -5,5 +5,6 @@ mod growth;
 mod invariant;
 mod keys;
 mod model;
+mod preempted;
 mod races;
 mod taken_out;
