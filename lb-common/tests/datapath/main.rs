@@ -24,6 +24,7 @@ mod masquerade;
 mod mended;
 mod next_hop;
 mod past;
+mod pieces;
 mod places;
 mod policy;
 mod properties;

@@ -17,7 +17,10 @@ use lb_common::{
 
 use crate::{
     invariant::check,
-    keys::{HASH_KEY, NODE, homes, reply_key, table, to_backend, with_homes},
+    keys::{
+        HASH_KEY, NODE, VIP, from_client, homes, reply_key, reply_key_of, table, to_backend,
+        with_homes,
+    },
 };
 
 const MASK: u32 = 63;
@@ -90,13 +93,12 @@ impl Words for Stepping<'_> {
     }
 }
 
-/// Opens a connection, stopped at each access in turn, each time in a table like `before`.
-fn at_each_access(
+/// Does something, stopped at each access in turn, each time in a table like `before`.
+fn at_each_access<T>(
     before: &FakeSlots<Addr4>,
-    key: &FlowKey<Addr4>,
-    existing: Existing,
+    work: impl Fn(&FlowTable<'_, Addr4, &Stopped<'_>>) -> T,
     meanwhile: impl Fn(&FakeSlots<Addr4>),
-    after: impl Fn(&FakeSlots<Addr4>, Result<(), Refusal>),
+    after: impl Fn(&FakeSlots<Addr4>, T),
 ) {
     for at in 0.. {
         let memory = FakeSlots::copied_from(before);
@@ -109,13 +111,12 @@ fn at_each_access(
             meanwhile: &|| meanwhile(&memory),
         };
         let slots = &stopped;
-        let table = FlowTable::new(&slots, memory.mask(), &NODE, NOW);
-        let opened = table.open(key, &mut to_backend(key, 1), existing);
+        let done = work(&FlowTable::new(&slots, memory.mask(), &NODE, NOW));
         if stopped.left.get().is_some() {
             assert!(at > 0, "it was stopped at all");
             return;
         }
-        after(&memory, opened);
+        after(&memory, done);
     }
 }
 
@@ -271,38 +272,51 @@ fn a_flow_that_is_opened_anew_while_it_is_carried_over_is_not_back() {
     assert!(opened.get() > 0);
 }
 
-/// An operator takes it out at any moment of its being carried over: no half of it is left.
+/// An operator takes it out at any moment of its being carried over.
 #[test]
-fn a_flow_that_is_taken_out_while_it_is_carried_over_is_gone_or_whole() {
-    let key = with_buckets([0, 1], [2, 3])
-        .next()
-        .expect("the clients are endless");
+fn a_flow_that_is_taken_out_while_it_is_carried_over_is_gone() {
+    let key = with_buckets([0, 1], [2, 3]).next();
+    let key = key.expect("the clients are endless");
+    // The old table first, as everybody goes through them.
     let take_out = |tables: &Growing| {
-        tables.do_all(|table| {
-            if let Some((table, found)) = table.find_anywhere(&key) {
-                table.take_out(&found);
+        for memory in [&tables.old, &tables.new] {
+            let table = table(&memory, NOW);
+            if let Some(found) = table.find(&key) {
+                assert!(table.take_out(&found));
             }
-        });
+        }
     };
-    Growing::at_each_access(
-        &key,
-        |table| carry(table),
-        take_out,
-        |tables| {
-            tables.end();
-            check(&tables.new);
-        },
-    );
+    let too_late = Cell::new(0);
+    let after = |tables: &Growing| {
+        tables.end();
+        let is_left = !check(&tables.new).is_empty();
+        too_late.set(too_late.get() + u32::from(is_left));
+    };
+    Growing::at_each_access(&key, |table| carry(table), take_out, after);
+    // Between the last look at the old slots and the copy's publication it cannot be noticed any more.
+    assert!(too_late.get() <= 2, "{too_late:?} times it was there again");
+}
+
+fn dial<S: Slots<Addr4>>(
+    table: &FlowTable<'_, Addr4, S>,
+    key: &FlowKey<Addr4>,
+    backend: u32,
+) -> Result<(), Refusal> {
+    table.open(key, &mut to_backend(key, backend), Existing::Keep)
 }
 
 fn open(memory: &FakeSlots<Addr4>, key: &FlowKey<Addr4>, backend: u32) -> Result<(), Refusal> {
-    table(&memory, NOW).open(key, &mut to_backend(key, backend), Existing::Keep)
+    dial(&table(&memory, NOW), key, backend)
 }
 
 /// The backend answers, and the client goes on.
 fn establish(memory: &FakeSlots<Addr4>, key: &FlowKey<Addr4>) -> bool {
+    establish_at(memory, key, 1)
+}
+
+fn establish_at(memory: &FakeSlots<Addr4>, key: &FlowKey<Addr4>, backend: u32) -> bool {
     let table = table(&memory, NOW);
-    let answers = reply_key(&to_backend(key, 1), key.proto);
+    let answers = reply_key(&to_backend(key, backend), key.proto);
     let Some(found) = table.find(&answers) else {
         return false;
     };
@@ -365,8 +379,7 @@ fn a_flow_that_keeps_its_place_was_not_opened_elsewhere_meanwhile() {
         };
         at_each_access(
             &before,
-            &new,
-            Existing::Keep,
+            |table| dial(table, &new, 1),
             meanwhile,
             |memory, opened| {
                 let connections = check(memory);
@@ -379,5 +392,133 @@ fn a_flow_that_keeps_its_place_was_not_opened_elsewhere_meanwhile() {
             },
         );
         assert!(kept.get() > 0 && lost.get() > 0, "both come about");
+    }
+}
+
+/// Both directions of each connection have come equally far: nobody could have the place of a pair that has not.
+#[track_caller]
+fn assert_even(memory: &FakeSlots<Addr4>) {
+    for (key, there) in check(memory) {
+        let reply = reply_key_of(&there, key.proto);
+        let [a, b] = [key, reply].map(|key| {
+            let found = table(&memory, NOW).find(&key);
+            found.map(|found| found.word.state())
+        });
+        assert_eq!(a, b, "{key:?}");
+    }
+}
+
+/// The backend still sends of an older connection, or the client's SYN is repeated and sent to another backend, or both,
+/// at any moment of the opening. The rival's place is behind the first one's or before it, as the home is.
+#[test]
+fn whatever_meets_an_opening_there_is_one_connection_and_it_is_whole() {
+    for place in [0, 15] {
+        let mut keys = with_buckets([0, 1], [2, 3]);
+        let key = keys.find(|key| homes(key, MASK)[0] == place);
+        let key = key.expect("the clients are endless");
+        let before = FakeSlots::new(MASK + 1);
+        let answer = |memory: &_| {
+            establish(memory, &key);
+        };
+        let rival = |memory: &_| {
+            let _ = open(memory, &key, 2);
+        };
+        let meanwhiles: [&dyn Fn(&FakeSlots<Addr4>); 4] = [
+            &answer,
+            &rival,
+            &|memory| {
+                rival(memory);
+                answer(memory);
+            },
+            &|memory| {
+                answer(memory);
+                rival(memory);
+            },
+        ];
+        for meanwhile in meanwhiles {
+            let dial = |table: &FlowTable<'_, Addr4, &Stopped<'_>>| dial(table, &key, 1);
+            at_each_access(&before, dial, meanwhile, |memory, opened| {
+                assert_even(memory);
+                let to = check(memory).get(&key).copied();
+                let is_mine = to == Some(to_backend(&key, 1).rewrite);
+                assert_eq!(opened.is_ok(), is_mine, "{opened:?}");
+            });
+        }
+    }
+}
+
+/// A half-open flow's only place is wanted at any moment of its being answered.
+#[test]
+fn an_answered_flow_never_gives_its_place_away() {
+    let [old, new] = [1, 2].map(|n| from_client(n, VIP));
+    let before = FakeSlots::new(2);
+    open(&before, &old, 1).expect("an empty table has room");
+    let is_open = Cell::new(false);
+    let displace = |memory: &_| is_open.set(open(memory, &new, 2).is_ok());
+    let answer = |table: &FlowTable<'_, Addr4, &Stopped<'_>>| {
+        let answers = reply_key(&to_backend(&old, 1), old.proto);
+        let Some(found) = table.find(&answers) else {
+            return false;
+        };
+        table.advance(&found, State::Established);
+        table.is_still(&found)
+    };
+    let displaced = Cell::new(0);
+    at_each_access(&before, answer, displace, |memory, is_answered| {
+        assert_even(memory);
+        let connections = check(memory);
+        assert_eq!(connections.contains_key(&new), is_open.get());
+        assert_eq!(connections.contains_key(&old), !is_open.get());
+        assert!(!(is_answered && is_open.get()));
+        displaced.set(displaced.get() + u32::from(is_open.get()));
+    });
+    assert!(displaced.get() > 0);
+}
+
+/// What an operator takes out is given to another connection at any moment: that one stays.
+#[test]
+fn who_has_a_place_by_now_is_not_taken_out_of_it() {
+    let [old, new] = [1, 2].map(|n| from_client(n, VIP));
+    let before = FakeSlots::new(2);
+    open(&before, &old, 1).expect("an empty table has room");
+    let is_open = Cell::new(false);
+    let displace = |memory: &_| {
+        is_open.set(open(memory, &new, 2).is_ok() && establish_at(memory, &new, 2));
+    };
+    let take_out = |table: &FlowTable<'_, Addr4, &Stopped<'_>>| {
+        let found = table.find(&old);
+        found.is_some_and(|found| table.take_out(&found))
+    };
+    at_each_access(&before, take_out, displace, |memory, _| {
+        assert_even(memory);
+        let connections = check(memory);
+        assert!(!connections.contains_key(&old));
+        assert_eq!(connections.contains_key(&new), is_open.get());
+    });
+}
+
+/// Answered at this moment: only one direction of a flow may have moved on when it is copied, or after.
+#[test]
+fn the_further_direction_says_how_far_a_copy_is() {
+    let key = with_buckets([0, 1], [2, 3]).next();
+    let key = key.expect("the clients are endless");
+    let answers = reply_key(&to_backend(&key, 1), key.proto);
+    for moved in [key, answers] {
+        for is_copied_first in [true, false] {
+            let tables = Growing {
+                old: FakeSlots::new(MASK + 1),
+                new: FakeSlots::new(MASK + 1),
+            };
+            open(&tables.old, &key, 1).expect("an empty table has room");
+            if is_copied_first {
+                tables.do_all(carry);
+            }
+            let old = &tables.old;
+            let found = table(&old, NOW).find(&moved).expect("opened");
+            let next = found.word.with(State::Established);
+            assert!(found.slot.exchange(found.word, next));
+            tables.do_all(carry);
+            assert_both(&tables.new, &key, State::Established);
+        }
     }
 }
