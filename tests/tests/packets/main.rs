@@ -17,3 +17,4 @@ mod ports;
 mod restart;
 mod reuse;
 mod scene;
+mod sctp;
