@@ -73,7 +73,7 @@ fn association() -> [Step; 8] {
     ]
 }
 
-/// CRC32c (RFC 9260 appendix A), bit by bit.
+/// `CRC32c` (RFC 9260 appendix A), bit by bit.
 fn crc(bytes: &[u8]) -> u32 {
     let mut crc = u32::MAX;
     for byte in bytes {
