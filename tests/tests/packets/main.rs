@@ -19,3 +19,4 @@ mod ports;
 mod restart;
 mod reuse;
 mod scene;
+mod sctp;

@@ -188,6 +188,7 @@ pub(crate) fn manifest(cluster: &Cluster, backends: &[&str]) -> Manifest {
             of("udp", "UDP", PORT, TARGET),
             of("echo-tcp", "TCP", ECHO_PORT, ECHO_TARGET),
             of("echo-udp", "UDP", ECHO_PORT, ECHO_TARGET),
+            of("sctp", "SCTP", PORT, TARGET),
         ]
     };
     let service = Service {
@@ -196,7 +197,13 @@ pub(crate) fn manifest(cluster: &Cluster, backends: &[&str]) -> Manifest {
         ports: ports(),
         selector: None,
     };
-    let node_ports = [NODE_PORT, NODE_PORT, NODE_PORT + 1, NODE_PORT + 1];
+    let node_ports = [
+        NODE_PORT,
+        NODE_PORT,
+        NODE_PORT + 1,
+        NODE_PORT + 1,
+        NODE_PORT,
+    ];
     let mut manifest = Manifest::default().with(&Exposed {
         service,
         node_ports: node_ports.into(),
