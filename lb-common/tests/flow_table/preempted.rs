@@ -88,6 +88,14 @@ impl Words for Stepping<'_> {
         self.step().words.set_bits(at, bits);
     }
 
+    fn keep_bits(self, at: usize, bits: u32) {
+        self.step().words.keep_bits(at, bits);
+    }
+
+    fn add(self, at: usize, value: u32) {
+        self.step().words.add(at, value);
+    }
+
     fn add64(self, at: usize, value: u64) {
         self.step().words.add64(at, value);
     }
