@@ -8,7 +8,8 @@ use lb_common::{
     fake::{FakePair, FakeSlots},
     flow::{
         FlowKey,
-        slot::State,
+        clock::RESET_HOLDS,
+        slot::{SlotFlags, State},
         table::{Existing, FlowTable, Refusal, Slots},
     },
     net::addr::Addr4,
@@ -347,4 +348,50 @@ fn half_a_pair_gives_way_alone() {
     open(&memory, &new, 1).expect("one place is free, and half a pair gives way");
     let connections = check(&memory);
     assert!(connections.contains_key(&next) && connections.contains_key(&new));
+}
+
+/// Who waits longest gives way; whoever is answered does not, and whoever was reset not for a while: it may be forged.
+#[test]
+fn the_oldest_that_may_gives_way() {
+    let [a, b, c] = [1, 2, 3].map(|n| from_client(n, VIP));
+    let dial_at = |memory: &FakeSlots<Addr4>, key: &FlowKey<Addr4>, now: u32| {
+        dial(&table(&memory, now), key, 1).is_ok()
+    };
+    let both = || {
+        let memory = FakeSlots::<Addr4>::new(4);
+        assert!(dial_at(&memory, &a, NOW) && dial_at(&memory, &b, NOW + 10));
+        memory
+    };
+    let there = |memory: &FakeSlots<Addr4>| [a, b, c].map(|key| check(memory).contains_key(&key));
+    let memory = both();
+    assert!(dial_at(&memory, &c, NOW + 20));
+    assert_eq!(there(&memory), [false, true, true]);
+    let memory = FakeSlots::<Addr4>::new(4);
+    assert!(dial_at(&memory, &b, NOW) && dial_at(&memory, &a, NOW + 10));
+    assert!(dial_at(&memory, &c, NOW + 20));
+    assert_eq!(there(&memory), [true, false, true]);
+    let advance = |memory: &FakeSlots<Addr4>, state: State, flags: SlotFlags| {
+        let table = table(&memory, NOW);
+        let found = table.find(&a).expect("opened");
+        table.add_flags(&found, flags);
+        table.advance(&found, state);
+    };
+    let [none, reset] = [SlotFlags::default(), SlotFlags::RESET];
+    for (state, flags, waits, gives_way) in [
+        (State::Established, none, RESET_HOLDS, false),
+        (State::Closing, none, RESET_HOLDS, false),
+        (State::Closed, none, 20, true),
+        (State::Closed, reset, RESET_HOLDS - 1, false),
+        (State::Closed, reset, RESET_HOLDS, true),
+    ] {
+        let memory = both();
+        assert!(establish(&memory, &b));
+        advance(&memory, state, flags);
+        assert_eq!(
+            dial_at(&memory, &c, NOW + waits),
+            gives_way,
+            "{state:?} {flags:?}"
+        );
+        assert_eq!(there(&memory), [!gives_way, true, gives_way]);
+    }
 }
