@@ -127,7 +127,14 @@ fn a_flow_that_is_answered_while_it_is_carried_over_is_answered_both_ways() {
         assert_both(&tables.new, &key, State::Established);
     };
     let answer = |tables: &Growing| tables.do_all(|table| move_on(table, &key));
-    Growing::at_each_access(&key, |table| carry(table), answer, after);
+    Growing::at_each_access(
+        &key,
+        |table| {
+            carry(table);
+        },
+        answer,
+        after,
+    );
     let pass = |tables: &Growing| tables.do_all(carry);
     Growing::at_each_access(&key, |table| move_on(table, &key), pass, after);
     let passes = |tables: &Growing| {
@@ -153,7 +160,9 @@ fn a_flow_that_is_opened_anew_while_it_is_carried_over_is_not_back() {
     let opened = Cell::new(0);
     Growing::at_each_access(
         &key,
-        |table| carry(table),
+        |table| {
+            carry(table);
+        },
         anew,
         |tables| {
             tables.end();
@@ -192,7 +201,14 @@ fn a_flow_that_is_taken_out_while_it_is_carried_over_is_gone() {
         let is_left = !check(&tables.new).is_empty();
         too_late.set(too_late.get() + u32::from(is_left));
     };
-    Growing::at_each_access(&key, |table| carry(table), take_out, after);
+    Growing::at_each_access(
+        &key,
+        |table| {
+            carry(table);
+        },
+        take_out,
+        after,
+    );
     // Between the last look at the old slots and the copy's publication it cannot be noticed any more.
     assert!(too_late.get() <= 2, "{too_late:?} times it was there again");
 }

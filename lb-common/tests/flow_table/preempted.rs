@@ -24,6 +24,9 @@ use crate::{
 pub(crate) const MASK: u32 = 63;
 pub(crate) const NOW: u32 = 1_000;
 
+/// What others do with a table.
+type Meanwhile<'w> = &'w dyn Fn(&FakeSlots<Addr4>);
+
 /// Does something, stopped at each access in turn, each time in a table like `before`.
 fn at_each_access<T>(
     before: &FakeSlots<Addr4>,
@@ -184,7 +187,7 @@ fn whatever_meets_an_opening_there_is_one_connection_and_it_is_whole() {
         let rival = |memory: &_| {
             let _ = open(memory, &key, 2);
         };
-        let meanwhiles: [&dyn Fn(&FakeSlots<Addr4>); 4] = [
+        let meanwhiles: [Meanwhile<'_>; 4] = [
             &answer,
             &rival,
             &|memory| {
