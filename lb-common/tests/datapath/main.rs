@@ -18,6 +18,7 @@ mod icmp_errors;
 mod icmp_made;
 mod icmp_nonsense;
 mod interleaved;
+mod lasting;
 mod made;
 mod masks;
 mod masquerade;

@@ -10,7 +10,10 @@ use lb_common::{
     },
     datapath::Verdict,
     fake::{FakeNode, PacketSpec, Transport},
-    flow::clock::{REUSE_AFTER, seconds},
+    flow::{
+        clock::{REUSE_AFTER, seconds},
+        slot::State,
+    },
     net::addr::Addr,
 };
 
@@ -83,11 +86,11 @@ fn a_port_rests_until_the_backend_has_forgotten_it<A: Addr>() {
     let world = World::<A>::with_remote_backends(1);
     let first = connection(&world, outsider(1), CLIENT_PORT);
     assert_eq!(first, (node_addr(), CLIENT_PORT));
-    world.wait(seconds(60));
+    world.wait(seconds(60) + 1);
     let (at, port) = source(&world, &dial(outsider(2), CLIENT_PORT, SYN)).expect("opened");
     assert_eq!(at, node_addr());
     assert_ne!(port, CLIENT_PORT, "it had to rest");
-    world.wait(REUSE_AFTER + 1);
+    world.wait(REUSE_AFTER);
     let third = source(&world, &dial(outsider(3), CLIENT_PORT, SYN));
     assert_eq!(third, Some((node_addr(), CLIENT_PORT)));
 }
@@ -144,6 +147,14 @@ fn a_node_port_is_never_taken<A: Addr>() {
     // The number alone does not matter: of another protocol it is nobody's.
     let other = source(&world, &dial(outsider(1), 30_080, UDP));
     assert_eq!(other, Some((node_addr(), 30_080)));
+    // What was reserved for the port that could not be had is free again.
+    let flows = world.node.flows();
+    let words = (0..flows.positions()).map(|position| flows.slot(position).state());
+    assert!(
+        words
+            .into_iter()
+            .all(|word| word.published() || word.state() == State::Empty)
+    );
 }
 
 fn a_socket_of_the_nodes_own_keeps_its_port<A: Addr>() {

@@ -2,104 +2,30 @@
 //!
 //! What the model checker finds by luck, if many steps lie before the one that matters, is found here in any case.
 
-use std::{cell::Cell, sync::atomic::AtomicU32};
+use std::cell::Cell;
 
 use lb_common::{
-    abi::NodeConfig,
-    fake::{FakePair, FakeSlots, FakeWords},
+    fake::{FakePair, FakeSlots},
     flow::{
         FlowKey,
-        slot::{State, Words},
-        table::{Existing, FlowTable, NewFlow, Refusal, Slots},
+        clock::RESET_HOLDS,
+        slot::{SlotFlags, State},
+        table::{Existing, FlowTable, Refusal, Slots},
     },
     net::addr::Addr4,
 };
 
 use crate::{
     invariant::check,
-    keys::{
-        HASH_KEY, NODE, VIP, from_client, homes, reply_key, reply_key_of, table, to_backend,
-        with_homes,
-    },
+    keys::{NODE, VIP, from_client, homes, reply_key, reply_key_of, table, to_backend, with_homes},
+    stopped::Stopped,
 };
 
-const MASK: u32 = 63;
-const NOW: u32 = 1_000;
+pub(crate) const MASK: u32 = 63;
+pub(crate) const NOW: u32 = 1_000;
 
-/// Memory, of two tables perhaps; at one of the accesses to it, the one after `left` others, something else is done first.
-struct Stopped<'m> {
-    memory: FakePair<'m, Addr4>,
-    left: Cell<Option<usize>>,
-    meanwhile: &'m dyn Fn(),
-}
-
-impl Stopped<'_> {
-    fn step(&self) {
-        match self.left.get() {
-            Some(0) => {
-                self.left.set(None);
-                (self.meanwhile)();
-            }
-            Some(left) => self.left.set(Some(left - 1)),
-            None => {}
-        }
-    }
-}
-
-impl<'m> Slots<Addr4> for &'m Stopped<'m> {
-    type Words = Stepping<'m>;
-
-    fn words(&self, position: u32) -> Option<Stepping<'m>> {
-        let words = self.memory.words(position)?;
-        Some(Stepping {
-            words,
-            stopped: self,
-        })
-    }
-}
-
-#[derive(Clone, Copy)]
-struct Stepping<'m> {
-    words: FakeWords<'m, AtomicU32>,
-    stopped: &'m Stopped<'m>,
-}
-
-impl Stepping<'_> {
-    fn step(self) -> Self {
-        self.stopped.step();
-        self
-    }
-}
-
-impl Words for Stepping<'_> {
-    fn load(self, at: usize) -> u32 {
-        self.step().words.load(at)
-    }
-
-    fn store(self, at: usize, value: u32) {
-        self.step().words.store(at, value);
-    }
-
-    fn exchange(self, at: usize, old: u32, new: u32) -> bool {
-        self.step().words.exchange(at, old, new)
-    }
-
-    fn set_bits(self, at: usize, bits: u32) {
-        self.step().words.set_bits(at, bits);
-    }
-
-    fn keep_bits(self, at: usize, bits: u32) {
-        self.step().words.keep_bits(at, bits);
-    }
-
-    fn add(self, at: usize, value: u32) {
-        self.step().words.add(at, value);
-    }
-
-    fn add64(self, at: usize, value: u64) {
-        self.step().words.add64(at, value);
-    }
-}
+/// What others do with a table.
+type Meanwhile<'w> = &'w dyn Fn(&FakeSlots<Addr4>);
 
 /// Does something, stopped at each access in turn, each time in a table like `before`.
 fn at_each_access<T>(
@@ -128,183 +54,6 @@ fn at_each_access<T>(
     }
 }
 
-/// Two tables while flows are carried over from the one to the other.
-struct Growing {
-    old: FakeSlots<Addr4>,
-    new: FakeSlots<Addr4>,
-}
-
-/// What a program knows that inserts into the new one.
-static BOTH: NodeConfig = NodeConfig {
-    hash_key: HASH_KEY,
-    other_mask4: MASK,
-    ..NodeConfig::DEFAULT
-};
-
-impl Growing {
-    fn pair(&self) -> FakePair<'_, Addr4> {
-        FakePair {
-            first: &self.new,
-            other: &self.old,
-        }
-    }
-
-    /// Does something, stopped at each access in turn, each time with `key` open in the old table.
-    fn at_each_access(
-        key: &FlowKey<Addr4>,
-        work: impl Fn(&FlowTable<'_, Addr4, &Stopped<'_>>),
-        meanwhile: impl Fn(&Self),
-        after: impl Fn(&Self),
-    ) {
-        for at in 0.. {
-            let tables = Self {
-                old: FakeSlots::new(MASK + 1),
-                new: FakeSlots::new(MASK + 1),
-            };
-            open(&tables.old, key, 1).expect("an empty table has room");
-            let stopped = Stopped {
-                memory: tables.pair(),
-                left: Cell::new(Some(at)),
-                meanwhile: &|| meanwhile(&tables),
-            };
-            let slots = &stopped;
-            work(&FlowTable::new(&slots, MASK, &BOTH, NOW));
-            if stopped.left.get().is_some() {
-                assert!(at > 0, "it was stopped at all");
-                return;
-            }
-            after(&tables);
-        }
-    }
-
-    /// Undisturbed.
-    fn do_all<'s, T>(
-        &'s self,
-        work: impl FnOnce(&FlowTable<'_, Addr4, FakePair<'s, Addr4>>) -> T,
-    ) -> T {
-        work(&FlowTable::new(&self.pair(), MASK, &BOTH, NOW))
-    }
-
-    /// Carries over what is left; the old table is empty then.
-    fn end(&self) {
-        for _ in 0..4 {
-            self.do_all(carry);
-        }
-        assert!(check(&self.old).is_empty(), "all are carried over");
-    }
-}
-
-/// One pass over the old table.
-fn carry<S: Slots<Addr4>>(table: &FlowTable<'_, Addr4, S>) {
-    for position in 0..=MASK {
-        let (mut key, mut flow) = (FlowKey::default(), NewFlow::default());
-        table.carry(position, &mut key, &mut flow);
-    }
-}
-
-/// The backend answers, and the flow moves on, in whichever table it is found.
-fn move_on<S: Slots<Addr4>>(table: &FlowTable<'_, Addr4, S>, key: &FlowKey<Addr4>) {
-    let answers = reply_key(&to_backend(key, 1), key.proto);
-    if let Some((table, found)) = table.find_anywhere(&answers) {
-        table.advance(&found, State::Established);
-    }
-}
-
-/// Both directions of `key` have come to this in the new table.
-#[track_caller]
-fn assert_both(memory: &FakeSlots<Addr4>, key: &FlowKey<Addr4>, state: State) {
-    check(memory);
-    let answers = reply_key(&to_backend(key, 1), key.proto);
-    for key in [*key, answers] {
-        let found = table(&memory, NOW)
-            .find(&key)
-            .map(|found| found.word.state());
-        assert_eq!(found, Some(state));
-    }
-}
-
-/// Answered for the first time at any moment of being carried over, and carried over at any moment of being answered:
-/// both directions know it in the end, or nobody could have the place of the pair ever again.
-#[test]
-fn a_flow_that_is_answered_while_it_is_carried_over_is_answered_both_ways() {
-    let key = with_buckets([0, 1], [2, 3])
-        .next()
-        .expect("the clients are endless");
-    let after = |tables: &Growing| {
-        tables.end();
-        assert_both(&tables.new, &key, State::Established);
-    };
-    let answer = |tables: &Growing| tables.do_all(|table| move_on(table, &key));
-    Growing::at_each_access(&key, |table| carry(table), answer, after);
-    let pass = |tables: &Growing| tables.do_all(carry);
-    Growing::at_each_access(&key, |table| move_on(table, &key), pass, after);
-    let passes = |tables: &Growing| {
-        pass(tables);
-        answer(tables);
-    };
-    Growing::at_each_access(&key, |table| move_on(table, &key), passes, after);
-}
-
-/// Its client opens it anew, with another backend, at any moment of its being carried over: from then on that is the
-/// flow, and what the first backend still sends is its orphan's.
-#[test]
-fn a_flow_that_is_opened_anew_while_it_is_carried_over_is_not_back() {
-    let key = with_buckets([0, 1], [2, 3])
-        .next()
-        .expect("the clients are endless");
-    let is_open = Cell::new(false);
-    let anew = |tables: &Growing| {
-        let opened =
-            tables.do_all(|table| table.open(&key, &mut to_backend(&key, 2), Existing::Replace));
-        is_open.set(opened.is_ok());
-    };
-    let opened = Cell::new(0);
-    Growing::at_each_access(
-        &key,
-        |table| carry(table),
-        anew,
-        |tables| {
-            tables.end();
-            let connections = check(&tables.new);
-            let expected = to_backend(&key, if is_open.get() { 2 } else { 1 }).rewrite;
-            assert_eq!(connections.get(&key), Some(&expected));
-            opened.set(opened.get() + u32::from(is_open.get()));
-            let late = reply_key(&to_backend(&key, 1), key.proto);
-            let slots = &tables.new;
-            assert!(
-                table(&slots, NOW).find(&late).is_some(),
-                "what is under way is lost"
-            );
-        },
-    );
-    assert!(opened.get() > 0);
-}
-
-/// An operator takes it out at any moment of its being carried over.
-#[test]
-fn a_flow_that_is_taken_out_while_it_is_carried_over_is_gone() {
-    let key = with_buckets([0, 1], [2, 3]).next();
-    let key = key.expect("the clients are endless");
-    // The old table first, as everybody goes through them.
-    let take_out = |tables: &Growing| {
-        for memory in [&tables.old, &tables.new] {
-            let table = table(&memory, NOW);
-            if let Some(found) = table.find(&key) {
-                assert!(table.take_out(&found));
-            }
-        }
-    };
-    let too_late = Cell::new(0);
-    let after = |tables: &Growing| {
-        tables.end();
-        let is_left = !check(&tables.new).is_empty();
-        too_late.set(too_late.get() + u32::from(is_left));
-    };
-    Growing::at_each_access(&key, |table| carry(table), take_out, after);
-    // Between the last look at the old slots and the copy's publication it cannot be noticed any more.
-    assert!(too_late.get() <= 2, "{too_late:?} times it was there again");
-}
-
 fn dial<S: Slots<Addr4>>(
     table: &FlowTable<'_, Addr4, S>,
     key: &FlowKey<Addr4>,
@@ -313,12 +62,16 @@ fn dial<S: Slots<Addr4>>(
     table.open(key, &mut to_backend(key, backend), Existing::Keep)
 }
 
-fn open(memory: &FakeSlots<Addr4>, key: &FlowKey<Addr4>, backend: u32) -> Result<(), Refusal> {
+pub(crate) fn open(
+    memory: &FakeSlots<Addr4>,
+    key: &FlowKey<Addr4>,
+    backend: u32,
+) -> Result<(), Refusal> {
     dial(&table(&memory, NOW), key, backend)
 }
 
 /// The backend answers, and the client goes on.
-fn establish(memory: &FakeSlots<Addr4>, key: &FlowKey<Addr4>) -> bool {
+pub(crate) fn establish(memory: &FakeSlots<Addr4>, key: &FlowKey<Addr4>) -> bool {
     establish_at(memory, key, 1)
 }
 
@@ -337,7 +90,10 @@ fn buckets(homes: [u32; 2]) -> [u32; 2] {
 }
 
 /// Clients whose requests have homes in these buckets, and the answers to them in those.
-fn with_buckets(there: [u32; 2], back: [u32; 2]) -> impl Iterator<Item = FlowKey<Addr4>> {
+pub(crate) fn with_buckets(
+    there: [u32; 2],
+    back: [u32; 2],
+) -> impl Iterator<Item = FlowKey<Addr4>> {
     with_homes(MASK, move |request, reply| {
         (buckets(request), buckets(reply)) == (there, back)
     })
@@ -431,7 +187,7 @@ fn whatever_meets_an_opening_there_is_one_connection_and_it_is_whole() {
         let rival = |memory: &_| {
             let _ = open(memory, &key, 2);
         };
-        let meanwhiles: [&dyn Fn(&FakeSlots<Addr4>); 4] = [
+        let meanwhiles: [Meanwhile<'_>; 4] = [
             &answer,
             &rival,
             &|memory| {
@@ -462,7 +218,16 @@ fn an_answered_flow_never_gives_its_place_away() {
     let before = FakeSlots::new(2);
     open(&before, &old, 1).expect("an empty table has room");
     let is_open = Cell::new(false);
-    let displace = |memory: &_| is_open.set(open(memory, &new, 2).is_ok());
+    let displace = |memory: &FakeSlots<Addr4>| {
+        let answers = reply_key(&to_backend(&old, 1), old.proto);
+        let found = table(&memory, NOW).find(&answers).expect("opened");
+        let is_answered = found.word.state() == State::Established;
+        is_open.set(open(memory, &new, 2).is_ok());
+        assert!(
+            !(is_answered && is_open.get()),
+            "its answer has been sent on"
+        );
+    };
     let answer = |table: &FlowTable<'_, Addr4, &Stopped<'_>>| {
         let answers = reply_key(&to_backend(&old, 1), old.proto);
         let Some(found) = table.find(&answers) else {
@@ -505,28 +270,131 @@ fn who_has_a_place_by_now_is_not_taken_out_of_it() {
     });
 }
 
-/// Answered at this moment: only one direction of a flow may have moved on when it is copied, or after.
+/// A packet of the old pair moves it on while its client opens it anew: the new pair is not answered by that.
 #[test]
-fn the_further_direction_says_how_far_a_copy_is() {
-    let key = with_buckets([0, 1], [2, 3]).next();
-    let key = key.expect("the clients are endless");
+fn an_answer_to_an_old_flow_does_not_move_the_new_one_on() {
+    let key = from_client(1, VIP);
+    let before = FakeSlots::new(8);
+    open(&before, &key, 1).expect("an empty table has room");
+    let is_anew = Cell::new(false);
+    let anew = |memory: &_| {
+        let opened = table(&memory, NOW).open(&key, &mut to_backend(&key, 2), Existing::Replace);
+        // While only one of them has moved on, the pair is left alone.
+        is_anew.set(opened.is_ok());
+    };
     let answers = reply_key(&to_backend(&key, 1), key.proto);
-    for moved in [key, answers] {
-        for is_copied_first in [true, false] {
-            let tables = Growing {
-                old: FakeSlots::new(MASK + 1),
-                new: FakeSlots::new(MASK + 1),
-            };
-            open(&tables.old, &key, 1).expect("an empty table has room");
-            if is_copied_first {
-                tables.do_all(carry);
-            }
-            let old = &tables.old;
-            let found = table(&old, NOW).find(&moved).expect("opened");
-            let next = found.word.with(State::Established);
-            assert!(found.slot.exchange(found.word, next));
-            tables.do_all(carry);
-            assert_both(&tables.new, &key, State::Established);
+    let answer = |table: &FlowTable<'_, Addr4, &Stopped<'_>>| {
+        let found = table
+            .find(&answers)
+            .expect("it goes on, as an orphan at least");
+        // Read before: it was none yet.
+        if !found.slot.flags().orphan() {
+            table.advance(&found, State::Established);
         }
+    };
+    let n_anew = Cell::new(0);
+    at_each_access(&before, answer, anew, |memory, ()| {
+        let backend = if is_anew.get() { 2 } else { 1 };
+        let there = check(memory).get(&key).copied();
+        assert_eq!(there, Some(to_backend(&key, backend).rewrite));
+        let found = table(&memory, NOW)
+            .find(&key)
+            .expect("in one way or the other");
+        assert_eq!(found.word.state() == State::HalfOpen, is_anew.get());
+        n_anew.set(n_anew.get() + u32::from(is_anew.get()));
+    });
+    assert!(n_anew.get() > 0);
+}
+
+/// One CPU is behind with what it knows: a direction that is further stays so.
+#[test]
+fn a_flow_never_goes_back() {
+    let key = from_client(1, VIP);
+    let memory = FakeSlots::<Addr4>::new(8);
+    open(&memory, &key, 1).expect("an empty table has room");
+    let slots = &memory;
+    let table = table(&slots, NOW);
+    let answers = reply_key(&to_backend(&key, 1), key.proto);
+    let found = table.find(&answers).expect("opened");
+    assert!(
+        found
+            .slot
+            .exchange(found.word, found.word.with(State::Closed))
+    );
+    table.advance(&table.find(&key).expect("opened"), State::Established);
+    let found = table.find(&answers).expect("opened");
+    assert_eq!(found.word.state(), State::Closed);
+}
+
+/// What is left of a pair whose other half is gone stands alone: who wants its place does nothing to those who have the
+/// other half's place by now.
+#[test]
+fn half_a_pair_gives_way_alone() {
+    let [old, new] = [1, 2].map(|n| from_client(n, VIP));
+    let memory = FakeSlots::<Addr4>::new(4);
+    open(&memory, &old, 1).expect("an empty table has room");
+    let slots = &memory;
+    let found = table(&slots, NOW).find(&old).expect("opened");
+    // As somebody leaves it who takes a connection out and is stopped over it.
+    assert!(
+        found
+            .slot
+            .exchange(found.word, found.word.with(State::Empty))
+    );
+    let has_place = |there: [u32; 2], _: [u32; 2]| there[0] == found.position;
+    let next = with_homes(3, has_place).find(|key| *key != old && *key != new);
+    let next = next.expect("the clients are endless");
+    open(&memory, &next, 1).expect("three places are free");
+    let there = table(&slots, NOW).at(found.position);
+    assert_eq!(there.map(|there| there.slot.key()), Some(next));
+    assert!(establish(&memory, &next));
+    open(&memory, &new, 1).expect("one place is free, and half a pair gives way");
+    let connections = check(&memory);
+    assert!(connections.contains_key(&next) && connections.contains_key(&new));
+}
+
+/// Who waits longest gives way; whoever is answered does not, and whoever was reset not for a while: it may be forged.
+#[test]
+fn the_oldest_that_may_gives_way() {
+    let [a, b, c] = [1, 2, 3].map(|n| from_client(n, VIP));
+    let dial_at = |memory: &FakeSlots<Addr4>, key: &FlowKey<Addr4>, now: u32| {
+        dial(&table(&memory, now), key, 1).is_ok()
+    };
+    let both = || {
+        let memory = FakeSlots::<Addr4>::new(4);
+        assert!(dial_at(&memory, &a, NOW) && dial_at(&memory, &b, NOW + 10));
+        memory
+    };
+    let there = |memory: &FakeSlots<Addr4>| [a, b, c].map(|key| check(memory).contains_key(&key));
+    let memory = both();
+    assert!(dial_at(&memory, &c, NOW + 20));
+    assert_eq!(there(&memory), [false, true, true]);
+    let memory = FakeSlots::<Addr4>::new(4);
+    assert!(dial_at(&memory, &b, NOW) && dial_at(&memory, &a, NOW + 10));
+    assert!(dial_at(&memory, &c, NOW + 20));
+    assert_eq!(there(&memory), [true, false, true]);
+    let advance = |memory: &FakeSlots<Addr4>, state: State, flags: SlotFlags| {
+        let table = table(&memory, NOW);
+        let found = table.find(&a).expect("opened");
+        table.add_flags(&found, flags);
+        table.advance(&found, state);
+    };
+    let [none, reset] = [SlotFlags::default(), SlotFlags::RESET];
+    for (state, flags, waits, gives_way) in [
+        (State::Established, none, RESET_HOLDS, false),
+        (State::Closing, none, RESET_HOLDS, false),
+        (State::Closed, none, 20, true),
+        (State::Closed, reset, RESET_HOLDS - 1, false),
+        (State::Closed, reset, RESET_HOLDS, true),
+    ] {
+        let memory = both();
+        assert!(establish(&memory, &b));
+        advance(&memory, state, flags);
+        assert_eq!(
+            dial_at(&memory, &c, NOW + waits),
+            gives_way,
+            "{state:?} {flags:?}"
+        );
+        assert_eq!(there(&memory), [!gives_way, true, gives_way]);
     }
 }
