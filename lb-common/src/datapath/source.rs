@@ -151,8 +151,21 @@ fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
     let search = &mut work.search;
     let attempt = search.attempt;
     search.attempt = attempt + 1;
-    let Kind { further, ranged } = kind(attempt);
-    if ranged && count == 0 || further && search.is_node == 0 {
+    let Kind {
+        mut further,
+        mut ranged,
+    } = kind(attempt);
+    if further && search.is_node == 0 {
+        return false;
+    }
+    let ifindex = work.hop.ifindex;
+    let source = &mut work.spare;
+    let is_elsewhere = further;
+    if further && (!tables.source(&SourceKey { ifindex, at: 0 }, source) || source.count < 2) {
+        // There are none: more ports of the range take their places.
+        (further, ranged) = (false, true);
+    }
+    if ranged && count == 0 {
         return false;
     }
     let rewrite = &mut work.flow.rewrite;
@@ -162,8 +175,8 @@ fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
         return true;
     }
     if ranged {
-        // Each CPU goes its own way round.
-        if search.cursor == 0 {
+        // Each CPU goes its own way round. Where that leads through what another has taken, it goes on elsewhere.
+        if search.cursor == 0 || is_elsewhere {
             search.cursor = tables.random();
         }
         search.cursor = search.cursor.wrapping_add(1);
@@ -174,11 +187,6 @@ fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
         return true;
     }
     // One after the other, so that each is tried once, from a random one on, so that all are used alike.
-    let ifindex = work.hop.ifindex;
-    let source = &mut work.spare;
-    if !tables.source(&SourceKey { ifindex, at: 0 }, source) || source.count < 2 {
-        return false;
-    }
     if attempt == RANGED + 1 {
         search.first = tables.random();
     }

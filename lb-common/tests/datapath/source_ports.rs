@@ -35,6 +35,7 @@ for_both_families!(
     further_addresses_stand_in,
     one_port_serves_many_backends,
     ports_are_used_in_turn,
+    what_another_cpu_has_taken_is_passed_over,
     what_is_exhausted_is_counted_and_recovers,
     with_enough_addresses_one_backend_has_200_000_flows,
     a_clients_own_address_has_no_further_ones,
@@ -219,6 +220,32 @@ fn ports_are_used_in_turn<A: Addr>() {
             source(&world, &dial(outsider(1), CLIENT_PORT, UDP));
         }
     }
+}
+
+/// Each CPU takes ports in turn, from any on: where it comes to what another has taken, most of the range is free.
+fn what_another_cpu_has_taken_is_passed_over<A: Addr>() {
+    let config = NodeConfig {
+        snat_port_count: 4_096,
+        ..World::<A>::config()
+    };
+    let world = World::<A>::with_room(1 << 14, config).and_backends(1, remote_pod, 0);
+    world.serve(&[1]);
+    let mut clients = (0..=u8::MAX).flat_map(|net| (1..=200).map(move |host| (net, host)));
+    let mut open = || {
+        let (net, host) = clients.next().expect("enough");
+        let client = addr(20 + net, host);
+        source(&world, &dial(client, CLIENT_PORT, UDP)).expect("opened")
+    };
+    let mut seen = BTreeSet::new();
+    for n_connections in [1_500].into_iter().chain([10; 50]) {
+        world.node.change_cpu();
+        for _ in 0..n_connections {
+            assert!(seen.insert(open()));
+        }
+    }
+    let counts = world.node.take_counts();
+    assert_eq!(counts.get(&PortUnrested), None);
+    assert_eq!(counts[&Open], 2_000);
 }
 
 fn what_is_exhausted_is_counted_and_recovers<A: Addr>() {
