@@ -144,7 +144,9 @@ fn attempt<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, original: u32)
 }
 
 /// Writes the next candidate into the flow to be; false: there is no such.
-#[inline(always)]
+///
+/// A call of its own in the BPF object: what it keeps on the stack is not in the way of the calls that reserve a slot.
+#[inline(never)]
 fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
     let node = tables.node();
     let (base, count) = (node.snat_port_base, node.snat_port_count);
