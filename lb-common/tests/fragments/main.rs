@@ -1,6 +1,8 @@
 //! Records and shelf of fragments under a model checker: two CPUs at one bucket, and the first fragment that comes while a
 //! later one is being put on the shelf.
 
+mod evicted;
+
 use std::sync::Arc;
 
 use lb_common::{
