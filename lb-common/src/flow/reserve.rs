@@ -436,17 +436,16 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         }
     }
 
-    /// Frees the slots of a flow that has ended, both directions, before its time is up. It stays if another CPU
-    /// moves it on or recycles it at this moment.
+    /// Frees the slots of a flow that has ended, both directions, before its time is up; `key`: of the one that was
+    /// found. It stays if another CPU moves it on or recycles it at this moment.
     #[inline(always)]
-    pub fn retire(&self, found: &Found<A, S::Words>) {
-        let Found {
-            position,
-            slot,
-            word,
-        } = *found;
-        if let Some(claimed) = self.claim(Claim::at(position, word), Existing::Keep) {
-            slot.exchange(claimed, claimed.with(State::Empty));
+    pub fn retire(&self, found: &Found<A, S::Words>, key: &FlowKey<A>) {
+        self.vacate(found, Existing::Keep);
+        // What it is a copy of would be found next, and copied again.
+        if let Some(other) = self.other()
+            && let Some(same) = other.find_published(key)
+        {
+            other.vacate(&same, Existing::Keep);
         }
     }
 

@@ -15,7 +15,7 @@ use lb_common::{
 
 use crate::{
     invariant::check,
-    keys::{HASH_KEY, reply_key, table, to_backend},
+    keys::{HASH_KEY, VIP, from_client, reply_key, table, to_backend},
     preempted::{MASK, NOW, open, with_buckets},
     stopped::Stopped,
 };
@@ -237,4 +237,23 @@ fn the_further_direction_says_how_far_a_copy_is() {
             assert_both(&tables.new, &key, State::Established);
         }
     }
+}
+
+/// Its old slots are there until all who may have found them have ended.
+#[test]
+fn a_flow_that_is_retired_after_it_was_copied_is_gone_from_both_tables() {
+    let tables = Growing {
+        old: FakeSlots::new(MASK + 1),
+        new: FakeSlots::new(MASK + 1),
+    };
+    let key = from_client(1, VIP);
+    open(&tables.old, &key, 1).expect("an empty table has room");
+    tables.do_all(carry);
+    assert_eq!((check(&tables.old).len(), check(&tables.new).len()), (1, 1));
+    let answers = reply_key(&to_backend(&key, 1), key.proto);
+    tables.do_all(|table| {
+        let (table, found) = table.find_anywhere(&answers).expect("it is there");
+        table.retire(&found, &answers);
+    });
+    assert!(check(&tables.old).is_empty() && check(&tables.new).is_empty());
 }

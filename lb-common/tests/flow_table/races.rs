@@ -429,7 +429,7 @@ fn an_ended_flow_is_retired_beside_a_new_one_to(backend: u32) {
             let table = table(&slots, NOW);
             let found = table.find(&answers);
             if let Some(found) = found.filter(|found| found.word.state() == State::Closed) {
-                table.retire(&found);
+                table.retire(&found, &answers);
             }
         })
     };
