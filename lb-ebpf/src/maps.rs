@@ -5,7 +5,7 @@
 
 use aya_ebpf::{
     Global,
-    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, xdp_md},
     btf_maps::{Array, HashMap, LpmTrie, PerCpuArray},
     macros::btf_map,
 };
@@ -23,8 +23,10 @@ use lb_common::{
 use crate::{
     memory::{
         oldest4, oldest6, outdo4, outdo6, reserve4, reserve6, room4, room6, search4, search6,
+        unmark4, unmark6,
     },
     pieces::{note4, note6, recall4, recall6},
+    stages::{try_source_tc4, try_source_tc6, try_source_xdp4, try_source_xdp6},
 };
 
 /// The agent adds and removes services at run time: memory only for those that are there.
@@ -142,13 +144,18 @@ pub(crate) trait FamilyMaps: Addr {
     fn room(home: u32, now: u32) -> u64;
     fn oldest(first: u32, second: u32, now: u32) -> u64;
     fn outdo(key: &FlowKey<Self>, mine: u32, base: u32) -> u32;
+    /// [`lb_common::flow::table::FlowTable::unmark_homes_here`], checked by the verifier once.
+    fn unmark(position: u32) -> u32;
+    /// [`crate::stages`]' global functions of the family.
+    fn try_source_tc(ctx: *mut __sk_buff, work: *mut Work<Self>, original: u32) -> u32;
+    fn try_source_xdp(ctx: *mut xdp_md, work: *mut Work<Self>, original: u32) -> u32;
     fn flow_mask(node: &NodeConfig) -> u32;
     fn node_addr(node: &NodeConfig) -> Self;
     fn hairpin_addr(node: &NodeConfig) -> Self;
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $unmark:path, $try_tc:path, $try_xdp:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -211,9 +218,22 @@ macro_rules! bind {
             fn outdo(key: &FlowKey<Self>, mine: u32, base: u32) -> u32 {
                 $outdo(key, mine, base)
             }
+
+            #[inline(always)]
+            fn unmark(position: u32) -> u32 {
+                $unmark(position)
+            }
             #[inline(always)]
             fn room(home: u32, now: u32) -> u64 {
                 $room(home, now)
+            }
+            #[inline(always)]
+            fn try_source_tc(ctx: *mut __sk_buff, work: *mut Work<Self>, original: u32) -> u32 {
+                $try_tc(ctx, work, original)
+            }
+            #[inline(always)]
+            fn try_source_xdp(ctx: *mut xdp_md, work: *mut Work<Self>, original: u32) -> u32 {
+                $try_xdp(ctx, work, original)
             }
             #[inline(always)]
             fn flow_mask(node: &NodeConfig) -> u32 {
@@ -250,6 +270,9 @@ bind!(
     search4,
     oldest4,
     outdo4,
+    unmark4,
+    try_source_tc4,
+    try_source_xdp4,
     flow_mask4,
     addr4,
     hairpin4
@@ -273,6 +296,9 @@ bind!(
     search6,
     oldest6,
     outdo6,
+    unmark6,
+    try_source_tc6,
+    try_source_xdp6,
     flow_mask6,
     addr6,
     hairpin6

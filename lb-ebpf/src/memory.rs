@@ -1,7 +1,7 @@
 //! Map values that several CPUs share: flow slots and next hops, word by word.
 
 use core::{
-    intrinsics::{AtomicOrdering::SeqCst, atomic_cxchg, atomic_or},
+    intrinsics::{AtomicOrdering::SeqCst, atomic_and, atomic_cxchg, atomic_or, atomic_xadd},
     mem::offset_of,
 };
 
@@ -59,6 +59,11 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
     }
 
     #[inline(always)]
+    fn unmark_homes(&self, _: &FlowTable<'_, A, Self>, position: u32) {
+        A::unmark(position);
+    }
+
+    #[inline(always)]
     fn outdo(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>, mine: u32) -> bool {
         A::outdo(key, mine, table.base()) != 0
     }
@@ -72,7 +77,7 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
 /// The parts of the flow table's algorithm that are global functions: the verifier checks each once for all its
 /// callers, where inlined they would take over a million instructions.
 macro_rules! global {
-    ($addr:ty, $search:ident, $reserve:ident, $room:ident, $oldest:ident, $outdo:ident) => {
+    ($addr:ty, $search:ident, $reserve:ident, $room:ident, $oldest:ident, $outdo:ident, $unmark:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub(crate) extern "C" fn $search(key: *const FlowKey<$addr>, base: u32) -> u64 {
@@ -125,11 +130,18 @@ macro_rules! global {
                 None => 1,
             }
         }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $unmark(position: u32) -> u32 {
+            table::<$addr>(0).unmark_homes_here(position);
+            0
+        }
     };
 }
 
-global!(Addr4, search4, reserve4, room4, oldest4, outdo4);
-global!(Addr6, search6, reserve6, room6, oldest6, outdo6);
+global!(Addr4, search4, reserve4, room4, oldest4, outdo4, unmark4);
+global!(Addr6, search6, reserve6, room6, oldest6, outdo6, unmark6);
 
 #[inline(always)]
 fn table<A: FamilyMaps>(now: u32) -> FlowTable<'static, A, KernelSlots> {
@@ -196,6 +208,18 @@ impl<A> Words for KernelWords<A> {
     fn set_bits(self, at: usize, bits: u32) {
         // SAFETY: as in `load`; the word is aligned to 4.
         unsafe { atomic_or::<u32, u32, { SeqCst }>(self.word(at), bits) };
+    }
+
+    #[inline(always)]
+    fn keep_bits(self, at: usize, bits: u32) {
+        // SAFETY: as in `load`; the word is aligned to 4.
+        unsafe { atomic_and::<u32, u32, { SeqCst }>(self.word(at), bits) };
+    }
+
+    #[inline(always)]
+    fn add(self, at: usize, value: u32) {
+        // SAFETY: as in `load`; the word is aligned to 4.
+        unsafe { atomic_xadd::<u32, u32, { SeqCst }>(self.word(at), value) };
     }
 
     #[inline(always)]

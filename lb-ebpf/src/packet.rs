@@ -15,7 +15,14 @@ use aya_ebpf::{
 use bytemuck::Pod;
 use lb_common::{
     datapath::Packet,
-    net::{crc32c, csum::Delta, eth},
+    net::{
+        addr::{Addr, Addr4, Addr6},
+        crc32c,
+        csum::Delta,
+        eth,
+        ip::IpHeader,
+        letter::Letter,
+    },
 };
 
 /// Offsets from the IP header stay below this; it bounds them for the verifier.
@@ -26,11 +33,31 @@ const HEADERS: u32 = 60 + 20;
 /// offset that a device would begin a checksum at.
 const STRIP: u32 = 80;
 
+/// Words of a letter's IP header, behind which a sum begins.
+const V4: usize = <Addr4 as Addr>::Header::WORDS;
+/// See [`V4`].
+const V6: usize = <Addr6 as Addr>::Header::WORDS;
+
 /// [`Packet::replace_in_crc`] as a global function: the verifier checks it once for all its callers.
 #[unsafe(no_mangle)]
 #[inline(never)]
 extern "C" fn replace_in_crc(check: u32, old: u32, new: u32, len: u32) -> u32 {
     crc32c::replace_first(check, old, new, len)
+}
+
+/// [`Packet::sum`], likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sum_letter(letter: *const Letter, from: u32, len: u32) -> u64 {
+    // SAFETY: the callers pass a reference; the verifier asks for the check because it does not see it.
+    let Some(letter) = (unsafe { letter.as_ref() }) else {
+        return 0;
+    };
+    // Each beginning by itself: of one that it does not know the verifier does not know how much is left.
+    match from as usize {
+        V4 => letter.sum(V4, len),
+        _ => letter.sum(V6, len),
+    }
 }
 
 /// A packet at TC, `L2` bytes before its IP header.
@@ -185,6 +212,11 @@ impl<const L2: u32> Packet for TcPacket<L2> {
     }
 
     #[inline(always)]
+    fn sum(letter: &Letter, from: usize, len: u32) -> u64 {
+        sum_letter(letter, from as u32, len)
+    }
+
+    #[inline(always)]
     fn copy(&self, words: &mut [u32], len: u32) -> Option<()> {
         let room = words.len() * size_of::<u32>();
         let to = words.as_mut_ptr().cast::<c_void>();
@@ -283,6 +315,11 @@ impl Packet for XdpPacket {
     #[inline(always)]
     fn replace_in_crc(check: u32, old: u32, new: u32, len: u32) -> u32 {
         replace_in_crc(check, old, new, len)
+    }
+
+    #[inline(always)]
+    fn sum(letter: &Letter, from: usize, len: u32) -> u64 {
+        sum_letter(letter, from as u32, len)
     }
 
     /// Nothing is answered before the stack.

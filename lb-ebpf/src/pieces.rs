@@ -176,6 +176,26 @@ pub(crate) fn take_back(claim: u64) -> bool {
 /// They go through the backlog and are not taken in before this program has ended.
 #[inline(always)]
 pub(crate) fn release(skb: *mut __sk_buff, key: &PieceKey, now: Tick) -> Released {
+    match release_pieces(skb, key, now) {
+        0 => Released::None,
+        1 => Released::Some,
+        _ => Released::Damaged,
+    }
+}
+
+/// [`release`] as a global function: one for both families.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn release_pieces(skb: *mut __sk_buff, key: *const PieceKey, now: u32) -> u32 {
+    // SAFETY: as in `recall`.
+    let Some(key) = (unsafe { key.as_ref() }) else {
+        return Released::None as u32;
+    };
+    released(skb, key, now) as u32
+}
+
+#[inline(always)]
+fn released(skb: *mut __sk_buff, key: &PieceKey, now: Tick) -> Released {
     let Some(first) = shelf::first_buffer(node(), key) else {
         return Released::None;
     };

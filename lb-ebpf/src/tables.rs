@@ -10,9 +10,9 @@ use aya_ebpf::{
 use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, NextHop, NodeConfig, PieceKey, PlaceKey, Reason, Service,
-        ServiceKey, Source, SourceKey, place,
+        ServiceKey, Source, SourceKey, next_hop::NextHopRef, place,
     },
-    datapath::{Hook, Packet, Released, Role, Route, Tables},
+    datapath::{Hook, Packet, Released, Role, Route, Tables, Tried, Work},
     flow::{
         FlowKey,
         clock::{self, Tick},
@@ -24,6 +24,7 @@ use crate::{
     maps::{COUNTERS, FamilyMaps, NEXT_HOPS, NODE, SLOTS},
     memory::{KernelHop, KernelSlots, copy},
     pieces, socket,
+    stages::remember_hop,
 };
 
 /// `BPF_FIB_LKUP_RET_SUCCESS` of `include/uapi/linux/bpf.h`.
@@ -184,6 +185,20 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
             return Released::None;
         }
         pieces::release(self.ctx.cast(), datagram, now)
+    }
+
+    #[inline(always)]
+    fn remember(&self, hop: &NextHop, entry: &mut NextHop, now: Tick) -> NextHopRef {
+        NextHopRef::from_bits(remember_hop(hop, entry, now) as u16)
+    }
+
+    #[inline(always)]
+    fn try_source(&self, work: &mut Work<A>, original: u32) -> Tried {
+        Tried(if XDP {
+            A::try_source_xdp(self.ctx.cast(), work, original)
+        } else {
+            A::try_source_tc(self.ctx.cast(), work, original)
+        })
     }
 
     #[inline(always)]

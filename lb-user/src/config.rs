@@ -147,10 +147,8 @@ pub struct Config {
     pub services: ServiceSettings,
     /// How connections are kept.
     pub flows: FlowSettings,
-    /// Flow positions per family, a power of two.
-    pub flow_table_size: u32,
-    /// Flow positions per family that there may be one day, a power of two.
-    pub flow_table_max: u32,
+    /// How large the flow tables are.
+    pub flow_table: FlowTableSizes,
     /// Where uplinks are met.
     pub mode: Mode,
     /// Whether readiness probes are run.
@@ -290,7 +288,7 @@ impl Flags {
         let flows = self
             .flows
             .check(self.services.pools.service_node_port_range)?;
-        let FlowTableSizes { size, max } = self.flows.sizes(machine::memory())?;
+        let flow_table = self.flows.sizes(machine::memory())?;
         Ok(Config {
             manifests: if self.manifests == Path::new("-") {
                 Manifests::Stdin
@@ -310,8 +308,7 @@ impl Flags {
             pod_cidrs,
             services: self.services.check()?,
             flows,
-            flow_table_size: size,
-            flow_table_max: max,
+            flow_table,
             mode: self.mode,
             probe: self.probe,
         })
@@ -502,8 +499,11 @@ mod tests {
             pod_cidrs: Vec::new(),
             services: ServiceSettings::default(),
             flows: FlowSettings::default(),
-            flow_table_size: 1 << 17,
-            flow_table_max: 1 << 17,
+            flow_table: FlowTableSizes {
+                size: 1 << 17,
+                max: 1 << 19,
+                is_given: true,
+            },
             mode: Mode::Tc,
             probe: false,
         };

@@ -15,7 +15,7 @@
 //! | [`verify`], [`listing`] | what the verifier says about them, and what their instructions say |
 //! | [`bench`] | the time that a packet takes |
 //! | [`truth`] | flows of packets with their expected outcomes, read from fact tables |
-//! | [`kernel`] | what this kernel lacks |
+//! | [`kernel`], [`limits`] | what this kernel lacks, and what this process may use |
 //! | [`poll`] | waiting with a deadline |
 //!
 //! Everything made lives in namespaces of its own and goes when its value is dropped, also while a test unwinds. The
@@ -37,6 +37,7 @@ pub mod dial;
 pub mod icmp;
 mod ioctl;
 pub mod kernel;
+pub mod limits;
 pub mod link;
 pub mod listing;
 pub mod lone_node;

@@ -31,6 +31,13 @@ pub fn netkit(device: &str, mac: &str, peer: &str, peer_namespace: &Namespace, m
     )
 }
 
+/// A device, down, for what passes `trunk` with the tag of one VLAN, the same wherever this is called.
+pub fn vlan(trunk: &str, device: &str) -> String {
+    /// Any VLAN.
+    const ID: u16 = 42;
+    format!("link add link {trunk} name {device} type vlan id {ID}")
+}
+
 /// Brings a device up without an automatic link-local address.
 pub fn up(device: &str) -> Vec<String> {
     vec![

@@ -31,6 +31,8 @@ const MAP_TYPE_PROG_ARRAY: u32 = 3;
 pub(crate) struct Kind {
     program: u32,
     attach: u32,
+    /// `BPF_F_*` of loading.
+    flags: u32,
 }
 
 impl Kind {
@@ -38,11 +40,13 @@ impl Kind {
     pub(crate) const TC: Self = Self {
         program: 3,
         attach: 0,
+        flags: 0,
     };
-    /// `BPF_PROG_TYPE_XDP`, for `BPF_XDP`.
+    /// `BPF_PROG_TYPE_XDP`, for `BPF_XDP`, with `BPF_F_XDP_HAS_FRAGS`: programs jump only to such as take the same packets.
     pub(crate) const XDP: Self = Self {
         program: 6,
         attach: 37,
+        flags: 1 << 5,
     };
 }
 
@@ -58,6 +62,7 @@ pub(crate) fn load(kind: Kind, insns: &[Insn]) -> Result<OwnedFd> {
         log_level: 1,
         log_size: u32::try_from(log.len())?,
         log_buf: log.as_mut_ptr().addr() as u64,
+        prog_flags: kind.flags,
         expected_attach_type: kind.attach,
         ..ProgLoad::default()
     };
@@ -85,7 +90,7 @@ pub(crate) fn jump_table() -> Result<OwnedFd> {
     create(MAP_TYPE_PROG_ARRAY, 4)
 }
 
-/// Makes `program` the one of a table.
+/// Makes `program` the one of a table; it must be of the kind of those that jump there.
 pub(crate) fn set_target(table: &OwnedFd, program: BorrowedFd<'_>) -> Result<()> {
     update(table, &program.as_raw_fd().to_ne_bytes())
 }

@@ -24,7 +24,7 @@ use nix::{
 use crate::{datagram::DatagramSocket, netns::Namespace};
 
 /// More connections wait in the listener's queue.
-const MAX_CONNECTIONS: usize = 256;
+const MAX_CONNECTIONS: usize = 1024;
 /// Longest datagram of either family.
 const MAX_DATAGRAM: usize = 65_536;
 /// Longest request head; a longer one is answered as it stands.

@@ -8,17 +8,19 @@
 use std::{collections::BTreeMap, fs, io, path::Path};
 
 use anyhow::{Context, Result};
-use aya::programs::{Program, ProgramInfo};
-use lb_common::abi::NodeConfig;
+use aya::programs::Program;
+use lb_common::abi::{NodeConfig, node::features};
 use lb_user::loader::object::OBJECT;
 use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    listing::{listings, name_helpers},
+    listing::{Listing, listings, name_helpers},
     progrun::{Datapath, PROGRAMS},
 };
 
+/// The program that carries flows from one table to the other.
+const CARRY: &str = "carry";
 /// By how much the kernel's figures may differ.
 pub const TOLERANCE_PERCENT: u32 = 5;
 
@@ -49,22 +51,23 @@ pub struct Figures {
 impl Report {
     /// Loads all programs and asks the kernel about them; nothing stays in the kernel.
     pub fn measure() -> Result<Self> {
-        let datapath = Datapath::load(NodeConfig::default(), 1024, &PROGRAMS)?;
         let listings = listings(OBJECT)?;
         let mut programs = BTreeMap::new();
-        for name in PROGRAMS {
-            let listing = listings
-                .get(name)
-                .with_context(|| format!("the object has no program {name}"))?;
-            let info = info(datapath.programs.program(name)?)?;
-            let figures = Figures {
-                verified: info.verified_instruction_count().unwrap_or(0),
-                stack: listing.stack,
-                xlated: info.size_translated().unwrap_or(0),
-                jited: info.size_jitted(),
-                helpers: name_helpers(&listing.helpers)?,
+        for (suffix, node) in phases() {
+            let loaded = if suffix.is_empty() {
+                PROGRAMS.to_vec()
+            } else {
+                [&PROGRAMS[..], &[CARRY]].concat()
             };
-            programs.insert(name.to_owned(), figures);
+            let datapath = Datapath::load(node, 1024, &loaded)
+                .with_context(|| format!("load the programs{suffix}"))?;
+            for name in loaded {
+                let listing = listings
+                    .get(name)
+                    .with_context(|| format!("the object has no program {name}"))?;
+                let figures = Figures::of(datapath.programs.program(name)?, listing)?;
+                programs.insert(format!("{name}{suffix}"), figures);
+            }
         }
         let kernel = uname()
             .context("ask for the kernel's release")?
@@ -117,7 +120,7 @@ impl Report {
     /// The figures for people.
     pub fn table(&self) -> String {
         let mut lines = vec![format!(
-            "{:<12}{:>10}{:>8}{:>10}{:>10}  helpers",
+            "{:<22}{:>10}{:>8}{:>10}{:>10}  helpers",
             "program", "verified", "stack", "xlated", "jited"
         )];
         lines.extend(self.programs.iter().map(|(name, figures)| {
@@ -129,7 +132,7 @@ impl Report {
                 helpers,
             } = figures;
             format!(
-                "{name:<12}{verified:>10}{stack:>8}{xlated:>10}{jited:>10}  {}",
+                "{name:<22}{verified:>10}{stack:>8}{xlated:>10}{jited:>10}  {}",
                 helpers.join(" ")
             )
         }));
@@ -137,7 +140,45 @@ impl Report {
     }
 }
 
+/// Facts with which programs are loaded, and what their names are followed by: as they usually run, and while the flow
+/// table of a family grows, when they know two. Which of the two new flows go into makes no difference here.
+fn phases() -> [(&'static str, NodeConfig); 3] {
+    let usual = NodeConfig::default();
+    let growing = NodeConfig {
+        features: usual.features | features::SETTLING,
+        ..usual
+    };
+    [
+        ("", usual),
+        (
+            " (growing 4)",
+            NodeConfig {
+                other_mask4: 2047,
+                ..growing
+            },
+        ),
+        (
+            " (growing 6)",
+            NodeConfig {
+                other_mask6: 2047,
+                ..growing
+            },
+        ),
+    ]
+}
+
 impl Figures {
+    fn of(program: &Program, listing: &Listing) -> Result<Self> {
+        let info = program.info().context("ask the kernel about the program")?;
+        Ok(Self {
+            verified: info.verified_instruction_count().unwrap_or(0),
+            stack: listing.stack,
+            xlated: info.size_translated().unwrap_or(0),
+            jited: info.size_jitted(),
+            helpers: name_helpers(&listing.helpers)?,
+        })
+    }
+
     fn differences(&self, before: &Self, name: &str, sizes: u32) -> Vec<String> {
         let figures = [
             (
@@ -166,10 +207,6 @@ impl Figures {
 
 fn is_near(now: u32, before: u32, percent: u32) -> bool {
     u64::from(now.abs_diff(before)) * 100 <= u64::from(before) * u64::from(percent)
-}
-
-fn info(program: &Program) -> Result<ProgramInfo> {
-    program.info().context("ask the kernel about the program")
 }
 
 #[cfg(test)]

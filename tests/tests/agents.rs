@@ -207,7 +207,7 @@ fn check_says_what_a_node_lacks_and_fails_only_then() {
 }
 
 #[test]
-fn nothing_is_left_of_an_agent_that_was_told_to_end() {
+fn nothing_but_tables_is_left_of_an_agent_that_was_told_to_end() {
     if !require_root() {
         return;
     }
@@ -221,12 +221,11 @@ fn nothing_is_left_of_an_agent_that_was_told_to_end() {
     assert!(pins.is_dir() && place.run_dir().join("fulcrum.sock").exists());
     assert!(balancer.stop().unwrap().success());
     assert_eq!(scene.programs(), [0; 0]);
-    let is_empty = |dir: &Path| std::fs::read_dir(dir).is_ok_and(|mut dir| dir.next().is_none());
-    assert!(
-        !pins.exists() || is_empty(&pins),
-        "pins are left in {}",
-        pins.display()
-    );
+    // But for its tables, which are the next agent's; until nobody shall follow.
+    let tables = place.fulcrum(&["maps"]).unwrap();
+    assert!(tables.status.success(), "{}", said(&tables));
+    assert!(place.fulcrum(&["cleanup"]).unwrap().status.success());
+    assert!(!pins.exists(), "pins are left in {}", pins.display());
     assert!(!place.run_dir().join("fulcrum.sock").exists());
     // The kernel frees programs when nobody can be running them any more.
     poll::until(LIMIT, "the programs to go", || {

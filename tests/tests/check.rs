@@ -157,7 +157,7 @@ fn a_listener_on_a_node_port_is_found_while_it_listens() {
     drop(balancer);
     assert_eq!(
         about(&node.namespace),
-        ["ok    node ports: no agent has tables here that would say which"]
+        ["ok    node ports: no agent runs here that would say which"]
     );
 }
 

@@ -160,6 +160,7 @@ fn quote<A: Addr, P: Packet, T: Tables<A>>(
         &ends,
         error,
         quoted,
+        P::sum,
     ))
 }
 

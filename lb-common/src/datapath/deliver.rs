@@ -5,7 +5,7 @@ use crate::{
     abi::{NextHop, Reason, next_hop::NextHopRef, place},
     flow::{
         Direction,
-        clock::{NEXT_HOP_IDLE, NEXT_HOP_VALID, age},
+        clock::{NEXT_HOP_IDLE, NEXT_HOP_VALID, Tick, age},
     },
     hash,
     net::addr::Addr,
@@ -122,7 +122,10 @@ pub(super) fn resolve<A: Addr, T: Tables<A>>(
         // Only TC remembers: its packets are the ones that confirm the neighbour.
         (Hook::Xdp, Route::Neighbour) => return Ok(Via::Neighbour),
         (Hook::Xdp, _) => return Err(Reason::PassToTc),
-        (Hook::Tc, Route::Neighbour) if !T::DRY => remember(work, tables),
+        (Hook::Tc, Route::Neighbour) if !T::DRY => {
+            work.hop.valid_until = work.now.wrapping_add(NEXT_HOP_VALID);
+            work.flow.next_hop = tables.remember(&work.hop, &mut work.entry, work.now);
+        }
         (Hook::Tc, _) => {}
     }
     tables.count(Reason::Resolved);
@@ -157,21 +160,17 @@ fn leave_or(hook: Hook, drop: Reason) -> Reason {
     }
 }
 
-/// Notes the neighbour that the FIB has just named, and points the flow at it.
+/// Notes the neighbour that the FIB has just named: what a flow remembers it by. `entry` is room to work in.
 ///
 /// An entry belongs to one neighbour until nobody has asked for it for a minute; then another may
 /// have it, with a new generation, so that flows which still point at it notice.
 #[inline(always)]
-fn remember<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
-    let Work {
-        now,
-        flow,
-        hop,
-        entry,
-        ..
-    } = work;
-    let now = *now;
-    hop.valid_until = now.wrapping_add(NEXT_HOP_VALID);
+pub fn remember<A: Addr, T: Tables<A>>(
+    tables: &T,
+    hop: &NextHop,
+    entry: &mut NextHop,
+    now: Tick,
+) -> NextHopRef {
     let start = hash::finish(identity(hop)) as u32;
     for probe in 0..PROBES {
         // Index 0 stands for the ways that need no entry.
@@ -185,8 +184,7 @@ fn remember<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
         }
         if same_neighbour(entry, hop) {
             memory.prolong(hop.valid_until, hop.mtu);
-            flow.next_hop = NextHopRef::new(index, entry.stamp >> 1);
-            return;
+            return NextHopRef::new(index, entry.stamp >> 1);
         }
         let free = entry.ifindex == 0 || age(now, entry.valid_until) > NEXT_HOP_IDLE;
         if !free || !memory.exchange_stamp(entry.stamp, entry.stamp | 1) {
@@ -195,9 +193,9 @@ fn remember<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
         memory.write(hop);
         let generation = (entry.stamp >> 1).wrapping_add(1) & 0x3f;
         memory.exchange_stamp(entry.stamp | 1, generation << 1);
-        flow.next_hop = NextHopRef::new(index, generation);
-        return;
+        return NextHopRef::new(index, generation);
     }
+    NextHopRef::NONE
 }
 
 #[inline(always)]

@@ -69,7 +69,7 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     }
     if direction == Direction::Reply && work.tcp.accepts() && accepts_another(table, found) {
         if !T::DRY {
-            table.retire(found);
+            table.retire(found, &work.key);
         }
         return Followed::Missed;
     }

@@ -19,10 +19,11 @@ mod source;
 mod work;
 
 pub use answer::Answer;
-pub use deliver::Route;
+pub use deliver::{Route, remember};
 pub use explain::{Explained, explain};
 pub use policy::{Call, Client, List};
 pub use ports::{Hook, HopMemory, Packet, Released, Role, Tables};
+pub use source::{Tried, try_source};
 pub use work::Work;
 
 use crate::{

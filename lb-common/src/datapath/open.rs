@@ -295,7 +295,7 @@ fn insert<A: Addr, T: Tables<A>>(
     let original = table.begin(&work.key, &work.flow, existing)?;
     work.search.attempt = 0;
     for _ in 0..CANDIDATES {
-        match source::attempt(work, tables, original.position) {
+        match tables.try_source(work, original.position).attempt() {
             Attempt::Taken => {}
             Attempt::Reserved => return complete(work, tables, table, original),
             Attempt::Full => return give_up(table, original, Refusal::Full),

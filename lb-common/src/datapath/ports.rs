@@ -2,14 +2,14 @@
 
 use bytemuck::Pod;
 
-use super::Route;
+use super::{Route, Work, source::Tried};
 use crate::{
     abi::{
         Affinity, AffinityKey, Backend, NextHop, NodeConfig, PieceKey, Reason, Service, ServiceKey,
-        Source, SourceKey,
+        Source, SourceKey, next_hop::NextHopRef,
     },
     flow::{FlowKey, clock::Tick, table::Slots},
-    net::{addr::Addr, crc32c, csum::Delta, ip::Ends},
+    net::{addr::Addr, crc32c, csum::Delta, ip::Ends, letter::Letter},
 };
 
 /// A packet as the datapath sees it: offsets count from the IP header.
@@ -53,6 +53,11 @@ pub trait Packet {
     #[inline(always)]
     fn replace_in_crc(check: u32, old: u32, new: u32, len: u32) -> u32 {
         crc32c::replace_first(check, old, new, len)
+    }
+    /// [`Letter::sum`]; likewise.
+    #[inline(always)]
+    fn sum(letter: &Letter, from: usize, len: u32) -> u64 {
+        letter.sum(from, len)
     }
     /// Copies the first `len` bytes, which are not more than it has, into `words`; what is left of the last word
     /// keeps its value. `None`: they could not be read.
@@ -175,6 +180,23 @@ pub trait Tables<A: Addr> {
     /// Lets the fragments of this datagram that were kept come in again.
     fn release(&self, _datagram: &PieceKey, _now: Tick) -> Released {
         Released::None
+    }
+    /// Carries out [`super::remember`]; as with [`Tables::try_source`].
+    #[inline(always)]
+    fn remember(&self, hop: &NextHop, entry: &mut NextHop, now: Tick) -> NextHopRef
+    where
+        Self: Sized,
+    {
+        super::remember(self, hop, entry, now)
+    }
+    /// Carries out [`super::try_source`]. A host may do so in a function of its own: in the kernel it is one that the
+    /// verifier checks once, not anew for each candidate.
+    #[inline(always)]
+    fn try_source(&self, work: &mut Work<A>, original: u32) -> Tried
+    where
+        Self: Sized,
+    {
+        super::try_source(work, self, original)
     }
     /// The coarse clock.
     fn now(&self) -> Tick;

@@ -72,7 +72,6 @@ fn kind(attempt: u32) -> Kind {
 
 /// What became of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
 pub(super) enum Attempt {
     /// It is not free, or there is no such.
     Taken,
@@ -84,15 +83,43 @@ pub(super) enum Attempt {
     Busy,
 }
 
+/// What became of a candidate, in one word: it crosses a call in the BPF object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tried(pub u32);
+
+impl Tried {
+    /// The flow table changes at this moment.
+    pub const BUSY: Self = Self::new(Attempt::Busy);
+
+    #[inline(always)]
+    const fn new(attempt: Attempt) -> Self {
+        Self(match attempt {
+            Attempt::Taken => 0,
+            Attempt::Reserved => 1,
+            Attempt::Full => 2,
+            Attempt::Busy => 3,
+        })
+    }
+
+    #[inline(always)]
+    pub(super) fn attempt(self) -> Attempt {
+        match self.0 {
+            0 => Attempt::Taken,
+            1 => Attempt::Reserved,
+            2 => Attempt::Full,
+            _ => Attempt::Busy,
+        }
+    }
+}
+
 /// Tries the next candidate for the flow whose original direction's slot is at `original`.
-///
-/// A call of its own in the BPF object: it keeps the loop around it small.
-#[inline(never)]
-pub(super) fn attempt<A: Addr, T: Tables<A>>(
-    work: &mut Work<A>,
-    tables: &T,
-    original: u32,
-) -> Attempt {
+#[inline(always)]
+pub fn try_source<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, original: u32) -> Tried {
+    Tried::new(attempt(work, tables, original))
+}
+
+#[inline(always)]
+fn attempt<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, original: u32) -> Attempt {
     let rest = if is_unrested(work.search.attempt + 1) {
         Rest::Broken
     } else {
@@ -117,15 +144,30 @@ pub(super) fn attempt<A: Addr, T: Tables<A>>(
 }
 
 /// Writes the next candidate into the flow to be; false: there is no such.
-#[inline(always)]
+///
+/// A call of its own in the BPF object: what it keeps on the stack is not in the way of the calls that reserve a slot.
+#[inline(never)]
 fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
     let node = tables.node();
     let (base, count) = (node.snat_port_base, node.snat_port_count);
     let search = &mut work.search;
     let attempt = search.attempt;
     search.attempt = attempt + 1;
-    let Kind { further, ranged } = kind(attempt);
-    if ranged && count == 0 || further && search.is_node == 0 {
+    let Kind {
+        mut further,
+        mut ranged,
+    } = kind(attempt);
+    if further && search.is_node == 0 {
+        return false;
+    }
+    let ifindex = work.hop.ifindex;
+    let source = &mut work.spare;
+    let is_elsewhere = further;
+    if further && (!tables.source(&SourceKey { ifindex, at: 0 }, source) || source.count < 2) {
+        // There are none: more ports of the range take their places.
+        (further, ranged) = (false, true);
+    }
+    if ranged && count == 0 {
         return false;
     }
     let rewrite = &mut work.flow.rewrite;
@@ -135,8 +177,8 @@ fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
         return true;
     }
     if ranged {
-        // Each CPU goes its own way round.
-        if search.cursor == 0 {
+        // Each CPU goes its own way round. Where that leads through what another has taken, it goes on elsewhere.
+        if search.cursor == 0 || is_elsewhere {
             search.cursor = tables.random();
         }
         search.cursor = search.cursor.wrapping_add(1);
@@ -147,11 +189,6 @@ fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
         return true;
     }
     // One after the other, so that each is tried once, from a random one on, so that all are used alike.
-    let ifindex = work.hop.ifindex;
-    let source = &mut work.spare;
-    if !tables.source(&SourceKey { ifindex, at: 0 }, source) || source.count < 2 {
-        return false;
-    }
     if attempt == RANGED + 1 {
         search.first = tables.random();
     }

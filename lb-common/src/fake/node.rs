@@ -207,6 +207,11 @@ impl<A: Addr> FakeNode<A> {
         self.now.get()
     }
 
+    /// From now on another CPU is at it, with a work area of its own.
+    pub fn change_cpu(&self) {
+        *self.work.borrow_mut() = Work::default();
+    }
+
     /// Begins another random sequence.
     ///
     /// # Panics

@@ -24,6 +24,10 @@ pub trait AtomicWord: Default {
     fn exchange(&self, old: u32, new: u32) -> bool;
     /// Sets `bits`.
     fn set_bits(&self, bits: u32);
+    /// Clears all but `bits`.
+    fn keep_bits(&self, bits: u32);
+    /// Adds, modulo 2^32.
+    fn add(&self, value: u32);
 }
 
 impl AtomicWord for AtomicU32 {
@@ -41,6 +45,14 @@ impl AtomicWord for AtomicU32 {
 
     fn set_bits(&self, bits: u32) {
         self.fetch_or(bits, SeqCst);
+    }
+
+    fn keep_bits(&self, bits: u32) {
+        self.fetch_and(bits, SeqCst);
+    }
+
+    fn add(&self, value: u32) {
+        self.fetch_add(value, SeqCst);
     }
 }
 
@@ -68,6 +80,17 @@ impl<A: Addr, W: AtomicWord> FakeSlots<A, W> {
             .collect();
         Self {
             words,
+            family: PhantomData,
+        }
+    }
+
+    /// The same table, in words of another kind.
+    pub fn copied_from<V: AtomicWord>(other: &FakeSlots<A, V>) -> Self
+    where
+        W: From<u32>,
+    {
+        Self {
+            words: other.words.iter().map(|word| word.load().into()).collect(),
             family: PhantomData,
         }
     }
@@ -208,6 +231,14 @@ impl<W: AtomicWord> Words for FakeWords<'_, W> {
 
     fn set_bits(self, at: usize, bits: u32) {
         self.words[at].set_bits(bits);
+    }
+
+    fn keep_bits(self, at: usize, bits: u32) {
+        self.words[at].keep_bits(bits);
+    }
+
+    fn add(self, at: usize, value: u32) {
+        self.words[at].add(value);
     }
 
     fn add64(self, at: usize, value: u64) {

@@ -161,6 +161,10 @@ mod tests {
         assert_eq!(lifetime(6, word(State::Closed), alive), seconds(60));
         assert_eq!(lifetime(17, word(State::HalfOpen), alive), seconds(30));
         assert_eq!(lifetime(17, word(State::Established), alive), seconds(180));
+        assert_eq!(lifetime(132, word(State::HalfOpen), alive), seconds(60));
+        assert_eq!(lifetime(132, word(State::Established), alive), seconds(210));
+        assert_eq!(lifetime(132, word(State::Closing), alive), seconds(210));
+        assert_eq!(lifetime(132, word(State::Closed), alive), seconds(60));
         assert_eq!(
             lifetime(6, word(State::Established), SlotFlags::ORPHAN),
             seconds(10)

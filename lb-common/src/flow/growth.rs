@@ -134,7 +134,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     /// Frees the slots of a flow as who opens its key anew would take them. False: it changes at this moment.
     #[inline(always)]
-    fn vacate(&self, found: &Found<A, S::Words>, existing: Existing) -> bool {
+    pub(super) fn vacate(&self, found: &Found<A, S::Words>, existing: Existing) -> bool {
         let Found {
             position,
             slot,

@@ -165,6 +165,16 @@ impl Homes {
             place_from(self.second, place)
         }
     }
+
+    /// The home in whose bucket `position` is, and whether it is the second. If both are, it is the first.
+    #[inline(always)]
+    fn used_for(self, position: u32) -> (u32, bool) {
+        if position / BUCKET == self.first / BUCKET {
+            (self.first, false)
+        } else {
+            (self.second, true)
+        }
+    }
 }
 
 /// A slot that this CPU has, or wants, to itself.
@@ -216,6 +226,9 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         let Some(slot) = self.slot(place.position) else {
             return Err(Refusal::Busy);
         };
+        if place.word != StateWord::default() {
+            self.slots.unmark_homes(self, place.position);
+        }
         // Before `Keyed`: who looks for the same key looks only at marked places.
         self.mark_homes(homes, place.position);
         slot.set_key(key, request.flags());
@@ -423,17 +436,16 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         }
     }
 
-    /// Frees the slots of a flow that has ended, both directions, before its time is up. It stays if another CPU
-    /// moves it on or recycles it at this moment.
+    /// Frees the slots of a flow that has ended, both directions, before its time is up; `key`: of the one that was
+    /// found. It stays if another CPU moves it on or recycles it at this moment.
     #[inline(always)]
-    pub fn retire(&self, found: &Found<A, S::Words>) {
-        let Found {
-            position,
-            slot,
-            word,
-        } = *found;
-        if let Some(claimed) = self.claim(Claim::at(position, word), Existing::Keep) {
-            slot.exchange(claimed, claimed.with(State::Empty));
+    pub fn retire(&self, found: &Found<A, S::Words>, key: &FlowKey<A>) {
+        self.vacate(found, Existing::Keep);
+        // What it is a copy of would be found next, and copied again.
+        if let Some(other) = self.other()
+            && let Some(same) = other.find_published(key)
+        {
+            other.vacate(&same, Existing::Keep);
         }
     }
 
@@ -472,19 +484,31 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     /// Tells the readers of both homes where to look.
     #[inline(always)]
     fn mark_homes(&self, homes: Homes, position: u32) {
-        let Some(first) = self.slot(homes.first) else {
-            return;
-        };
-        let place = position % BUCKET;
-        if position / BUCKET == homes.first / BUCKET {
-            first.add_home(Home::at(place));
-            return;
+        let (home, is_second) = homes.used_for(position);
+        if let Some(home) = self.slot(home) {
+            home.add_home(Home::at(position));
         }
-        let Some(second) = self.slot(homes.second) else {
+        if is_second && let Some(first) = self.slot(homes.first) {
+            first.add_home(Home::SPILL);
+        }
+    }
+
+    /// Takes back what the readers of the homes of the key in a claimed slot were told.
+    #[inline(always)]
+    pub fn unmark_homes_here(&self, position: u32) {
+        let Some(slot) = self.slot(position) else {
             return;
         };
-        second.add_home(Home::at(place));
-        first.add_home(Home::spill());
+        let mut key = FlowKey::default();
+        slot.copy_key(&mut key);
+        let homes = self.homes(&key);
+        let (home, is_second) = homes.used_for(position);
+        if let Some(home) = self.slot(home) {
+            home.remove_home(Home::at(position));
+        }
+        if is_second && let Some(first) = self.slot(homes.first) {
+            first.remove_home(Home::SPILL);
+        }
     }
 
     #[inline(always)]

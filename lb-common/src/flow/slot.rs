@@ -21,6 +21,10 @@ pub trait Words: Copy {
     fn exchange(self, at: usize, old: u32, new: u32) -> bool;
     /// Sets `bits` in word `at`, atomically; a full barrier.
     fn set_bits(self, at: usize, bits: u32);
+    /// Clears all but `bits` in word `at`, atomically; a full barrier.
+    fn keep_bits(self, at: usize, bits: u32);
+    /// Adds to word `at`, modulo 2^32, atomically; a full barrier.
+    fn add(self, at: usize, value: u32);
     /// Adds to the two words from `at` as one 64-bit number; two CPUs may lose one of their sums.
     fn add64(self, at: usize, value: u64);
 }
@@ -226,10 +230,24 @@ impl<A: Addr, M: Words> Slot<A, M> {
         Home(self.words.load(word!(home)))
     }
 
-    /// Adds to it, before a flow is published.
+    /// Marks a place of this position's bucket, before a flow is published there; or a flow that goes to its second home.
     #[inline(always)]
     pub fn add_home(self, home: Home) {
-        self.words.set_bits(word!(home), home.0);
+        if home == Home::SPILL {
+            self.words.add(word!(home), home.0);
+        } else {
+            self.words.set_bits(word!(home), home.0);
+        }
+    }
+
+    /// Takes back what was added for a flow, once its slot is claimed.
+    #[inline(always)]
+    pub fn remove_home(self, home: Home) {
+        if home == Home::SPILL {
+            self.words.add(word!(home), home.0.wrapping_neg());
+        } else {
+            self.words.keep_bits(word!(home), !home.0);
+        }
     }
 
     /// True if the slot's key is `key`.
@@ -433,27 +451,25 @@ impl<A: Addr, M: Words> Slot<A, M> {
     }
 }
 
-/// Where the flows that call one position home were put: a bit per place of its bucket, and "spilled".
+/// Where the flows that call one position home were put: a bit per place of its bucket, and above them how many went to
+/// their second home.
 ///
-/// It belongs to the position and outlives the flows. Bits are set before a key is written and
-/// cleared only by the agent's walk, so a reader that skips the places without a bit misses nothing.
+/// It belongs to the position, not to the flow in it. A place is marked by who has it claimed, before a key is written there; the
+/// mark stays when the flow ends, and is taken back by whoever claims the place next. So a reader that skips the places
+/// without a mark misses nothing, and a place has one mark at most.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Home(pub u32);
 
 impl Home {
+    /// A flow whose first home is here went to its second.
+    pub const SPILL: Self = Self(1 << 16);
+
     const PLACES: u32 = 0xffff;
-    const SPILLED: u32 = 1 << 16;
 
     /// A flow is at `place` of this bucket.
     #[inline(always)]
     pub fn at(place: u32) -> Self {
         Self(1 << (place & 15))
-    }
-
-    /// A flow whose first home is here went to its second.
-    #[inline(always)]
-    pub fn spill() -> Self {
-        Self(Self::SPILLED)
     }
 
     /// True if a flow may be at `place`.
@@ -471,6 +487,6 @@ impl Home {
     /// True if a flow went to its second home.
     #[inline(always)]
     pub fn spilled(self) -> bool {
-        self.0 & Self::SPILLED != 0
+        self.0 > Self::PLACES
     }
 }

@@ -102,6 +102,15 @@ pub trait Slots<A: Addr> {
         table.oldest_here(homes)
     }
 
+    /// Carries out [`FlowTable::unmark_homes_here`]; likewise.
+    #[inline(always)]
+    fn unmark_homes(&self, table: &FlowTable<'_, A, Self>, position: u32)
+    where
+        Self: Sized,
+    {
+        table.unmark_homes_here(position);
+    }
+
     /// Carries out [`FlowTable::outdo_here`]; likewise.
     #[inline(always)]
     fn outdo(&self, table: &FlowTable<'_, A, Self>, key: &FlowKey<A>, mine: u32) -> bool

@@ -93,5 +93,7 @@ mod tests {
         for state in [State::Established, State::Closing, State::Closed] {
             assert_eq!(next(state, RST, NOTHING), State::Closed);
         }
+        // The other side may not have heard of it yet.
+        assert_eq!(next(State::Closed, FIN, NOTHING), State::Closed);
     }
 }

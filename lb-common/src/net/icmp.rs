@@ -2,7 +2,7 @@
 
 use super::{
     ip::{Ends, IpHeader, proto},
-    letter::Letter,
+    letter::{Letter, checksum},
     tcp, udp,
 };
 
@@ -77,13 +77,14 @@ impl Quote {
 }
 
 /// Writes the headers of an error about the packet that `letter` quotes the first `quoted` bytes of. Returns the
-/// length of the whole, bytes.
+/// length of the whole, bytes. `sum` is [`Letter::sum`]: it goes over the whole quote.
 #[inline(always)]
 pub fn head<H: IpHeader>(
     letter: &mut Letter,
     ends: &Ends<H::Addr>,
     error: IcmpError,
     quoted: u32,
+    sum: impl FnOnce(&Letter, usize, u32) -> u64,
 ) -> u32 {
     let payload = 4 * WORDS as u32 + quoted;
     H::head(letter, ends, H::ICMP, payload, true);
@@ -94,7 +95,7 @@ pub fn head<H: IpHeader>(
     } else {
         0
     };
-    let [low, high] = letter.checksum(H::WORDS, payload, seed);
+    let [low, high] = checksum(seed + sum(letter, H::WORDS, payload));
     let [kind, code, ..] = first.to_ne_bytes();
     letter.put(H::WORDS, [u32::from_ne_bytes([kind, code, low, high])]);
     4 * H::WORDS as u32 + payload

@@ -85,8 +85,14 @@ impl Letter {
     /// The checksum (memory order) over `len` bytes from word `from` on, and `seed`; where it will stand must be zero.
     #[inline(always)]
     pub fn checksum(&self, from: usize, len: u32, seed: u64) -> [u8; 2] {
-        (!csum::fold16(seed + self.sum(from, len))).to_ne_bytes()
+        checksum(seed + self.sum(from, len))
     }
+}
+
+/// The checksum (memory order) of what sums up to this.
+#[inline(always)]
+pub(super) fn checksum(sum: u64) -> [u8; 2] {
+    (!csum::fold16(sum)).to_ne_bytes()
 }
 
 #[cfg(test)]

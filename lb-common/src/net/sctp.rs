@@ -94,3 +94,25 @@ pub fn abort<H: IpHeader>(letter: &mut Letter, ends: &Ends<H::Addr>, packet: &Sc
     letter.put(H::WORDS, [ports, tag, check, chunk]);
     4 * H::WORDS as u32 + LEN
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_chunk_opens_goes_on_finishes_or_ends() {
+        let told = |chunk| {
+            let flags = as_tcp(chunk);
+            [flags.opens(), flags.accepts(), flags.fin(), flags.rst()]
+        };
+        assert_eq!(told(INIT), [true, false, false, false]);
+        assert_eq!(told(INIT_ACK), [false, true, false, false]);
+        for chunk in [SHUTDOWN, SHUTDOWN_ACK] {
+            assert_eq!(told(chunk), [false, false, true, false], "{chunk}");
+        }
+        assert_eq!(told(ABORT), [false, false, false, true]);
+        for chunk in [0, 3, 4, 5, 10, COOKIE_ACK, SHUTDOWN_COMPLETE] {
+            assert_eq!(told(chunk), [false; 4], "{chunk}");
+        }
+    }
+}

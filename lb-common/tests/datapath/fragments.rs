@@ -50,13 +50,13 @@ for_both_families!(
 );
 
 /// Bytes of payload of each piece but the last.
-const SIZE: usize = 64;
+pub(crate) const SIZE: usize = 64;
 /// As [`PacketSpec`] numbers its packets.
-const ID: u32 = 0x1234;
-const TWO_SECONDS: u32 = 120;
+pub(crate) const ID: u32 = 0x1234;
+pub(crate) const TWO_SECONDS: u32 = 120;
 
 /// A datagram of four pieces.
-fn long<A: Addr>(spec: PacketSpec<A>) -> PacketSpec<A> {
+pub(crate) fn long<A: Addr>(spec: PacketSpec<A>) -> PacketSpec<A> {
     PacketSpec {
         payload: (0..=220).collect(),
         may_fragment: true,
@@ -64,13 +64,13 @@ fn long<A: Addr>(spec: PacketSpec<A>) -> PacketSpec<A> {
     }
 }
 
-fn cut<A: Addr>(spec: &PacketSpec<A>) -> Vec<FakePacket> {
+pub(crate) fn cut<A: Addr>(spec: &PacketSpec<A>) -> Vec<FakePacket> {
     spec.packet().cut(SIZE, ID)
 }
 
 /// Runs pieces, each of which is sent on and counted once more than its own reasons; what they have become.
 #[track_caller]
-fn sent<A: Addr>(
+pub(crate) fn sent<A: Addr>(
     world: &World<A>,
     program: FakeTables<'_, A, false, false>,
     pieces: &[FakePacket],
@@ -89,7 +89,7 @@ fn sent<A: Addr>(
 }
 
 #[track_caller]
-fn held<A: Addr>(world: &World<A>, piece: &FakePacket) {
+pub(crate) fn held<A: Addr>(world: &World<A>, piece: &FakePacket) {
     let counts = &[FragmentHeld];
     leaves(&world.node, world.pod(), piece, Verdict::Drop, counts);
 }

@@ -2,10 +2,10 @@
 
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, Source,
-        SourceKey,
+        Affinity, AffinityKey, Backend, NextHop, NodeConfig, PieceKey, Reason, Service, ServiceKey,
+        Source, SourceKey,
     },
-    datapath::{Hook, Role, Route, Tables, Verdict, Work, process},
+    datapath::{Hook, Packet, Released, Role, Route, Tables, Verdict, Work, process},
     fake::{FakePacket, FakeTables},
     flow::{FlowKey, clock::Tick},
     net::{addr::Addr, ip::Ends},
@@ -18,17 +18,34 @@ pub(crate) enum Moment {
     ServiceRead,
     /// Right after the FIB was asked.
     RouteAsked,
+    /// Right before a fragment is put on the shelf.
+    PieceComes,
+    /// Right after.
+    PieceHeld,
 }
 
 /// Tables that something is done to at such moments.
 pub(crate) struct Interleaved<'n, A, F> {
     tables: FakeTables<'n, A, false, false>,
     meddle: F,
+    is_damaging: bool,
 }
 
 impl<'n, A: Addr, F: Fn(Moment)> Interleaved<'n, A, F> {
     pub(crate) fn new(tables: FakeTables<'n, A, false, false>, meddle: F) -> Self {
-        Self { tables, meddle }
+        Self {
+            tables,
+            meddle,
+            is_damaging: false,
+        }
+    }
+
+    /// Where the packet at hand is lost over those that are let in.
+    pub(crate) fn damaging(self) -> Self {
+        Self {
+            is_damaging: true,
+            ..self
+        }
     }
 
     pub(crate) fn run(&self, packet: &mut FakePacket) -> Verdict {
@@ -121,6 +138,32 @@ impl<'n, A: Addr, F: Fn(Moment)> Tables<A> for Interleaved<'n, A, F> {
         let route = self.tables.route(ends, len, hop, source);
         (self.meddle)(Moment::RouteAsked);
         route
+    }
+
+    fn recall(&self, key: &FlowKey<A>, id: u32, now: Tick) -> u64 {
+        self.tables.recall(key, id, now)
+    }
+
+    fn note(&self, key: &FlowKey<A>, id: u32, now: Tick) {
+        Tables::note(&self.tables, key, id, now);
+    }
+
+    fn hold<P: Packet>(&self, packet: &P, datagram: &PieceKey, now: Tick) -> u64 {
+        (self.meddle)(Moment::PieceComes);
+        let claim = self.tables.hold(packet, datagram, now);
+        (self.meddle)(Moment::PieceHeld);
+        claim
+    }
+
+    fn take_back(&self, claim: u64) -> bool {
+        self.tables.take_back(claim)
+    }
+
+    fn release(&self, datagram: &PieceKey, now: Tick) -> Released {
+        match self.tables.release(datagram, now) {
+            Released::Some if self.is_damaging => Released::Damaged,
+            released => released,
+        }
     }
 
     fn now(&self) -> Tick {

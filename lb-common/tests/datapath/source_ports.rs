@@ -10,7 +10,10 @@ use lb_common::{
     },
     datapath::Verdict,
     fake::{FakeNode, PacketSpec, Transport},
-    flow::clock::{REUSE_AFTER, seconds},
+    flow::{
+        clock::{REUSE_AFTER, seconds},
+        slot::State,
+    },
     net::addr::Addr,
 };
 
@@ -32,6 +35,7 @@ for_both_families!(
     further_addresses_stand_in,
     one_port_serves_many_backends,
     ports_are_used_in_turn,
+    what_another_cpu_has_taken_is_passed_over,
     what_is_exhausted_is_counted_and_recovers,
     with_enough_addresses_one_backend_has_200_000_flows,
     a_clients_own_address_has_no_further_ones,
@@ -83,11 +87,11 @@ fn a_port_rests_until_the_backend_has_forgotten_it<A: Addr>() {
     let world = World::<A>::with_remote_backends(1);
     let first = connection(&world, outsider(1), CLIENT_PORT);
     assert_eq!(first, (node_addr(), CLIENT_PORT));
-    world.wait(seconds(60));
+    world.wait(seconds(60) + 1);
     let (at, port) = source(&world, &dial(outsider(2), CLIENT_PORT, SYN)).expect("opened");
     assert_eq!(at, node_addr());
     assert_ne!(port, CLIENT_PORT, "it had to rest");
-    world.wait(REUSE_AFTER + 1);
+    world.wait(REUSE_AFTER);
     let third = source(&world, &dial(outsider(3), CLIENT_PORT, SYN));
     assert_eq!(third, Some((node_addr(), CLIENT_PORT)));
 }
@@ -144,6 +148,14 @@ fn a_node_port_is_never_taken<A: Addr>() {
     // The number alone does not matter: of another protocol it is nobody's.
     let other = source(&world, &dial(outsider(1), 30_080, UDP));
     assert_eq!(other, Some((node_addr(), 30_080)));
+    // What was reserved for the port that could not be had is free again.
+    let flows = world.node.flows();
+    let words = (0..flows.positions()).map(|position| flows.slot(position).state());
+    assert!(
+        words
+            .into_iter()
+            .all(|word| word.published() || word.state() == State::Empty)
+    );
 }
 
 fn a_socket_of_the_nodes_own_keeps_its_port<A: Addr>() {
@@ -208,6 +220,32 @@ fn ports_are_used_in_turn<A: Addr>() {
             source(&world, &dial(outsider(1), CLIENT_PORT, UDP));
         }
     }
+}
+
+/// Each CPU takes ports in turn, from any on: where it comes to what another has taken, most of the range is free.
+fn what_another_cpu_has_taken_is_passed_over<A: Addr>() {
+    let config = NodeConfig {
+        snat_port_count: 4_096,
+        ..World::<A>::config()
+    };
+    let world = World::<A>::with_room(1 << 14, config).and_backends(1, remote_pod, 0);
+    world.serve(&[1]);
+    let mut clients = (0..=u8::MAX).flat_map(|net| (1..=200).map(move |host| (net, host)));
+    let mut open = || {
+        let (net, host) = clients.next().expect("enough");
+        let client = addr(20 + net, host);
+        source(&world, &dial(client, CLIENT_PORT, UDP)).expect("opened")
+    };
+    let mut seen = BTreeSet::new();
+    for n_connections in [1_500].into_iter().chain([10; 50]) {
+        world.node.change_cpu();
+        for _ in 0..n_connections {
+            assert!(seen.insert(open()));
+        }
+    }
+    let counts = world.node.take_counts();
+    assert_eq!(counts.get(&PortUnrested), None);
+    assert_eq!(counts[&Open], 2_000);
 }
 
 fn what_is_exhausted_is_counted_and_recovers<A: Addr>() {

@@ -4,10 +4,11 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use lb_common::{
-    abi::NodeConfig,
+    abi::{NodeConfig, next_hop::NextHopRef},
     fake::{AtomicWord, FakePair, FakeSlots},
     flow::{
         FlowKey, Rewrite,
+        clock::{REUSE_AFTER, seconds},
         growth::Carried,
         slot::{SlotFlags, State},
         table::{Existing, FlowTable, NewFlow, Refusal},
@@ -438,7 +439,11 @@ fn a_copy_says_all_that_the_flow_did() {
         .expect("an empty table");
     tables.advance(One, &answers, State::Established, SlotFlags::FIN);
     tables.as_in(One, NOW, |table| {
-        table.find(&key).expect("opened").slot.count(1500);
+        for (key, index) in [(key, 3), (answers, 5)] {
+            let slot = table.find(&key).expect("opened").slot;
+            slot.count(1500);
+            slot.replace_next_hop(slot.backend(), slot.next_hop(), NextHopRef::new(index, 1));
+        }
     });
     let said = |phase| {
         [key, answers].map(|key| {
@@ -481,6 +486,68 @@ fn a_copy_that_ended_gives_way_whatever_its_old_slots_say() {
         .expect("it is closed");
     tables.carry_all();
     assert_eq!(tables.read(After, &key), Some(to_backend(&key, 2).rewrite));
+}
+
+/// It is looked for in one table after the other: that the copy has ended is not undone by what the old slots say.
+#[test]
+fn a_flow_whose_copy_has_ended_is_not_found_in_its_old_slots() {
+    let tables = Tables::<core_word::Plain>::empty();
+    let key = from_client(1, VIP);
+    tables
+        .open(One, &key, 1, Existing::Keep)
+        .expect("an empty table");
+    tables.advance(One, &key, State::Established, SlotFlags::default());
+    assert_eq!(tables.carry(), 1);
+    tables.advance(Two, &key, State::Closed, SlotFlags::default());
+    let later = NOW + seconds(60) + 2;
+    let is_known = |phase| tables.as_in(phase, later, |table| table.find_anywhere(&key).is_some());
+    assert!(is_known(Before), "the old slots do not know of it");
+    assert!(!is_known(Two));
+}
+
+#[test]
+fn what_has_ended_is_not_carried_over() {
+    let tables = Tables::<core_word::Plain>::empty();
+    let key = from_client(1, VIP);
+    tables
+        .open(One, &key, 1, Existing::Keep)
+        .expect("an empty table");
+    tables.as_in(Two, NOW + seconds(60) + 1, |table| {
+        let (mut key, mut flow) = (FlowKey::default(), NewFlow::default());
+        for position in 0..OLD {
+            assert_eq!(table.carry(position, &mut key, &mut flow), Carried::Nothing);
+        }
+    });
+    assert!(check(&tables.new).is_empty());
+}
+
+/// A place where something has been is no copy of a live flow in the other table, which keeps its key.
+#[test]
+fn a_live_flow_in_the_other_table_keeps_its_key_whatever_was_in_the_place_for_it_here() {
+    let tables = Tables::<core_word::Plain>::empty();
+    let key = from_client(1, VIP);
+    tables
+        .open(One, &key, 1, Existing::Keep)
+        .expect("an empty table");
+    tables.advance(One, &key, State::Established, SlotFlags::default());
+    let is_full = || (0..NEW).all(|position| tables.new.slot(position).state().published());
+    for client in (2..100_000).take_while(|_| !is_full()) {
+        // Some find no place.
+        let key = from_client(client, VIP);
+        if tables.open(Two, &key, 1, Existing::Keep).is_ok() {
+            tables.advance(Two, &key, State::Established, SlotFlags::default());
+        }
+    }
+    assert!(is_full(), "each place has had a flow");
+    let later = NOW + seconds(24 * 3600) + REUSE_AFTER + 2;
+    tables.as_in(One, NOW, |table| {
+        table.find(&key).expect("opened").slot.set_last_seen(later);
+    });
+    let opened = tables.as_in(Two, later, |table| {
+        table.open(&key, &mut to_backend(&key, 2), Existing::Keep)
+    });
+    assert_eq!(opened, Err(Refusal::Busy));
+    assert_eq!(tables.read(One, &key), Some(to_backend(&key, 1).rewrite));
 }
 
 mod core_word {

@@ -11,7 +11,7 @@ use lb_common::{
     net::addr::Addr4,
 };
 
-use crate::keys::{reply_key_of, reply_rewrite, table};
+use crate::keys::{homes, reply_key_of, reply_rewrite, table};
 
 type FlowSlotRef<'s, W> = Slot<Addr4, FakeWords<'s, W>>;
 
@@ -23,7 +23,7 @@ pub(crate) type Connections = BTreeMap<FlowKey<Addr4>, Rewrite<Addr4>>;
 /// No slot is left claimed. No two published slots have one key. A published slot that is no orphan has
 /// a twin that has it: one original, one reply, the reply's key answering what the original's packets
 /// become, and the reply's packets becoming what answers the original's. A slot whose key is looked for
-/// is found where it is.
+/// is found where it is. A home is marked for the places of the flows that were last in them, and for nothing else.
 pub(crate) fn check<W: AtomicWord>(slots: &FakeSlots<Addr4, W>) -> Connections {
     let mut places = BTreeMap::new();
     let mut connections = Connections::new();
@@ -54,7 +54,25 @@ pub(crate) fn check<W: AtomicWord>(slots: &FakeSlots<Addr4, W>) -> Connections {
             connections.insert(slot.key(), rewrite(slot));
         }
     }
+    check_marks(slots);
     connections
+}
+
+fn check_marks<W: AtomicWord>(slots: &FakeSlots<Addr4, W>) {
+    let mut marks = vec![0; slots.positions() as usize];
+    for position in (0..slots.positions()).filter(|at| slots.slot(*at).state().0 != 0) {
+        let [first, second] = homes(&slots.slot(position).key(), slots.mask());
+        if position / 16 == first / 16 {
+            marks[first as usize] |= 1 << (position % 16);
+        } else {
+            marks[second as usize] |= 1 << (position % 16);
+            marks[first as usize] += 1 << 16;
+        }
+    }
+    for (position, marks) in (0..).zip(marks) {
+        let home = slots.slot(position).home();
+        assert_eq!(home.0, marks, "marks of {position}:\n{}", dump(slots));
+    }
 }
 
 fn check_found<W: AtomicWord>(slots: &FakeSlots<Addr4, W>, position: u32) {

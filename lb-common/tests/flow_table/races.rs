@@ -5,7 +5,7 @@
 //! probability), and, where that is feasible, one after the other in depth. The memory is sequentially
 //! consistent, as the protocol's full barriers make it where that matters.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use lb_common::{
     fake::{AtomicWord, FakeSlots},
@@ -26,7 +26,7 @@ use shuttle::{
 
 use crate::{
     invariant::check,
-    keys::{VIP, addr, from_client, reply_key, reply_rewrite, table, to_backend, with_homes},
+    keys::{VIP, addr, from_client, reply_key, reply_rewrite, table, to_backend},
 };
 
 /// Schedules of each kind that a scenario is run under.
@@ -55,6 +55,14 @@ impl AtomicWord for Word {
 
     fn set_bits(&self, bits: u32) {
         self.0.fetch_or(bits, SeqCst);
+    }
+
+    fn keep_bits(&self, bits: u32) {
+        self.0.fetch_and(bits, SeqCst);
+    }
+
+    fn add(&self, value: u32) {
+        self.0.fetch_add(value, SeqCst);
     }
 }
 
@@ -324,60 +332,6 @@ fn a_reply_answered_before_its_original_was_given_up_stands_alone() {
     });
 }
 
-/// The client repeats its SYN at the moment when its half-open flow's place is wanted and an answer
-/// comes: while the place is claimed, the repeated SYN must not open the connection a second time.
-#[test]
-fn a_flow_that_keeps_its_place_was_not_opened_elsewhere_meanwhile() {
-    const MASK: u32 = 31;
-    let near = |homes: [u32; 2]| homes == [0, 0];
-    let far = |homes: [u32; 2]| homes == [16, 16];
-    // Seven established flows and one half-open in the window at 0, all answers in that at 16 but for
-    // room in the window at 24, which is the half-open flow's second.
-    let filler: Vec<_> = with_homes(MASK, move |there, back| near(there) && far(back))
-        .take(7)
-        .collect();
-    let old = with_homes(MASK, move |there, back| there == [0, 24] && far(back)).next();
-    let new = with_homes(MASK, move |there, back| near(there) && back == [8, 8]).next();
-    let (Some(old), Some(new)) = (old, new) else {
-        unreachable!("the clients are endless")
-    };
-    assert!(
-        CAST.set(Cast { filler, old, new }).is_ok(),
-        "one test looks for them"
-    );
-    explore_for(SCHEDULES / 4, || {
-        let Cast { filler, old, new } = CAST.get().expect("set above");
-        let memory = memory(MASK + 1);
-        for key in filler {
-            open(&memory, *key, 1, NOW).expect("a window with room");
-            let answers = reply_key(&to_backend(key, 1), key.proto);
-            assert!(answer(&memory, &answers, NOW));
-        }
-        open(&memory, *old, 1, NOW).expect("a window with room");
-        let answers = reply_key(&to_backend(old, 1), old.proto);
-        let answered = {
-            let memory = memory.clone();
-            thread::spawn(move || answer(&memory, &answers, NOW))
-        };
-        let threads = vec![
-            opener(&memory, *new, 1, NOW),
-            opener(&memory, *old, 2, NOW),
-            answered,
-        ];
-        join(threads);
-        check(&memory);
-    });
-}
-
-/// The clients of [`a_flow_that_keeps_its_place_was_not_opened_elsewhere_meanwhile`], looked for once.
-struct Cast {
-    filler: Vec<FlowKey<Addr4>>,
-    old: FlowKey<Addr4>,
-    new: FlowKey<Addr4>,
-}
-
-static CAST: OnceLock<Cast> = OnceLock::new();
-
 /// UDP whose backend is gone: the client's next packet opens anew while an answer is under way.
 #[test]
 fn a_reply_is_read_while_its_original_is_opened_anew() {
@@ -475,7 +429,7 @@ fn an_ended_flow_is_retired_beside_a_new_one_to(backend: u32) {
             let table = table(&slots, NOW);
             let found = table.find(&answers);
             if let Some(found) = found.filter(|found| found.word.state() == State::Closed) {
-                table.retire(&found);
+                table.retire(&found, &answers);
             }
         })
     };

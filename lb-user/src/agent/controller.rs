@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     alloc::Allocations,
-    apply::{self, LbMaps, Retry},
+    apply::{self, LbMaps, RestoreError, Retry},
     causes::with_causes,
     compile::{self, Compiled, NodeFacts},
     desired::{Desired, FrontendKind, Place, PortName},
@@ -45,6 +45,8 @@ pub struct Controller<M> {
     facts: NodeFacts,
     maps: M,
     ledger: Ledger,
+    /// Whether the ledger is that of what the tables said at first.
+    is_restored: bool,
     run_dir: Arc<RunDir>,
     allocations: Allocations,
     /// What the sources find wrong.
@@ -86,7 +88,7 @@ pub struct Outcome {
 }
 
 impl<M: LbMaps> Controller<M> {
-    /// Waits for the source of this name; `maps` are empty.
+    /// Waits for the source of this name; `maps` are empty, or as an earlier agent has left them.
     pub fn new(
         source: String,
         facts: NodeFacts,
@@ -99,6 +101,7 @@ impl<M: LbMaps> Controller<M> {
             facts,
             maps,
             ledger: Ledger::new(Capacity::default()),
+            is_restored: false,
             run_dir,
             allocations,
             source_findings: Vec::new(),
@@ -107,7 +110,8 @@ impl<M: LbMaps> Controller<M> {
             told: BTreeSet::new(),
             seen: Arc::default(),
             news: BTreeMap::new(),
-            had_affinity: false,
+            // An earlier agent's services may have had some.
+            had_affinity: true,
         }
     }
 
@@ -233,6 +237,12 @@ impl<M: LbMaps> Controller<M> {
 
     /// Returns whether something is left to be done.
     fn apply(&mut self, compiled: &Compiled, view: &mut View) -> bool {
+        if let Err(error) = self.restore(&compiled.desired) {
+            let error = with_causes(&error);
+            view.troubles
+                .push(format!("the tables cannot be taken over: {error}"));
+            return true;
+        }
         let outcome = apply::reconcile(
             &compiled.desired,
             &mut self.ledger,
@@ -254,6 +264,25 @@ impl<M: LbMaps> Controller<M> {
             tracing::info!(ports, steps = n_steps, "tables changed");
         }
         !outcome.is_complete()
+    }
+
+    /// Takes over what an earlier agent has left in the tables, once: with the names that are known now, its ids stay
+    /// those of the same services and endpoints, and so do connections.
+    fn restore(&mut self, desired: &Desired) -> Result<(), RestoreError> {
+        if !self.is_restored {
+            self.ledger = apply::restore(&mut self.maps, desired, Capacity::default())?;
+            self.is_restored = true;
+            let frontends = self.ledger.services().len();
+            let backends = self.ledger.backends().len();
+            if frontends > 0 || backends > 0 {
+                tracing::info!(
+                    frontends,
+                    backends,
+                    "took over the services of an earlier agent"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Notes the time of what appeared, and forgets that of what went.

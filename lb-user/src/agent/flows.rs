@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lb_common::abi::NodeConfig;
+use lb_common::{abi::NodeConfig, net::addr::Family};
 use serde::Serialize;
 use tokio::{sync::watch, task, time};
 
@@ -20,7 +20,7 @@ use crate::{
         census::{self, Census},
         memory::Access,
     },
-    loader::facts,
+    loader::{Datapath, facts},
 };
 
 /// Time between two looks at the counters.
@@ -63,13 +63,14 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// Of the tables that are pinned in a directory.
-    pub(super) fn new(pins: PathBuf, config: &Config) -> Self {
-        let Config {
-            flow_table_size,
-            flow_table_max,
-            ..
-        } = *config;
+    /// Of the tables of a datapath.
+    pub(super) fn new(datapath: &Datapath, config: &Config) -> Self {
+        let pins = datapath.maps().to_owned();
+        let sizes =
+            [Family::V4, Family::V6].map(|family| datapath.origin().flow_table_size(family));
+        // Those of an earlier agent may be larger than what the flags or the memory would have them be.
+        let flow_table_size = sizes[0].max(sizes[1]);
+        let flow_table_max = config.flow_table.max.max(flow_table_size);
         let affinity_size = config.flows.affinity_size;
         tracing::info!(flow_table_size, flow_table_max, affinity_size, "sizes");
         Self {
@@ -119,6 +120,10 @@ impl Walk {
     fn look(&mut self) -> Result<(), MapError> {
         let counts = counts(&self.pins)?;
         let of = |reason| counts.get(&reason).copied().unwrap_or_default();
+        if self.n_looks == 0 {
+            // What an earlier agent has counted is no news.
+            self.alarms.begin(of);
+        }
         let mut messages = self.alarms.counters(self.start.elapsed(), &self.limits, of);
         if self.n_looks.is_multiple_of(LOOKS_PER_WALK) {
             let tables = self.walk()?;

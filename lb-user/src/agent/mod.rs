@@ -155,7 +155,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let facts = facts(&config, &node, &pair);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
     let packets = Packets::of(&mut datapath)?.map(Arc::new);
-    let walk = Walk::new(datapath.maps().to_owned(), &config);
+    let walk = Walk::new(&datapath, &config);
     let of_node = node_facts(&config, &node, own.clone());
     let maps = BpfMaps::open(datapath.maps())?;
     let mut controller = Controller::new(source_name, of_node, maps, run_dir, allocations);
@@ -173,7 +173,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         swaps,
     } = Wires::new(looks, own);
     let origin = datapath.origin().clone();
-    let growth = Growth::new(origin, config.flow_table_max, swaps, packets.clone());
+    let growth = Growth::new(origin, config.flow_table.max, swaps, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
     let up = async {
         let controller = first_listing(controller, &mut news, &told).await;
@@ -199,7 +199,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
 /// What is fixed when the programs are loaded.
 fn facts(config: &Config, node: &Node, pair: &HostPair) -> Facts {
     Facts {
-        flow_table_size: config.flow_table_size,
+        flow_table: config.flow_table,
         addresses: node.addresses,
         host: pair.facts(),
         masquerade: config.services.masquerade,

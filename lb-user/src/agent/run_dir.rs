@@ -58,6 +58,14 @@ pub enum RunDirError {
         /// The other agent's process id, or `unknown`.
         pid: String,
     },
+    /// What only a dead agent leaves is still in use.
+    #[error("an agent with process id {pid} runs in {path}; stop it first")]
+    Runs {
+        /// The directory.
+        path: PathBuf,
+        /// Its process id, or `unknown`.
+        pid: String,
+    },
     /// The allocations cannot be read.
     #[error(
         "cannot read the addresses that services were given from {path}; \
@@ -142,6 +150,28 @@ impl RunDir {
     }
 }
 
+/// The lock of a run directory, if there is one; without any, nobody runs there. Nothing is made or changed.
+pub fn hold(path: &Path) -> Result<Option<File>, RunDirError> {
+    let lock_path = path.join(LOCK);
+    let refused = |source| RunDirError::Lock {
+        path: lock_path.clone(),
+        source,
+    };
+    let lock = match File::open(&lock_path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(refused(error)),
+    };
+    match lock.try_lock() {
+        Ok(()) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(RunDirError::Runs {
+            path: path.to_owned(),
+            pid: holder(&lock_path),
+        }),
+        Err(TryLockError::Error(error)) => Err(refused(error)),
+    }
+}
+
 /// The run directory as the agent spells it, whether or not one runs there.
 pub fn resolve(path: &Path) -> PathBuf {
     path.canonicalize()
@@ -207,6 +237,23 @@ mod tests {
         assert!(error.contains("--run-dir"), "{error}");
         drop(first);
         RunDir::open(&path).expect("free again");
+    }
+
+    #[test]
+    fn a_directory_is_held_while_no_agent_runs_there_and_nothing_is_made() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("run");
+        assert!(hold(&path).expect("nobody runs there").is_none());
+        assert!(!path.exists());
+        let agent = RunDir::open(&path).expect("free");
+        let error = hold(agent.path()).expect_err("taken").to_string();
+        let expected = format!("process id {} runs in ", std::process::id());
+        assert!(error.contains(&expected), "{error}");
+        let path = agent.path().to_owned();
+        drop(agent);
+        let held = hold(&path).expect("nobody runs there any more");
+        assert!(held.is_some());
+        RunDir::open(&path).expect_err("held");
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub enum Faults {
     EveryNth(u64),
     /// Three in ten, drawn from this seed.
     Seed(u64),
+    /// All after so many, as if who calls had been killed.
+    After(u64),
 }
 
 /// See the module.
@@ -74,6 +76,7 @@ impl<M> FaultyMaps<M> {
             Faults::Never => false,
             Faults::Always => true,
             Faults::EveryNth(n) => n > 0 && self.n_calls.is_multiple_of(n),
+            Faults::After(n) => self.n_calls > n,
             // A well-mixed counter is as good as a generator here, and has no state to carry.
             Faults::Seed(seed) => {
                 let bits = seed.wrapping_add(self.n_calls.wrapping_mul(0x9e37_79b9_7f4a_7c15));

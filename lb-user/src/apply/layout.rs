@@ -107,7 +107,7 @@ pub enum MapError {
     /// It is of another layout.
     #[error(
         "map {name} is {found}, but {expected} in layout version {LAYOUT_VERSION}; it was made by another \
-             release: use that one, or remove its pins"
+             release: use that one, start the agent of this one, or remove it by `fulcrum cleanup`"
     )]
     OtherLayout {
         /// The map.

@@ -304,8 +304,8 @@ fn a_pin_of_another_layout_is_refused_by_name() {
             error.to_string(),
             format!(
                 "map services4 is hash with keys of 8 and values of 8 bytes, but hash with keys of 8 and values of 44 \
-                 bytes in layout version {LAYOUT_VERSION}; it was made by another release: use that one, or remove \
-                 its pins"
+                 bytes in layout version {LAYOUT_VERSION}; it was made by another release: use that one, start the \
+                 agent of this one, or remove it by `fulcrum cleanup`"
             )
         );
     });

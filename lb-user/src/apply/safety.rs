@@ -1,20 +1,20 @@
 //! The properties of plans, checked on a model of the datapath's reader: after every write, and for
 //! readers that came at any earlier write since the last grace period.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
 use lb_common::net::addr::Family;
 use proptest::prelude::*;
 
 use super::{
-    Faults, Retry, reconcile, restore,
+    Faults, LbMaps as _, Retry, reconcile, restore,
     testing::{cluster_ip, desired, endpoint, port},
     watched::{Addresses, Watched, address, check_picture, content, expected},
 };
 use crate::{
     desired::{Desired, DesiredPort, Frontend, FrontendKind, Place, PortName},
-    plan::{Capacity, Ledger, Step, Subject, family_of, plan},
+    plan::{BackendId, Capacity, Ledger, Step, Subject, family_of, plan},
 };
 
 const NAMES: [&str; 4] = ["api", "cache", "db", "web"];
@@ -202,6 +202,36 @@ proptest! {
     }
 
     #[test]
+    fn whoever_follows_an_agent_that_was_killed_keeps_what_serves(
+        first in any_desired(),
+        second in any_desired(),
+        last in any_desired(),
+        n_writes in 0..60_u64,
+    ) {
+        let capacity = Capacity::default();
+        let mut ledger = Ledger::new(capacity);
+        let mut watched = Watched::new(capacity, Faults::Never);
+        watched.reconcile(&first, &mut ledger);
+        watched.maps = watched.maps.clone().with_faults(Faults::After(n_writes));
+        watched.reconcile(&second, &mut ledger);
+        watched.maps = watched.maps.clone().with_faults(Faults::Never);
+        let before = serving(&watched);
+        let mut ledger = restore(&mut watched, &last, capacity).expect("tables that plans have left");
+        let outcome = watched.reconcile(&last, &mut ledger);
+        prop_assert!(outcome.is_complete() && outcome.refused.is_empty(), "{:?}", outcome);
+        prop_assert_eq!(&watched.violations, &Vec::<String>::new());
+        prop_assert_eq!(content(&watched, &ledger), expected(&last));
+        // Flows know their backend by id and generation: an endpoint that its service still has keeps both.
+        for (endpoint, row) in serving(&watched) {
+            if let Some(known) = before.get(&endpoint) {
+                prop_assert_eq!(*known, row, "{:?}", endpoint);
+            }
+        }
+        watched.reconcile(&Desired::default(), &mut ledger);
+        prop_assert!(ledger.is_pristine(), "ids or slots are lost: {:?}", ledger);
+    }
+
+    #[test]
     fn full_tables_refuse_whole_service_ports_by_name(
         states in prop::collection::vec((any_desired(), any_faults(), any::<bool>()), 1..8),
     ) {
@@ -230,6 +260,30 @@ proptest! {
         watched.reconcile(&Desired::default(), &mut ledger);
         prop_assert!(ledger.is_pristine(), "ids or slots are lost: {:?}", ledger);
     }
+}
+
+/// Backends that frontends lead to, by service and address: their ids and generations.
+fn serving(watched: &Watched) -> BTreeMap<(u32, SocketAddr), (BackendId, u16)> {
+    let rows = watched.backends().expect("reads do not fail");
+    let services = watched.services().expect("reads do not fail");
+    let listed = services.iter().flat_map(|(key, service)| {
+        let lists = [
+            service.cluster,
+            service.external_local,
+            service.internal_local,
+        ];
+        let slots = lists.map(|range| watched.slots(range).expect("reads do not fail"));
+        let family = family_of(key.addr);
+        slots
+            .into_iter()
+            .flatten()
+            .map(move |id| BackendId { family, id })
+    });
+    let known = listed.filter_map(|id| {
+        let row = rows.get(&id)?;
+        Some(((row.service, address(row)), (id, row.generation)))
+    });
+    known.collect()
 }
 
 fn web(backends: &[(&str, &str)]) -> Desired {

@@ -69,7 +69,7 @@ pub struct Served {
 /// What was found.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// The node ports in the agent's tables; nothing where no agent has any.
+    /// The node ports in the agent's tables; nothing where no agent runs.
     pub served: Result<Option<BTreeMap<NodePort, Served>>, String>,
     /// Sockets of the agent's network namespace that wait for clients on one of these numbers.
     pub sockets: Result<Vec<Socket>, String>,
@@ -96,7 +96,11 @@ impl Default for Found {
 
 /// Looks at an agent's tables, and at the sockets of the node that it serves.
 pub(super) fn look(agent: &Agent) -> Found {
-    let served = served(&agent.pins, &agent.names);
+    // Tables outlive their agent; what nobody serves is nobody's clash.
+    let served = match agent.pid {
+        Some(_) => served(&agent.pins, &agent.names),
+        None => Ok(None),
+    };
     let numbers: BTreeSet<NodePort> = match &served {
         Ok(Some(served)) => served.keys().copied().collect(),
         _ => BTreeSet::new(),
@@ -170,7 +174,7 @@ pub(super) fn items(found: &Found) -> Vec<Item> {
     let remedy = "run it as root in the agent's network namespace";
     let served = match &found.served {
         Ok(Some(served)) => served,
-        Ok(None) => return vec![ok(NAME, "no agent has tables here that would say which")],
+        Ok(None) => return vec![ok(NAME, "no agent runs here that would say which")],
         Err(error) => {
             let finding = format!("the agent's tables cannot be read: {error}");
             return vec![warn(NAME, finding, remedy)];

@@ -372,6 +372,24 @@ mod tests {
     }
 
     #[test]
+    fn each_flag_is_its_own_part_of_the_filter() {
+        let args = line(
+            "--from 10.0.0.1 --to 10.0.0.2:80 --backend 10.0.0.3 --protocol udp --state closed,orphan",
+        );
+        let filter = args.expect("valid").filter.filter(Ok(&names()));
+        let end = |text: &str| text.parse::<End>().ok();
+        let expected = Filter {
+            services: None,
+            from: end("10.0.0.1"),
+            to: end("10.0.0.2:80"),
+            backend: end("10.0.0.3"),
+            protocol: Some(Protocol::Udp),
+            stages: vec![Stage::Closed, Stage::Orphan],
+        };
+        assert_eq!(filter.expect("no service is asked for"), expected);
+    }
+
+    #[test]
     fn deleting_has_filters_of_its_own() {
         let args =
             line("delete --from 10.0.0.1 --state closing,half-open --dry-run").expect("valid");

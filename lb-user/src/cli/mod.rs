@@ -6,6 +6,7 @@
 
 mod check;
 pub mod check_manifests;
+mod cleanup;
 mod columns;
 mod completions;
 mod counters;
@@ -74,6 +75,9 @@ impl Place {
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// Run the agent: serve the manifests until SIGTERM or SIGINT
+    ///
+    /// Its tables stay in the kernel when it ends, and the next agent of the same run directory takes them over: services
+    /// keep their backends, and connections go on. `fulcrum cleanup` removes them.
     Run(run::RunArgs),
     /// Show services, endpoints, pods or nodes as the running agent sees them
     ///
@@ -108,6 +112,12 @@ enum Verb {
     /// are judged alone and together: names and addresses that two claim, ports that no pod names. Exit code 0: all is
     /// good (notices are no fault); 1: errors or warnings; 2: a file could not be read.
     CheckManifests(check_manifests::CheckManifestsArgs),
+    /// Remove what an agent left that has ended: its tables with all connections, and its devices
+    ///
+    /// The tables of an agent outlive it, so that connections go on when the next one starts; this is for when there shall
+    /// be no next one. Refused while an agent runs in the run directory. Addresses and ports that services were
+    /// given stay in the run directory. Devices are those of this network namespace.
+    Cleanup(cleanup::CleanupArgs),
     /// Print a script that completes this command's verbs and flags in a shell
     ///
     /// For bash: `fulcrum completions bash > /etc/bash_completion.d/fulcrum`
@@ -132,6 +142,7 @@ pub fn main() -> ExitCode {
         Verb::Flows(args) => flows::flows(&args, &place),
         Verb::Check(args) => check::check(&args, &place),
         Verb::CheckManifests(args) => check_manifests::check_manifests(&args),
+        Verb::Cleanup(args) => cleanup::cleanup(&args, &place),
         Verb::Completions(args) => completions::completions(&args),
         Verb::Man(args) => man::man(&args),
         Verb::Version => version(),

@@ -13,6 +13,8 @@ use crate::alloc::PortRange;
 
 /// Fewer flows than this are of no use; more do not fit into a map of 64-byte values on any node.
 const FLOW_TABLE_SIZES: std::ops::RangeInclusive<u32> = 64..=1 << 24;
+/// The table may grow to so many times its size, unless a flag says otherwise.
+const GROWTH: u32 = 4;
 /// Below are the ports of servers.
 const FIRST_SNAT_PORT: u16 = 1_024;
 /// How long a lifetime may be, seconds: a tick is compared modulo 2.3 years.
@@ -33,8 +35,7 @@ pub struct FlowFlags {
     #[arg(long, value_name = "N")]
     pub flow_table_size: Option<u32>,
 
-    /// Places that a flow table may grow to, a power of two [default: --flow-table-size, so that it
-    /// does not grow]
+    /// Places that a flow table may grow to, a power of two [default: 4 times --flow-table-size]
     #[arg(long, value_name = "N")]
     pub flow_table_max: Option<u32>,
 
@@ -138,6 +139,25 @@ pub struct FlowTableSizes {
     pub size: u32,
     /// Positions per family that there may be one day, a power of two.
     pub max: u32,
+    /// Whether a flag says the size, so that tables that an earlier agent left must have it.
+    pub is_given: bool,
+}
+
+impl FlowTableSizes {
+    /// Whether a flow table can have so many positions.
+    pub fn is_fit(positions: u32) -> bool {
+        positions.is_power_of_two() && FLOW_TABLE_SIZES.contains(&positions)
+    }
+
+    /// How many positions a table shall have that an earlier agent left with `found` of them: as many as it has, but for
+    /// a size that a flag asks for and that it has not grown out of as far as it may.
+    pub fn of_earlier(&self, found: u32) -> u32 {
+        if self.is_given && !(self.size..=self.max).contains(&found) {
+            self.size
+        } else {
+            found
+        }
+    }
 }
 
 impl Default for FlowSettings {
@@ -201,17 +221,22 @@ impl FlowFlags {
         )?;
         let max = match self.flow_table_max {
             Some(max) => fitting("flow-table-max", max)?,
-            None => size,
+            None => size.saturating_mul(GROWTH).min(*FLOW_TABLE_SIZES.end()),
         };
         if max < size {
             return Err(ConfigError::FlowTableMax { size, max });
         }
-        Ok(FlowTableSizes { size, max })
+        let is_given = self.flow_table_size.is_some();
+        Ok(FlowTableSizes {
+            size,
+            max,
+            is_given,
+        })
     }
 }
 
 fn fitting(flag: &'static str, size: u32) -> Result<u32, ConfigError> {
-    if size.is_power_of_two() && FLOW_TABLE_SIZES.contains(&size) {
+    if FlowTableSizes::is_fit(size) {
         return Ok(size);
     }
     Err(ConfigError::FlowTableSize {
@@ -293,7 +318,8 @@ mod tests {
     fn nothing_given_is_what_the_documentation_says() {
         let sizes = FlowTableSizes {
             size: 65_536,
-            max: 65_536,
+            max: 262_144,
+            is_given: false,
         };
         assert_eq!(check(""), Ok((FlowSettings::default(), sizes)));
         assert_eq!(FlowSettings::default().features(), features::ECHO);
@@ -323,18 +349,42 @@ mod tests {
         };
         assert_eq!(settings, expected);
         assert_eq!(settings.features(), features::RESET_GONE);
-        let (size, max) = (1_024, 2_048);
-        assert_eq!(sizes, FlowTableSizes { size, max });
+        let expected = FlowTableSizes {
+            size: 1_024,
+            max: 2_048,
+            is_given: true,
+        };
+        assert_eq!(sizes, expected);
     }
 
     #[test]
     fn a_size_that_is_given_does_not_follow_the_memory() {
         let sizes = |line, memory| flags(line).expect("valid").sizes(memory).expect("valid");
-        assert_eq!(sizes("--flow-table-size 64", Some(64 * GIB)).max, 64);
+        assert_eq!(sizes("--flow-table-size 64", Some(64 * GIB)).max, 256);
         let largest = sizes("--flow-table-size 16777216", None);
         assert_eq!((largest.size, largest.max), (1 << 24, 1 << 24));
         let fixed = sizes("--flow-table-size 64 --flow-table-max 64", None);
         assert_eq!((fixed.size, fixed.max), (64, 64));
+    }
+
+    #[test]
+    fn a_table_that_is_there_keeps_its_size_unless_another_is_asked_for() {
+        let sizes = |line| flags(line).expect("valid").sizes(Some(GIB)).expect("valid");
+        for (line, found, expected) in [
+            ("", 64, 64),
+            ("", 1 << 24, 1 << 24),
+            ("--flow-table-max 131072", 262_144, 262_144),
+            ("--flow-table-size 1024", 1_024, 1_024),
+            ("--flow-table-size 1024", 4_096, 4_096),
+            ("--flow-table-size 1024", 8_192, 1_024),
+            ("--flow-table-size 1024 --flow-table-max 1024", 2_048, 1_024),
+            ("--flow-table-size 1024", 512, 1_024),
+            ("--flow-table-size 1024 --flow-table-max 4096", 2_048, 2_048),
+            ("--flow-table-size 1024 --flow-table-max 4096", 4_096, 4_096),
+            ("--flow-table-size 1024 --flow-table-max 4096", 8_192, 1_024),
+        ] {
+            assert_eq!(sizes(line).of_earlier(found), expected, "{line} {found}");
+        }
     }
 
     #[test]

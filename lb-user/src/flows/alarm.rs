@@ -148,6 +148,14 @@ struct Rise {
 }
 
 impl Alarms {
+    /// Takes what was counted before anybody looked as given.
+    pub fn begin(&mut self, count: impl Fn(Reason) -> u64) {
+        for rule in &RULES {
+            let counter = self.counters.entry(rule.reason.name()).or_default();
+            counter.seen = count(rule.reason);
+        }
+    }
+
     /// Takes a look at the counters at a moment, since whatever beginning.
     pub fn counters(
         &mut self,

@@ -180,6 +180,18 @@ impl Words for SlotWords<'_> {
         }
     }
 
+    fn keep_bits(self, at: usize, bits: u32) {
+        if let Some(word) = self.writable(at) {
+            word.fetch_and(bits, SeqCst);
+        }
+    }
+
+    fn add(self, at: usize, value: u32) {
+        if let Some(word) = self.writable(at) {
+            word.fetch_add(value, SeqCst);
+        }
+    }
+
     fn add64(self, at: usize, value: u64) {
         let sum: u64 = bytemuck::cast([self.load(at), self.load(at + 1)]);
         let [first, second]: [u32; 2] = bytemuck::cast(sum.wrapping_add(value));

@@ -138,6 +138,8 @@ fn an_orphan_is_seen_the_way_its_client_sees_it() {
         (client, dialled, backend, stage)
     };
     assert_eq!(told, [row(WEB, Stage::Orphan), row(anew, Stage::HalfOpen)]);
+    let census = count(&tables, NOW)[0];
+    assert_eq!((census.live, census.half_open, census.ending), (3, 2, 1));
     // Both are of one client: what is taken out is the one that was meant.
     let orphan = rows[0];
     with4(&tables, NOW, |table| {
@@ -166,6 +168,28 @@ fn what_is_taken_out_goes_with_both_directions_and_nothing_else_does() {
         OTHER.open(table, Existing::Keep);
         assert_eq!(OTHER.is_there(table), [true, true], "nothing is in its way");
     });
+}
+
+#[test]
+fn an_orphan_is_not_the_connection_that_it_was() {
+    let tables = tables();
+    with4(&tables, NOW, |table| WEB.open(table, Existing::Keep));
+    let (_, connection) = seen(&tables, WEB);
+    let orphan = Connection {
+        stage: Stage::Orphan,
+        ..connection
+    };
+    assert!(!orphan.is(&connection) && orphan.is(&orphan));
+    let other = Connection {
+        protocol: 17,
+        ..connection
+    };
+    assert!(!other.is(&connection));
+    let moved = Connection {
+        source: std::net::SocketAddr::new(connection.client.ip(), 1),
+        ..connection
+    };
+    assert!(moved.is_masqueraded(), "the backend sees another port");
 }
 
 #[test]

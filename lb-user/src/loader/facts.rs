@@ -1,6 +1,6 @@
 //! The node's load-time facts, for whoever reads the tables: pinned beside them, and never altered.
 
-use std::{io, path::Path};
+use std::{fs, io, path::Path};
 
 use aya::{
     maps::{Array, IterableMap as _, Map, MapData, MapError},
@@ -17,6 +17,17 @@ pub(super) fn pin(node: &NodeConfig, path: &Path) -> Result<(), PinFactsError> {
     Ok(array.map().pin(path)?)
 }
 
+/// Pins them in the place of those that are pinned there, if any are.
+pub(super) fn replace(node: &NodeConfig, path: &Path) -> Result<(), PinFactsError> {
+    let next = path.with_file_name("node_next");
+    match fs::remove_file(&next) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+        _ => {}
+    }
+    pin(node, &next)?;
+    Ok(fs::rename(&next, path)?)
+}
+
 /// Why they cannot be pinned.
 #[derive(Debug, thiserror::Error)]
 pub enum PinFactsError {
@@ -26,6 +37,9 @@ pub enum PinFactsError {
     /// The kernel refused the pin.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// The pin could not be given its name.
+    #[error(transparent)]
+    Name(#[from] io::Error),
 }
 
 /// Those that are pinned beside the tables in a directory; an error: nothing is, or it is of another layout.

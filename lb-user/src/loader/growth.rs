@@ -27,6 +27,8 @@ use crate::config::Mode;
 const CARRY: &str = "carry";
 /// Positions that one system call asks for: some milliseconds.
 const RUNS_PER_CALL: u32 = 16_384;
+/// Passes at most over a table that nobody uses: one moves all, the next finds that.
+const MAX_PASSES: u32 = 4;
 /// Words of `struct __sk_buff` in `linux/bpf.h`, as long as Linux 6.1 knows it.
 const CONTEXT_WORDS: usize = 46;
 /// Bytes that it takes on any kernel there is, and some more: one that is longer than what is given for it is not told.
@@ -135,6 +137,40 @@ impl Origin {
         })
     }
 
+    /// Puts a family's flows into a table of `size` positions, before any program uses either; then it has the usual pin.
+    /// One that is pinned as growing is used, with the flows that are in it.
+    pub(super) fn resize(&self, family: Family, size: u32) -> Result<Pass, LoaderError> {
+        let growing = pin::growing(&self.maps);
+        fs::create_dir_all(&growing).map_err(|source| GrowthError::Pins {
+            path: growing.clone(),
+            source,
+        })?;
+        let node = self.facts(Phase::Diverted, family, size);
+        let name = flow_table(family);
+        let mut pins = self.pins(Phase::Diverted, family, &growing);
+        // Whatever else is not there is made by those who know what it shall be like.
+        pins.retain(|(map, path)| *map == name || path.exists());
+        let mut ebpf = object::load_beside(node, &pins, size)?;
+        let carrier = Carrier::of(&mut ebpf, &growing.join(CARRY), family)?;
+        let mut sum = Pass::default();
+        for _ in 0..MAX_PASSES {
+            let pass = carrier.pass(self.flow_table_size(family))?;
+            sum.moved += pass.moved;
+            sum.kept = pass.kept;
+            if pass.moved == 0 {
+                break;
+            }
+        }
+        drop(carrier);
+        let program = growing.join(CARRY);
+        fs::remove_file(&program).map_err(|source| GrowthError::Pins {
+            path: program,
+            source,
+        })?;
+        rename(&growing.join(name), &self.maps.join(name))?;
+        Ok(sum)
+    }
+
     /// Gives the larger table's pin the usual name: from now on it is the flow table, of the programs that were loaded
     /// with `node`.
     pub fn finish(&mut self, node: NodeConfig) -> Result<(), LoaderError> {
@@ -156,14 +192,7 @@ impl Origin {
 
     /// Removes what is left of a growth that came to an end, this or that way.
     pub fn abandon(&self) {
-        let growing = pin::growing(&self.maps);
-        match fs::remove_dir_all(&growing) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                let path = growing.display();
-                tracing::warn!(%path, %error, "cannot remove pins that nobody needs");
-            }
-            _ => {}
-        }
+        pin::abandon_growth(&self.maps);
     }
 
     fn facts(&self, phase: Phase, family: Family, size: u32) -> NodeConfig {
@@ -210,6 +239,14 @@ impl Origin {
             Phase::Grown => pins.push((name, new)),
         }
         pins
+    }
+}
+
+/// The name of a family's flow table.
+pub(super) fn flow_table(family: Family) -> &'static str {
+    match family {
+        Family::V4 => map::FLOWS4,
+        Family::V6 => map::FLOWS6,
     }
 }
 

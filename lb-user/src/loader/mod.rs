@@ -1,7 +1,7 @@
 //! The datapath in the kernel: loads the object, pins its maps, puts its programs on devices.
 //!
-//! Knows nothing of services; what the maps contain is [`crate::apply`]'s. Everything it made goes
-//! when the [`Datapath`] and its [`attach::Attachment`]s are dropped.
+//! Knows nothing of services; what the maps contain is [`crate::apply`]'s. The tables stay pinned for the next agent
+//! ([`inherit`]); everything else that it made goes when the [`Datapath`] and its [`attach::Attachment`]s are dropped.
 
 pub mod attach;
 #[cfg(feature = "bpf-log")]
@@ -9,26 +9,27 @@ mod bpf_log;
 pub(crate) mod channel;
 pub mod device;
 pub mod facts;
+mod form;
 pub mod growth;
+pub mod inherit;
 pub mod netlink;
 pub mod object;
 pub mod pair;
 pub mod pattern;
 pub mod pin;
+mod resize;
 pub mod route;
 pub mod sysctl;
 pub mod tracer;
 pub mod uplink;
 
-use std::path::{Path, PathBuf};
-
-use aya::Ebpf;
-use lb_common::abi::map;
+use std::path::Path;
 
 use crate::config::Mode;
 use attach::{AttachError, Attachment, Programs};
 use device::{Device, Role};
 use growth::Origin;
+use inherit::{InheritError, Inheritance};
 use object::{Facts, ObjectError};
 use pin::{PinDirectory, PinError};
 use tracer::{TraceError, Tracer};
@@ -49,6 +50,9 @@ pub enum LoaderError {
     /// No place to pin the maps.
     #[error(transparent)]
     Pin(#[from] PinError),
+    /// What an earlier agent left is in the way.
+    #[error(transparent)]
+    Inherit(#[from] InheritError),
     /// The object does not load.
     #[error(transparent)]
     Object(#[from] ObjectError),
@@ -64,39 +68,29 @@ pub enum LoaderError {
     /// The object is not the one that this binary was made for.
     #[error("the BPF object has no program {0:?}")]
     NoProgram(&'static str),
-    /// The object is not the one that this binary was made for.
-    #[error("the BPF object has no map {0:?}")]
-    NoMap(&'static str),
     /// The flow table could not grow.
     #[error(transparent)]
     Growth(#[from] growth::GrowthError),
-    /// A map could not be pinned.
-    #[error("cannot pin the map {name:?} at {path}")]
-    PinMap {
-        /// The map.
-        name: &'static str,
-        /// Where.
-        path: PathBuf,
-        /// The kernel's reason.
-        #[source]
-        source: aya::pin::PinError,
-    },
 }
 
 impl Datapath {
-    /// Loads the object with `facts`, its maps pinned for the agent of `run_dir`; attaches nothing yet.
+    /// Loads the object with `facts` on the maps that an earlier agent of `run_dir` left pinned, as far as they fit; attaches
+    /// nothing yet.
     pub fn load(
         bpffs: &Path,
         run_dir: &Path,
         facts: Facts,
         mode: Mode,
     ) -> Result<Self, LoaderError> {
-        let pins = PinDirectory::create(bpffs, run_dir)?;
-        let (mut ebpf, node) = object::load(facts)?;
+        let mut pins = PinDirectory::open(bpffs, run_dir)?;
+        let mut inherited = Inheritance::enter(pins.maps(), &facts.flows)?;
+        resize::settle(&mut inherited, facts, pins.maps());
+        let ground = inherit::ground(&inherited, facts.flow_table.size, pins.maps());
+        let node = object::node_config(facts, ground.flow_tables, inherited.hash_key())?;
+        let mut ebpf = object::load_on(node, facts.flows.affinity_size, &ground)?;
         #[cfg(feature = "bpf-log")]
         bpf_log::forward(&mut ebpf);
-        pin_maps(&ebpf, pins.maps())?;
-        facts::pin(&node, &pin::facts(pins.maps()))?;
+        facts::replace(&node, &pin::facts(pins.maps()))?;
         let tracer = Tracer::pinned(&mut ebpf, &pins.tracer(), facts.host.near)?;
         let origin = Origin {
             node,
@@ -105,8 +99,10 @@ impl Datapath {
             mode,
             ifindex: facts.host.near,
         };
+        let programs = Programs::load(ebpf, mode)?;
+        pins.keep();
         Ok(Self {
-            programs: Programs::load(ebpf, mode)?,
+            programs,
             pins,
             origin,
             tracer: Some(tracer),
@@ -142,14 +138,4 @@ impl Datapath {
     pub fn attach(&mut self, device: &Device, role: Role) -> Result<Attachment, AttachError> {
         self.programs.attach(device, role)
     }
-}
-
-fn pin_maps(ebpf: &Ebpf, directory: &Path) -> Result<(), LoaderError> {
-    for name in map::ALL {
-        let path = directory.join(name);
-        let map = ebpf.map(name).ok_or(LoaderError::NoMap(name))?;
-        map.pin(&path)
-            .map_err(|source| LoaderError::PinMap { name, path, source })?;
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use lb_common::abi::{NextHop, NodeConfig, map};
 use super::{pair::HostFacts, uplink::NodeAddresses};
 use crate::{
     apply::Raw,
-    config::{FlowSettings, Masquerade},
+    config::{FlowSettings, FlowTableSizes, Masquerade},
 };
 
 /// Compiled from the crate `lb-ebpf`.
@@ -28,8 +28,8 @@ const FIB_SRC_KERNEL: KernelVersion = KernelVersion::new(6, 7, 0);
 /// The facts that are fixed when the programs are loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
-    /// Flow positions per family, a power of two.
-    pub flow_table_size: u32,
+    /// How large the flow tables are.
+    pub flow_table: FlowTableSizes,
     /// The node's own addresses.
     pub addresses: NodeAddresses,
     /// The agent's own pair of devices.
@@ -51,11 +51,45 @@ pub enum ObjectError {
     Random(#[source] getrandom::Error),
 }
 
-/// Creates the maps and makes the programs ready for the verifier; the facts are told as the programs have them.
+/// What the object is loaded on.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// Positions of each flow table, IPv4's and IPv6's.
+    pub flow_tables: [u32; 2],
+    /// Where maps are pinned or shall be: a name in the object and a path each. Others are its own.
+    pub pins: Vec<(&'static str, PathBuf)>,
+}
+
+/// Loads the object on maps of its own; the facts are told as the programs have them.
 pub fn load(facts: Facts) -> Result<(Ebpf, NodeConfig), ObjectError> {
-    let node = node_config(facts).map_err(ObjectError::Random)?;
-    let ebpf = load_with(&Raw(node), facts)?;
-    Ok((ebpf, node))
+    let ground = Ground {
+        flow_tables: [facts.flow_table.size; 2],
+        pins: Vec::new(),
+    };
+    let node = node_config(facts, ground.flow_tables, None)?;
+    Ok((load_on(node, facts.flows.affinity_size, &ground)?, node))
+}
+
+/// Creates the maps, or takes those that are pinned whatever they are like, and makes the programs ready for the verifier.
+pub(super) fn load_on(
+    node: NodeConfig,
+    affinity_size: u32,
+    ground: &Ground,
+) -> Result<Ebpf, ObjectError> {
+    let node = Raw(node);
+    let [v4, v6] = ground.flow_tables;
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries(map::FLOWS4, v4)
+        .map_max_entries(map::FLOWS6, v6)
+        .map_max_entries(map::AFFINITY4, affinity_size)
+        .map_max_entries(map::AFFINITY6, affinity_size)
+        .override_global(NODE, &node, true)
+        .verifier_log_level(VerifierLogLevel::STATS);
+    for (name, path) in &ground.pins {
+        loader.map_pin_path(name, path.as_path());
+    }
+    loader.load(OBJECT).map_err(ObjectError::Load)
 }
 
 /// Loads the object once more, with other facts and with the maps that are pinned: a name in the object and a path
@@ -66,40 +100,40 @@ pub(super) fn load_beside(
     flow_table_size: u32,
 ) -> Result<Ebpf, ObjectError> {
     let node = Raw(node);
+    let flow_tables = [
+        map::FLOWS4,
+        map::FLOWS6,
+        map::FLOWS4_OTHER,
+        map::FLOWS6_OTHER,
+    ];
     let mut loader = EbpfLoader::new();
     loader
-        .map_max_entries(map::FLOWS4_OTHER, flow_table_size)
-        .map_max_entries(map::FLOWS6_OTHER, flow_table_size)
         .override_global(NODE, &node, true)
         .verifier_log_level(VerifierLogLevel::STATS);
     for (name, path) in pins {
         loader.map_pin_path(name, path.as_path());
+        if flow_tables.contains(name) {
+            loader.map_max_entries(name, flow_table_size);
+        }
     }
     loader.load(OBJECT).map_err(ObjectError::Load)
 }
 
-fn load_with(node: &Raw<NodeConfig>, facts: Facts) -> Result<Ebpf, ObjectError> {
-    EbpfLoader::new()
-        .map_max_entries(map::FLOWS4, facts.flow_table_size)
-        .map_max_entries(map::FLOWS6, facts.flow_table_size)
-        .map_max_entries(map::AFFINITY4, facts.flows.affinity_size)
-        .map_max_entries(map::AFFINITY6, facts.flows.affinity_size)
-        .override_global(NODE, node, true)
-        .verifier_log_level(VerifierLogLevel::STATS)
-        .load(OBJECT)
-        .map_err(ObjectError::Load)
-}
-
-fn node_config(facts: Facts) -> Result<NodeConfig, getrandom::Error> {
-    let mut hash_key = [0; 12];
-    for word in &mut hash_key {
-        *word = getrandom::u32()?;
-    }
+/// The facts as the programs have them. `hash_key`: the secret by which flows lie in the tables, if there are any.
+pub(super) fn node_config(
+    facts: Facts,
+    [v4, v6]: [u32; 2],
+    hash_key: Option<[u32; 12]>,
+) -> Result<NodeConfig, ObjectError> {
+    let hash_key = match hash_key {
+        Some(known) => known,
+        None => random().map_err(ObjectError::Random)?,
+    };
     let snat_ports = facts.flows.snat_ports;
     Ok(NodeConfig {
         hash_key,
-        flow_mask4: facts.flow_table_size - 1,
-        flow_mask6: facts.flow_table_size - 1,
+        flow_mask4: v4 - 1,
+        flow_mask6: v6 - 1,
         addr4: facts.addresses.v4.map(Into::into).unwrap_or_default(),
         addr6: facts.addresses.v6.map(Into::into).unwrap_or_default(),
         snat_port_base: snat_ports.first().into(),
@@ -115,6 +149,14 @@ fn node_config(facts: Facts) -> Result<NodeConfig, getrandom::Error> {
         lifetimes: facts.flows.timeouts.lifetimes(),
         ..NodeConfig::DEFAULT
     })
+}
+
+fn random() -> Result<[u32; 12], getrandom::Error> {
+    let mut key = [0; 12];
+    for word in &mut key {
+        *word = getrandom::u32()?;
+    }
+    Ok(key)
 }
 
 fn fib_flags(kernel: Option<KernelVersion>) -> u32 {
@@ -151,6 +193,14 @@ mod tests {
         },
     };
 
+    fn sizes(size: u32) -> FlowTableSizes {
+        FlowTableSizes {
+            size,
+            max: size,
+            is_given: false,
+        }
+    }
+
     #[test]
     fn the_preferred_source_is_asked_for_where_the_kernel_knows_the_question() {
         let of = |major, minor| fib_flags(Some(KernelVersion::new(major, minor, 0)));
@@ -161,7 +211,7 @@ mod tests {
     #[test]
     fn the_node_is_described_as_the_programs_expect_it() {
         let facts = Facts {
-            flow_table_size: 1024,
+            flow_table: sizes(1024),
             addresses: NodeAddresses {
                 v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
                 v6: None,
@@ -177,10 +227,10 @@ mod tests {
                 ..FlowSettings::default()
             },
         };
-        let node = node_config(facts).expect("random numbers");
+        let node = node_config(facts, [1024, 2048], None).expect("random numbers");
         let half_open = StateWord::default().with(State::HalfOpen);
         assert_eq!(node.masquerade, 1);
-        assert_eq!((node.flow_mask4, node.flow_mask6), (1023, 1023));
+        assert_eq!((node.flow_mask4, node.flow_mask6), (1023, 2047));
         assert_eq!(Ipv4Addr::from(node.addr4), Ipv4Addr::new(192, 0, 2, 1));
         assert_eq!(node.addr6, Addr6::default());
         let macs = NextHop {
@@ -196,15 +246,20 @@ mod tests {
     }
 
     #[test]
-    fn every_agent_has_a_secret_of_its_own() {
+    fn every_agent_has_a_secret_of_its_own_or_that_of_the_flows_that_are_there() {
         let facts = Facts {
-            flow_table_size: 64,
+            flow_table: sizes(64),
             addresses: NodeAddresses::default(),
             host: HOST,
             masquerade: Masquerade::KubeProxy,
             flows: FlowSettings::default(),
         };
-        let [a, b] = [(); 2].map(|()| node_config(facts).expect("random numbers").hash_key);
+        let key = |known| {
+            let node = node_config(facts, [64; 2], known).expect("random numbers");
+            node.hash_key
+        };
+        let [a, b] = [(); 2].map(|()| key(None));
         assert_ne!(a, b);
+        assert_eq!(key(Some(a)), a, "where flows lie, they stay");
     }
 }

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! So several agents share one BPF filesystem, and a reader of another layout finds nothing rather
-//! than misreading. Nothing outside of `<bpffs>/fulcrum/<run directory>` is ever removed.
+//! than misreading. The maps and `node` outlive their agent; `growing` does if it ends while a flow table grows; `trace` does
+//! not. Nothing outside of `<bpffs>/fulcrum/<run directory>` is ever removed.
 
 use std::{
     fmt::Write as _,
@@ -23,13 +24,15 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 /// Our name in the BPF filesystem.
 const PARENT: &str = "fulcrum";
 
-/// The pins of the agent that runs in one run directory; removed when this is dropped.
+/// The pins of the agent that runs in one run directory.
 ///
-/// A datapath that outlives its agent would keep them instead: this is the place to decide it.
+/// The tables stay when this is dropped, for the next agent; programs that only serve a living one go.
 #[derive(Debug)]
 pub struct PinDirectory {
     root: PathBuf,
     maps: PathBuf,
+    /// Whether there is something that shall stay.
+    is_kept: bool,
 }
 
 /// Why the tables cannot be pinned.
@@ -59,9 +62,9 @@ pub enum PinError {
         source: io::Error,
     },
     /// What a dead agent left could not be removed.
-    #[error("cannot remove the pins {path} that an earlier agent left")]
+    #[error("cannot remove the pin {path} that an earlier agent left")]
     Stale {
-        /// The directory.
+        /// The pin.
         path: PathBuf,
         /// The answer.
         #[source]
@@ -70,51 +73,157 @@ pub enum PinError {
 }
 
 impl PinDirectory {
-    /// Makes the directory, after removing what an agent that died in the same run directory left.
+    /// The directory, with what an earlier agent of the same run directory left in it; made if need be.
     ///
     /// The caller holds the lock of `run_dir`: whatever is pinned there belongs to nobody who lives.
-    pub fn create(bpffs: &Path, run_dir: &Path) -> Result<Self, PinError> {
+    pub fn open(bpffs: &Path, run_dir: &Path) -> Result<Self, PinError> {
         if !is_bpf_filesystem(bpffs)? {
             return Err(PinError::NoBpfFilesystem(bpffs.to_owned()));
         }
-        let root = root(bpffs, run_dir);
-        match fs::remove_dir_all(&root) {
-            Ok(()) => {
-                tracing::info!(path = %root.display(), "removed the pins of an earlier agent");
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(source) => return Err(PinError::Stale { path: root, source }),
-        }
         let maps = maps(bpffs, run_dir);
-        let pins = Self { root, maps };
+        let pins = Self {
+            root: root(bpffs, run_dir),
+            is_kept: maps.exists(),
+            maps,
+        };
         fs::create_dir_all(&pins.maps).map_err(|source| PinError::Make {
             path: pins.maps.clone(),
             source,
         })?;
+        for path in pins.of_the_living() {
+            remove(&path).map_err(|source| PinError::Stale { path, source })?;
+        }
         Ok(pins)
+    }
+
+    /// Keeps the tables from now on, and removes those of other layouts: nobody of this layout can read them, and an agent
+    /// that could runs no more.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+        for path in self.other_layouts() {
+            let shown = path.display();
+            match fs::remove_dir_all(&path) {
+                Ok(()) => tracing::warn!(
+                    path = %shown,
+                    "removed the tables of an earlier release; its connections are forgotten"
+                ),
+                Err(error) => {
+                    tracing::warn!(path = %shown, %error, "cannot remove the tables of an earlier release");
+                }
+            }
+        }
     }
 
     /// Where the program `trace` is pinned.
     pub fn tracer(&self) -> PathBuf {
-        self.maps.with_file_name("trace")
+        tracer(&self.maps)
     }
 
     /// The directory that holds one file per map.
     pub fn maps(&self) -> &Path {
         &self.maps
     }
+
+    /// Pins that are of no use without a living agent.
+    fn of_the_living(&self) -> [PathBuf; 4] {
+        let growing = growing(&self.maps);
+        [
+            self.tracer(),
+            growing.join("trace"),
+            growing.join("carry"),
+            growing.join("node"),
+        ]
+    }
+
+    fn other_layouts(&self) -> Vec<PathBuf> {
+        let own = self.maps.parent();
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let paths = entries.map(|entry| entry.path());
+        paths
+            .filter(|path| Some(path.as_path()) != own && is_of_a_layout(path))
+            .collect()
+    }
 }
 
 impl Drop for PinDirectory {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.root) {
-            let path = self.root.display();
-            tracing::warn!(%path, %error, "cannot remove the pins; remove them by hand");
+        if !self.is_kept {
+            let own = self.maps.parent().unwrap_or(&self.maps);
+            if let Err(error) = gone(fs::remove_dir_all(own)) {
+                let path = own.display();
+                tracing::warn!(%path, %error, "cannot remove the pins; `fulcrum cleanup` does");
+            }
+            // Refused while another release's tables are there, which is as it should be.
+            let _ = fs::remove_dir(&self.root);
+            return;
         }
-        if let Some(parent) = self.root.parent() {
-            // Refused while another agent has pins there, which is as it should be.
-            let _ = fs::remove_dir(parent);
+        for path in self.of_the_living() {
+            if let Err(error) = remove(&path) {
+                let path = path.display();
+                tracing::warn!(%path, %error, "cannot remove a pin; `fulcrum cleanup` does");
+            }
         }
+        // Refused while tables are in it, which is as it should be.
+        let _ = fs::remove_dir(growing(&self.maps));
+    }
+}
+
+/// Whether this is the directory of some layout version.
+fn is_of_a_layout(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let version = name.and_then(|name| name.strip_prefix('v'));
+    version.is_some_and(|version| version.parse::<u32>().is_ok())
+}
+
+/// Everything that is pinned for the agent of `run_dir`, of all layouts, in the order in which it can be removed; the last
+/// is the directory that holds it all.
+pub fn all(bpffs: &Path, run_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let root = root(bpffs, run_dir);
+    if !root.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut pins = Vec::new();
+    below(&root, &mut pins)?;
+    pins.push(root);
+    Ok(pins)
+}
+
+fn below(dir: &Path, pins: &mut Vec<PathBuf>) -> io::Result<()> {
+    let entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
+    let mut entries: Vec<_> = entries.into_iter().map(|entry| entry.path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            below(&path, pins)?;
+        }
+        pins.push(path);
+    }
+    Ok(())
+}
+
+/// Removes everything that is pinned for the agent of `run_dir`, which the caller has the lock of.
+pub fn remove_everything(bpffs: &Path, run_dir: &Path) -> io::Result<()> {
+    remove_all(&root(bpffs, run_dir))
+}
+
+fn remove_all(root: &Path) -> io::Result<()> {
+    gone(fs::remove_dir_all(root))?;
+    if let Some(parent) = root.parent() {
+        // Refused while another agent has pins there, which is as it should be.
+        let _ = fs::remove_dir(parent);
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    gone(fs::remove_file(path))
+}
+
+/// What is not there any more is gone.
+fn gone(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -123,6 +232,20 @@ pub fn maps(bpffs: &Path, run_dir: &Path) -> PathBuf {
     root(bpffs, run_dir)
         .join(format!("v{LAYOUT_VERSION}"))
         .join("maps")
+}
+
+/// Removes what is left of a growth that came to an end, this or that way.
+pub(super) fn abandon_growth(maps: &Path) {
+    let growing = growing(maps);
+    if let Err(error) = gone(fs::remove_dir_all(&growing)) {
+        let path = growing.display();
+        tracing::warn!(%path, %error, "cannot remove pins that nobody needs");
+    }
+}
+
+/// Where the program `trace` is pinned.
+pub(super) fn tracer(maps: &Path) -> PathBuf {
+    maps.with_file_name("trace")
 }
 
 /// Where the larger flow tables are pinned that are to take the place of those in `maps`.
@@ -196,9 +319,78 @@ mod tests {
     fn another_filesystem_is_refused_with_the_command_that_helps() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         for path in [dir.path().to_owned(), dir.path().join("absent")] {
-            let error = PinDirectory::create(&path, Path::new("/run/x")).expect_err("no bpffs");
+            let error = PinDirectory::open(&path, Path::new("/run/x")).expect_err("no bpffs");
             let command = format!("mount -t bpf bpf {}", path.display());
             assert!(error.to_string().contains(&command), "{error}");
         }
+    }
+
+    /// Pins of one run directory, all of them plain files.
+    fn left() -> (tempfile::TempDir, PinDirectory) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let maps = maps(dir.path(), Path::new("/run/x"));
+        let growing = growing(&maps);
+        let root = root(dir.path(), Path::new("/run/x"));
+        let own = maps.parent().expect("the layout's").to_owned();
+        for dir in [&maps, &growing, &root.join("v1/maps"), &root.join("notes")] {
+            fs::create_dir_all(dir).expect("writable");
+        }
+        for file in [
+            maps.join("slots"),
+            own.join("node"),
+            own.join("trace"),
+            growing.join("flows4"),
+            growing.join("carry"),
+        ] {
+            fs::write(file, "").expect("writable");
+        }
+        let pins = PinDirectory {
+            root,
+            maps,
+            is_kept: false,
+        };
+        (dir, pins)
+    }
+
+    /// What is there, below the directory of the run directory.
+    fn names(dir: &tempfile::TempDir) -> Vec<String> {
+        let root = root(dir.path(), Path::new("/run/x"));
+        let paths = all(dir.path(), Path::new("/run/x")).expect("readable");
+        let own = format!("v{LAYOUT_VERSION}");
+        let name = |path: &PathBuf| {
+            let name = path.strip_prefix(&root).expect("below").display();
+            name.to_string().replace(&own, "OWN")
+        };
+        paths.iter().map(name).collect()
+    }
+
+    #[test]
+    fn tables_outlive_their_agent_and_what_serves_the_living_does_not() {
+        let (dir, mut pins) = left();
+        pins.keep();
+        drop(pins);
+        let left = [
+            "notes",
+            "OWN/growing/flows4",
+            "OWN/growing",
+            "OWN/maps/slots",
+            "OWN/maps",
+            "OWN/node",
+            "OWN",
+            "",
+        ];
+        assert_eq!(names(&dir), left, "and other layouts are gone");
+        let (bpffs, run_dir) = (dir.path(), Path::new("/run/x"));
+        remove_everything(bpffs, run_dir).expect("writable");
+        assert_eq!(names(&dir), [""; 0]);
+        assert!(!bpffs.join(PARENT).exists());
+        remove_everything(bpffs, run_dir).expect("gone is gone");
+    }
+
+    #[test]
+    fn an_agent_that_never_came_up_leaves_what_others_left_and_nothing_of_its_own() {
+        let (dir, pins) = left();
+        drop(pins);
+        assert_eq!(names(&dir), ["notes", "v1/maps", "v1", ""]);
     }
 }

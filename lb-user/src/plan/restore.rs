@@ -42,9 +42,7 @@ pub struct Found {
 
 /// Why tables cannot be taken over.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error(
-    "the entry of {frontend} {fault}: the tables are damaged, remove their pins and start anew"
-)]
+#[error("the entry of {frontend} {fault}")]
 pub struct Damaged {
     /// The frontend whose entry is wrong.
     pub frontend: String,
@@ -294,8 +292,7 @@ mod tests {
         let damaged = Ledger::restore(found, &Desired::default(), Capacity::default());
         assert_eq!(
             damaged.expect_err("no service has id 0").to_string(),
-            "the entry of 10.96.0.1:80/TCP names a service that cannot be: the tables are damaged, \
-             remove their pins and start anew"
+            "the entry of 10.96.0.1:80/TCP names a service that cannot be"
         );
     }
 }

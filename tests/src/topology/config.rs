@@ -1,5 +1,7 @@
 //! What kind of cluster to make: every choice is a value of [`Config`], and each has a default.
 
+use super::{TRUNK, UPLINK};
+
 /// What kind of cluster to make.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -9,6 +11,8 @@ pub struct Config {
     pub attachment: Attachment,
     /// The way from node to node for the pods' packets.
     pub interconnect: Interconnect,
+    /// What the frames on the segment look like.
+    pub segment: Segment,
     /// Where the client outside is.
     pub outside: Outside,
     /// Whether nodes have a default route.
@@ -44,6 +48,16 @@ pub enum Interconnect {
     Tun,
     /// A vxlan device on every node, over the segment; who is behind which node is told, not learnt.
     Vxlan,
+}
+
+/// What the frames on the nodes' segment look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// As they are.
+    Untagged,
+    /// With the tag of a VLAN, whose devices the stations on it use. Not every kernel has such: see
+    /// [`crate::kernel::has_vlans`].
+    Tagged,
 }
 
 /// Where the client outside is.
@@ -93,6 +107,7 @@ impl Default for Config {
             pods: vec![2, 2],
             attachment: Attachment::Routed,
             interconnect: Interconnect::Ethernet,
+            segment: Segment::Untagged,
             outside: Outside::OnSegment,
             default_route: DefaultRoute::Without,
             reverse_path: ReversePath::Loose,
@@ -104,6 +119,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The device of a station on the segment that its frames come by.
+    pub(super) fn port(&self) -> &'static str {
+        match self.segment {
+            Segment::Untagged => UPLINK,
+            Segment::Tagged => TRUNK,
+        }
+    }
+
     /// MTU of what carries the pods' packets from node to node.
     pub(crate) fn way_mtu(&self) -> u32 {
         match self.interconnect {

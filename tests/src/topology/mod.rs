@@ -29,7 +29,9 @@ mod outside;
 mod pod;
 mod way;
 
-pub use config::{Attachment, Config, DefaultRoute, Interconnect, Naming, Outside, ReversePath};
+pub use config::{
+    Attachment, Config, DefaultRoute, Interconnect, Naming, Outside, ReversePath, Segment,
+};
 pub use node::Node;
 pub use outside::{Client, Gateway};
 pub use pod::{POD_DEVICE, Pod};
@@ -37,6 +39,8 @@ pub use way::VXLAN;
 
 /// The device of nodes, gateway and client on their way to each other.
 pub const UPLINK: &str = "uplink0";
+/// What carries [`UPLINK`] where the segment's frames have tags.
+const TRUNK: &str = "trunk0";
 /// A pattern that means the node side of every pod's device.
 pub const POD_DEVICES: &str = "lxc*";
 
@@ -121,6 +125,13 @@ impl Cluster {
         let segment = &self.segment;
         segment.sysctl("net/ipv6/conf/default/disable_ipv6", "1")?;
         segment.ip(&self.segment_commands(config))?;
+        if config.segment == Segment::Tagged {
+            let nodes = self.nodes.iter().map(|node| &node.namespace);
+            for station in nodes.chain([self.outermost().1]) {
+                let tagged = link::vlan(TRUNK, UPLINK);
+                station.ip(&[link::up(TRUNK), vec![tagged]].concat())?;
+            }
+        }
         self.tunnels = way::lay_tunnels(&mut self.nodes, config.interconnect)?;
         let stops: Vec<way::Stop> = self.nodes.iter().map(Node::stop).collect();
         for node in &self.nodes {
@@ -171,7 +182,7 @@ impl Cluster {
         let ports = nodes.chain([(name, namespace, config.mtu)]);
         for ((device, namespace, mtu), number) in ports.zip(1_u8..) {
             let mac = format!("02:fc:00:00:00:{number:02x}");
-            commands.push(link::veth(device, &mac, UPLINK, namespace, mtu));
+            commands.push(link::veth(device, &mac, config.port(), namespace, mtu));
             commands.push(format!("link set dev {device} master br0 up"));
         }
         commands.push("link set dev br0 up".to_owned());

@@ -233,12 +233,22 @@ impl Stage {
             by(Route::Neighbour, neighbour, NARROW_MTU.into())
         } else if to == outsider() {
             by(Route::Neighbour, CLIENT_MAC, MTU)
-        } else if subnet(UNRESOLVED) || to == address(addressing::node(UNRESOLVED)) {
+        } else if subnet(UNRESOLVED) || is_stranger(to) {
             by(Route::Unresolved, [0; 6], MTU)
         } else {
             None
         }
     }
+}
+
+/// True for an address on the uplink's own link that no neighbour is known to have. A packet that was spoiled may come from any.
+fn is_stranger<A: Addr>(to: A) -> bool {
+    let is_nobodys = match to.to_ip() {
+        IpAddr::V4(ip) => matches!(ip.octets(), [.., 0 | 255]),
+        // The anycast address of the link's routers is each router's own.
+        IpAddr::V6(ip) => matches!(ip.segments(), [.., 0, 0, 0, 0]),
+    };
+    prefix(to) == prefix(node::<A>()) && to != node() && !is_nobodys
 }
 
 /// What all addresses of one /24, or one /64, have in common.

@@ -1,7 +1,6 @@
 //! Datagrams in fragments, end to end: through every kind of address, in order and out of order, both ways.
 //!
-//! Reordering is done by a sender of our own, since not every kernel has a queueing discipline for it. Tagged trunks are
-//! not here: the kernel that these suites are developed on has no VLAN devices.
+//! Reordering is done by a sender of our own, since not every kernel has a queueing discipline for it.
 
 #![expect(
     clippy::unwrap_used,

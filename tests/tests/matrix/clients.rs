@@ -5,7 +5,7 @@ use lb_tests::{
     kernel,
     netns::require_root,
     stage::{Backend, Cell, Client, Frontend},
-    topology::{Attachment, Config, DefaultRoute, Interconnect, Outside, ReversePath},
+    topology::{Attachment, Config, DefaultRoute, Interconnect, Outside, ReversePath, Segment},
 };
 
 use crate::{run, two_nodes};
@@ -87,6 +87,24 @@ fn a_client_behind_a_gateway_and_nodes_with_a_default_route() {
     let mut cells = cells();
     cells.extend(Cell::all(&inside, &CLUSTER_IP, &[Backend::Outside]));
     run(&config, &cells);
+}
+
+#[test]
+fn over_a_segment_whose_frames_have_tags() {
+    if !require_root() {
+        return;
+    }
+    if !kernel::has_vlans().unwrap() {
+        let cells = cells();
+        let names = cells.iter().map(|cell| format!("vlan {cell}"));
+        kernel::report_without_vlans(&names.collect::<Vec<_>>());
+        return;
+    }
+    let config = Config {
+        segment: Segment::Tagged,
+        ..two_nodes()
+    };
+    run(&config, &cells());
 }
 
 fn every_client(attachment: Attachment, interconnect: Interconnect) {

@@ -9,6 +9,7 @@ use lb_common::{
     net::addr::{Addr, Addr4, Addr6},
 };
 use lb_tests::{
+    addressing::Dual,
     netns::require_root,
     raw_sender::RawSender,
     sniffer::{Direction, Sniffer},
@@ -47,20 +48,31 @@ fn a_segment_out_of_the_window_never_shows_the_backends_address() {
     if !require_root() {
         return;
     }
-    // Of the node by which the client comes: it keeps its address, so the backend knows whom to send to.
     let scene = Scene::new(&["pod-1-1"], &[]);
+    // A backend of the node by which the client comes sees the client, another one sees that node.
+    goes_unseen(&scene, "pod-1-1", None);
+    scene.serve(&["pod-2-1"]);
+    goes_unseen(
+        &scene,
+        "pod-2-1",
+        Some(scene.deployment.cluster.nodes[0].addresses),
+    );
+}
+
+/// Of the backend of this name, which sees the client under its own address or under one of `masked`.
+fn goes_unseen(scene: &Scene, backend: &str, masked: Option<Dual>) {
     let client = &scene.deployment.cluster.client.namespace;
-    let bad = RawSender::new(scene.pod("pod-1-1")).unwrap();
+    let bad = RawSender::new(scene.pod(backend)).unwrap();
     let sniffer = Sniffer::open(client, UPLINK).unwrap();
     for family in 0..2 {
-        let server = scene.pod_addr("pod-1-1", family);
+        let server = scene.pod_addr(backend, family);
         for front in scene.fronts(family, ECHO_PORT) {
             let mut stream = connected(client, front);
             let own = stream.local_addr().unwrap();
+            let seen = masked.map_or(own.ip(), |masked| masked.both()[family]);
             // ACK, SYN-ACK, data, and a FIN.
             for flags in [0x10, 0x12, 0x18, 0x11] {
-                bad.send(&boom(server, (own.ip(), own.port()), flags))
-                    .unwrap();
+                bad.send(&boom(server, (seen, own.port()), flags)).unwrap();
                 assert!(is_echoed(&mut stream), "{front} after {flags:#x}");
             }
             let leaks = Cell::new(0);
@@ -72,14 +84,8 @@ fn a_segment_out_of_the_window_never_shows_the_backends_address() {
                 booms.set(booms.get() + u32::from(is_boom));
                 booms.get() == 4 && packet.ends_with(b"word")
             };
-            sniffer
-                .next(
-                    Direction::In,
-                    LIMIT,
-                    "all four and the echo after them",
-                    is_last,
-                )
-                .unwrap();
+            let what = format!("all four of {backend} and the echo after them");
+            sniffer.next(Direction::In, LIMIT, &what, is_last).unwrap();
             assert_eq!(leaks.get(), 0, "packets from {server} instead of {front}");
         }
     }

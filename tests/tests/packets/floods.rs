@@ -6,15 +6,15 @@ use lb_common::{
     fake::{PacketSpec, Transport},
     net::addr::{Addr, Addr4, Addr6},
 };
-use lb_tests::{netns::require_root, raw_sender::RawSender};
+use lb_tests::{client, limits, netns::require_root, raw_sender::RawSender};
 
 use crate::scene::{ECHO_PORT, PORT, Scene, connected, is_echoed};
 
 /// Places of the flow table of each family.
 const PLACES: u32 = 8_192;
 const FLAGS: [&str; 2] = ["--flow-table-size=8192", "--flow-table-max=8192"];
-/// Connections that live, of each family: an echo server takes no more.
-const LIVING: usize = 120;
+/// Idle connections of each family.
+const LIVING: usize = 500;
 /// What the flooded pod never answers.
 const STRANGERS: [&str; 2] = ["172.16.0.0/12", "fd99::/16"];
 
@@ -46,6 +46,8 @@ fn withstands(transport: Transport, port: u16, is_answered: bool) {
     if !require_root() {
         return;
     }
+    // Both ends of a connection are files of this process.
+    limits::allow_files(4 * 2 * LIVING as u64).unwrap();
     let scene = Scene::new(&["pod-1-1"], &FLAGS);
     let client = &scene.deployment.cluster.client.namespace;
     if !is_answered {
@@ -59,7 +61,11 @@ fn withstands(transport: Transport, port: u16, is_answered: bool) {
     for family in 0..2 {
         for n in 0..LIVING {
             let front = scene.fronts(family, ECHO_PORT)[n % 2];
-            streams.push(connected(client, front));
+            // Some have been used; the others have done no more than begin.
+            streams.push(match n % 4 {
+                0 => connected(client, front),
+                _ => client.run(|| client::connect(front).unwrap()),
+            });
         }
     }
     let sender = RawSender::new(client).unwrap();

@@ -10,7 +10,13 @@
 
 mod boom;
 mod floods;
+mod handover;
+mod inherited;
+mod killed;
+mod marks;
 mod moving;
+mod ports;
 mod restart;
 mod reuse;
 mod scene;
+mod sctp;

@@ -10,11 +10,10 @@ use lb_tests::{
     client::{self, Exchange, UdpMode},
     netns::{Namespace, require_root},
     poll,
-    server::Server,
     tally::Tally,
 };
 
-use crate::scene::{ECHO_TARGET, LIMIT, PORT, Scene, TARGET, ask, bound};
+use crate::scene::{LIMIT, PORT, Scene, ask, bound};
 
 const RESTARTS: usize = 5;
 
@@ -89,12 +88,7 @@ fn a_backend_that_restarts_under_load_fails_nobody() {
             settle();
             servers.remove(name);
             settle();
-            let pod = scene.pod(name);
-            let again = [
-                Server::hostname(pod, name, TARGET).unwrap(),
-                Server::echo(pod, ECHO_TARGET).unwrap(),
-            ];
-            servers.insert(name.to_owned(), again);
+            servers.insert(name.to_owned(), scene.start_servers(name));
             scene.serve(&[name, other]);
         }
         settle();

@@ -8,13 +8,14 @@ use std::{
 };
 
 use lb_tests::{
+    addressing::Dual,
     balancer::Balancer,
     client,
     deployment::Deployment,
     manifest::{Endpoint, EndpointSlice, Exposed, Manifest, Port, Service},
     netns::Namespace,
     server::Server,
-    topology::{Cluster, Config},
+    topology::{Cluster, Config, Node},
 };
 
 pub(crate) const PORT: u16 = 80;
@@ -32,25 +33,61 @@ pub(crate) const SILENCE: Duration = Duration::from_millis(200);
 /// Nodes of three and two pods; the last of the first node only asks.
 pub(crate) struct Scene {
     pub(crate) deployment: Deployment,
-    /// What answers in each pod, by its name: with it on [`TARGET`], and all that it gets on [`ECHO_TARGET`].
+    /// What answers at each place, by its name: with it on [`TARGET`], and all that it gets on [`ECHO_TARGET`].
     pub(crate) servers: BTreeMap<String, [Server; 2]>,
 }
 
-impl Scene {
-    /// With these pods behind the service.
-    pub(crate) fn new(backends: &[&str], flags: &[&str]) -> Self {
-        let config = Config {
-            pods: vec![3, 2],
-            ..Config::default()
-        };
-        let cluster = Cluster::new(&config).unwrap();
-        let servers = cluster.pods().map(|(_, pod)| {
-            let servers = [
-                Server::hostname(&pod.namespace, &pod.name, TARGET).unwrap(),
-                Server::echo(&pod.namespace, ECHO_TARGET).unwrap(),
-            ];
-            (pod.name.clone(), servers)
+/// Where something may serve: a pod, or a node as host-network pods have it.
+struct Place<'a> {
+    name: &'a str,
+    node: &'a Node,
+    addresses: Dual,
+    namespace: &'a Namespace,
+}
+
+impl<'a> Place<'a> {
+    fn all(cluster: &'a Cluster) -> impl Iterator<Item = Self> {
+        let pods = cluster.pods().map(|(node, pod)| Self {
+            name: &pod.name,
+            node,
+            addresses: pod.addresses,
+            namespace: &pod.namespace,
         });
+        let nodes = cluster.nodes.iter().map(|node| Self {
+            name: &node.name,
+            node,
+            addresses: node.addresses,
+            namespace: &node.namespace,
+        });
+        pods.chain(nodes)
+    }
+
+    fn servers(&self) -> [Server; 2] {
+        [
+            Server::hostname(self.namespace, self.name, TARGET).unwrap(),
+            Server::echo(self.namespace, ECHO_TARGET).unwrap(),
+        ]
+    }
+}
+
+/// The cluster without anything that serves.
+pub(crate) fn cluster() -> Cluster {
+    let config = Config {
+        pods: vec![3, 2],
+        ..Config::default()
+    };
+    Cluster::new(&config).unwrap()
+}
+
+impl Scene {
+    /// With these pods, or nodes, behind the service.
+    pub(crate) fn new(backends: &[&str], flags: &[&str]) -> Self {
+        Self::on(cluster(), backends, flags)
+    }
+
+    /// The same on a cluster that a test has made something of.
+    pub(crate) fn on(cluster: Cluster, backends: &[&str], flags: &[&str]) -> Self {
+        let servers = Place::all(&cluster).map(|place| (place.name.to_owned(), place.servers()));
         let servers = servers.collect();
         cluster.route_client_via(&cluster.nodes[0]).unwrap();
         let manifest = manifest(&cluster, backends);
@@ -61,15 +98,13 @@ impl Scene {
         }
     }
 
-    /// Puts these pods behind the service, and returns when every agent has them.
+    /// Puts these behind the service, and returns when every agent has them.
     pub(crate) fn serve(&self, backends: &[&str]) {
         let cluster = &self.deployment.cluster;
         self.deployment.write(&manifest(cluster, backends)).unwrap();
-        let pods = cluster
-            .pods()
-            .filter(|(_, pod)| backends.contains(&pod.name.as_str()));
-        let endpoints: Vec<String> = pods
-            .flat_map(|(_, pod)| pod.addresses.both())
+        let endpoints: Vec<String> = Place::all(cluster)
+            .filter(|place| backends.contains(&place.name))
+            .flat_map(|place| place.addresses.both())
             .flat_map(|addr| [TARGET, ECHO_TARGET].map(|port| SocketAddr::new(addr, port)))
             .map(|endpoint| endpoint.to_string())
             .collect();
@@ -83,18 +118,24 @@ impl Scene {
         &self.deployment.balancers[0]
     }
 
-    /// The namespace of a pod.
-    pub(crate) fn pod(&self, name: &str) -> &Namespace {
-        let mut pods = self.deployment.cluster.pods();
-        let (_, pod) = pods.find(|(_, pod)| pod.name == name).unwrap();
-        &pod.namespace
+    /// Starts the servers of a place that has none.
+    pub(crate) fn start_servers(&self, name: &str) -> [Server; 2] {
+        self.place(name).servers()
     }
 
-    /// An address of a pod.
+    /// The namespace of a pod, or of a node.
+    pub(crate) fn pod(&self, name: &str) -> &Namespace {
+        self.place(name).namespace
+    }
+
+    /// An address of a pod, or of a node.
     pub(crate) fn pod_addr(&self, name: &str, family: usize) -> IpAddr {
-        let mut pods = self.deployment.cluster.pods();
-        let (_, pod) = pods.find(|(_, pod)| pod.name == name).unwrap();
-        pod.addresses.both()[family]
+        self.place(name).addresses.both()[family]
+    }
+
+    fn place(&self, name: &str) -> Place<'_> {
+        let mut places = Place::all(&self.deployment.cluster);
+        places.find(|place| place.name == name).unwrap()
     }
 
     /// Everybody who dials: a pod, a process of the node, somebody outside.
@@ -135,7 +176,7 @@ impl Scene {
     }
 }
 
-/// The service with these pods.
+/// The service with these backends.
 pub(crate) fn manifest(cluster: &Cluster, backends: &[&str]) -> Manifest {
     let ports = || {
         let of = |name: &str, protocol, port, target| Port {
@@ -147,6 +188,7 @@ pub(crate) fn manifest(cluster: &Cluster, backends: &[&str]) -> Manifest {
             of("udp", "UDP", PORT, TARGET),
             of("echo-tcp", "TCP", ECHO_PORT, ECHO_TARGET),
             of("echo-udp", "UDP", ECHO_PORT, ECHO_TARGET),
+            of("sctp", "SCTP", PORT, TARGET),
         ]
     };
     let service = Service {
@@ -155,19 +197,23 @@ pub(crate) fn manifest(cluster: &Cluster, backends: &[&str]) -> Manifest {
         ports: ports(),
         selector: None,
     };
-    let node_ports = [NODE_PORT, NODE_PORT, NODE_PORT + 1, NODE_PORT + 1];
+    let node_ports = [
+        NODE_PORT,
+        NODE_PORT,
+        NODE_PORT + 1,
+        NODE_PORT + 1,
+        NODE_PORT,
+    ];
     let mut manifest = Manifest::default().with(&Exposed {
         service,
         node_ports: node_ports.into(),
         ips: BALANCER.map(|ip| ip.parse().unwrap()).into(),
     });
     for family in 0..2 {
-        let endpoints = cluster
-            .pods()
-            .filter(|(_, pod)| backends.contains(&pod.name.as_str()));
-        let endpoints = endpoints.map(|(node, pod)| Endpoint {
-            address: pod.addresses.both()[family],
-            node_name: node.name.clone(),
+        let endpoints = Place::all(cluster).filter(|place| backends.contains(&place.name));
+        let endpoints = endpoints.map(|place| Endpoint {
+            address: place.addresses.both()[family],
+            node_name: place.node.name.clone(),
             ready: true,
         });
         manifest = manifest.with(&EndpointSlice {

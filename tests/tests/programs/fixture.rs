@@ -1,6 +1,6 @@
 //! A node with the programs loaded and a set of services that leads everywhere a packet can go.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, ops::RangeInclusive};
 
 use lb_common::{
     abi::{NextHop, NodeConfig, Reason, backend_flags, node::features},
@@ -144,6 +144,15 @@ impl Fixture {
 
     /// The same with room for so many directions of connections.
     pub(crate) fn with_flow_table(programs: &[&str], size: u32) -> Option<Self> {
+        Self::with_ports(programs, size, SNAT_PORT..=SNAT_PORT)
+    }
+
+    /// The same with so many ports for masquerading.
+    pub(crate) fn with_ports(
+        programs: &[&str],
+        size: u32,
+        ports: RangeInclusive<u16>,
+    ) -> Option<Self> {
         if !require_root() {
             return None;
         }
@@ -153,8 +162,8 @@ impl Fixture {
         let facts = NodeConfig {
             addr4: v4.into(),
             addr6: v6.into(),
-            snat_port_base: SNAT_PORT.into(),
-            snat_port_count: 1,
+            snat_port_base: (*ports.start()).into(),
+            snat_port_count: u32::from(ports.end() - ports.start()) + 1,
             host_ifindex: node.host_ifindex().unwrap(),
             host_macs: NextHop::join_macs(dst, src),
             hairpin4: hairpin(),

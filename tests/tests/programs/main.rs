@@ -17,6 +17,8 @@ mod fragments;
 mod host;
 mod layer3;
 mod loaders;
+mod many;
 mod offload;
 mod passes;
+mod tags;
 mod xdp;

@@ -210,7 +210,9 @@ fn shorten<A: Addr>(packet: &mut Vec<u8>, len: u8) {
 
 /// Whole packets that have nothing to do with a service.
 fn foreign() -> Vec<Stranger> {
-    let tagged = [&[0, 42, 8, 0], dialling::<Addr4>(SYN).packet().bytes()].concat();
+    // XDP sees every tag there; TC those behind the first, which the kernel has laid beside the frame.
+    let tagged = |tag: [u8; 4]| [&tag, dialling::<Addr4>(SYN).packet().bytes()].concat();
+    let twice = [&[0, 42, 0x81, 0], &tagged([0, 7, 8, 0])[..]].concat();
     let other = |name: &str, ether_type, packet| Stranger {
         name: name.to_owned(),
         ether_type,
@@ -219,7 +221,9 @@ fn foreign() -> Vec<Stranger> {
     };
     vec![
         other("ARP", 0x0806, vec![0; 28]),
-        other("a VLAN tag", 0x8100, tagged),
+        other("a VLAN tag", 0x8100, tagged([0, 42, 8, 0])),
+        other("a priority tag", 0x8100, tagged([0xb0, 0, 8, 0])),
+        other("a tag in a tag", 0x88a8, twice),
         elsewhere::<Addr4>("a connection to a port without service", SYN),
         elsewhere::<Addr6>("a connection to a port without service", SYN),
         elsewhere::<Addr4>("the middle of an unknown connection", ACK),

@@ -313,3 +313,49 @@ fn age_counts_from_the_first_sight_of_an_object() {
     let view = controller.reconcile(start + Duration::from_secs(5)).view;
     assert_eq!(view.seen.get(&key), Some(&start));
 }
+
+#[test]
+fn what_an_earlier_agent_left_is_taken_over_when_the_first_listing_is_complete() {
+    let (mut first, _dir) = controller(FakeMaps::default());
+    first.absorb(look(WEB));
+    first.reconcile(SystemTime::UNIX_EPOCH);
+    let left = tables(&first);
+    let (mut second, _dir) = controller(first.maps);
+    let n_writes = second.maps.n_writes();
+    second.reconcile(SystemTime::UNIX_EPOCH);
+    assert_eq!(tables(&second), left, "nobody has said yet what is wanted");
+    second.absorb(look(WEB));
+    assert!(!second.reconcile(SystemTime::UNIX_EPOCH).is_incomplete);
+    assert_eq!(tables(&second), left);
+    assert_eq!(second.maps.n_writes(), n_writes, "all was right already");
+    let (mut third, _dir) = controller(second.maps);
+    third.absorb(look("apiVersion: v1\nkind: Service\nmetadata: {name: none}\nspec: {clusterIP: 10.96.0.11, ports: [{port: 1}]}"));
+    third.reconcile(SystemTime::UNIX_EPOCH);
+    let now = tables(&third);
+    assert!(
+        !now.contains("10.96.0.10:80") && now.contains("10.96.0.11:1"),
+        "{now}"
+    );
+}
+
+#[test]
+fn tables_that_contradict_themselves_are_left_alone_and_told_of() {
+    let mut maps = FakeMaps::new(Capacity::default());
+    let key = crate::plan::FrontendKey {
+        addr: "10.96.0.10".parse().expect("literal"),
+        port: 80,
+        proto: 6,
+        pad: 0,
+    };
+    maps.put_service(&key, &lb_common::abi::Service::default())
+        .expect("room");
+    let (mut controller, _dir) = controller(maps);
+    controller.absorb(look(WEB));
+    for _ in 0..2 {
+        let outcome = controller.reconcile(SystemTime::UNIX_EPOCH);
+        assert!(outcome.is_incomplete, "it is tried again");
+        let told = "the tables cannot be taken over: the entry of 10.96.0.10:80/TCP names a service that cannot be";
+        assert_eq!(outcome.view.troubles, [told]);
+        assert_eq!(controller.maps.n_writes(), 1);
+    }
+}

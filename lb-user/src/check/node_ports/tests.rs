@@ -150,7 +150,7 @@ fn without_tables_nothing_is_said_and_what_cannot_be_read_is_told() {
     let no_agent = Found::default();
     assert_eq!(
         lines(&no_agent),
-        ["ok    node ports: no agent has tables here that would say which"]
+        ["ok    node ports: no agent runs here that would say which"]
     );
     let unreadable = Found {
         served: Err("no permission".to_owned()),

@@ -14,7 +14,7 @@ use crate::{
     alloc::Allocations,
     apply::{self, BpfMaps, LbMaps, Retry},
     compile::{self, Compiled, NodeFacts},
-    config::{FlowSettings, ServiceFlags},
+    config::{FlowSettings, FlowTableSizes, ServiceFlags},
     desired::PortName,
     loader::{
         object::{self, Facts},
@@ -134,7 +134,11 @@ impl Node {
             }
         }
         let (mut ebpf, _) = object::load(Facts {
-            flow_table_size: FLOWS,
+            flow_table: FlowTableSizes {
+                size: FLOWS,
+                max: FLOWS,
+                is_given: true,
+            },
             addresses: args.addresses(),
             host: HostFacts::default(),
             masquerade: args.services.masquerade,

@@ -83,6 +83,17 @@ pub fn claim(links: &[Link], pair: &PairName, run_dir: &str) -> Claim {
     }
 }
 
+/// The node's ends of all pairs of agents of `run_dir`, whatever their names.
+pub fn of_run_dir<'a>(links: &'a [Link], run_dir: &'a str) -> impl Iterator<Item = &'a Link> {
+    let is_ours = move |near: &&Link| near.alias.as_deref().and_then(owner) == Some(run_dir);
+    let has_far = |near: &&Link| {
+        let mut others = links.iter();
+        near.mac == Some(NEAR_MAC)
+            && others.any(|far| far.mac == Some(FAR_MAC) && are_ends(near, far))
+    };
+    links.iter().filter(is_ours).filter(has_far)
+}
+
 /// Whether these two are one pair, both ends here.
 fn are_ends(near: &Link, far: &Link) -> bool {
     let is_here = |link: &Link| link.is_veth && !link.is_peer_elsewhere;
@@ -137,6 +148,23 @@ mod tests {
         let mut links = pair(None);
         links[0].mac = Some([2, 0, 0, 0, 0, 1]);
         assert_eq!(claimed(&links), stranger("fulcrum0"));
+    }
+
+    #[test]
+    fn a_run_directorys_pairs_are_found_under_any_name() {
+        let mut links = pair(Some("fulcrum:/run/a")).to_vec();
+        links[0].name = "lb0".to_owned();
+        let near = links[0].clone();
+        let found = |links: &[Link], run_dir| -> Vec<Link> {
+            of_run_dir(links, run_dir).cloned().collect()
+        };
+        assert_eq!(found(&links, "/run/a"), [near]);
+        assert_eq!(found(&links, "/run/b"), []);
+        for alias in [None, Some("for the lab".to_owned())] {
+            links[0].alias = alias;
+            assert_eq!(found(&links, "/run/a"), []);
+        }
+        assert_eq!(found(&pair(Some("fulcrum:/run/a"))[..1], "/run/a"), []);
     }
 
     #[test]

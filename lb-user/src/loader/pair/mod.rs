@@ -375,6 +375,45 @@ fn look(
     Ok(claim(&links, name, name::owner(&alias).unwrap_or(run_dir)))
 }
 
+/// A pair that nobody holds any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// The node's end; the other goes with it.
+    pub name: String,
+    index: u32,
+}
+
+/// The pairs in this network namespace that dead agents of `run_dir` left; the caller holds its lock, or there is none.
+pub fn left_behind(run_dir: &Path) -> Result<Vec<Leftover>, PairError> {
+    let mut channel = Channel::open(NETLINK_ROUTE).map_err(PairError::Open)?;
+    let links = channel
+        .list(request::all_links())
+        .map_err(PairError::List)?;
+    let links: Vec<claim::Link> = links.iter().filter_map(request::link).collect();
+    // An alias holds no more than the end of a long path.
+    let alias = name::alias(&run_dir.display().to_string());
+    let ends = claim::of_run_dir(&links, name::owner(&alias).unwrap_or_default());
+    let left = ends.map(|near| Leftover {
+        name: near.name.clone(),
+        index: near.index,
+    });
+    Ok(left.collect())
+}
+
+impl Leftover {
+    /// Removes both ends, and with them routes and addresses.
+    pub fn remove(&self) -> Result<(), PairError> {
+        let mut channel = Channel::open(NETLINK_ROUTE).map_err(PairError::Open)?;
+        channel
+            .change(request::delete(self.index), 0)
+            .map_err(|source| PairError::Set {
+                what: "the removal".to_owned(),
+                device: self.name.clone(),
+                source,
+            })
+    }
+}
+
 fn create(
     channel: &mut Channel<RouteNetlinkMessage>,
     name: &PairName,

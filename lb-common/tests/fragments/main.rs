@@ -1,6 +1,8 @@
 //! Records and shelf of fragments under a model checker: two CPUs at one bucket, and the first fragment that comes while a
 //! later one is being put on the shelf.
 
+mod evicted;
+
 use std::sync::Arc;
 
 use lb_common::{
@@ -42,6 +44,14 @@ impl AtomicWord for Word {
 
     fn set_bits(&self, bits: u32) {
         self.0.fetch_or(bits, SeqCst);
+    }
+
+    fn keep_bits(&self, bits: u32) {
+        self.0.fetch_and(bits, SeqCst);
+    }
+
+    fn add(&self, value: u32) {
+        self.0.fetch_add(value, SeqCst);
     }
 }
 
