@@ -14,6 +14,7 @@ pub mod node;
 pub mod packets;
 pub mod probe;
 pub mod run_dir;
+mod supervisor;
 pub mod view;
 mod wires;
 
@@ -130,6 +131,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentEr
         ended = work(settings, ready) => match ended? {},
         name = signals.next() => {
             tracing::info!(signal = name, "stopping");
+            supervisor::stopping();
             Ok(())
         }
     }
@@ -179,6 +181,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         let controller = first_listing(controller, &mut news, &told).await;
         let n_devices = devices.look().await?;
         tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
+        supervisor::ready();
         ready();
         tokio::select! {
             never = devices.follow() => match never {},
@@ -186,8 +189,10 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
             never = growth.follow() => match never {},
         }
     };
+    let (views, device_views) = (shown.view.clone(), shown.devices.clone());
     tokio::select! {
         ended = up => ended,
+        never = supervisor::follow(views, device_views) => match never {},
         never = serve(&server, shown, packets) => match never {},
         never = probe::follow(probing.targets, probing.readiness) => match never {},
         never = health::follow(checking.health, checking.troubles) => match never {},

@@ -20,6 +20,7 @@ use super::{
     health::{self, Health, Troubles},
     node::{Demand, Own},
     probe::{overlay::Readiness, target::Targets},
+    supervisor::{self, Watchdog},
     with_loopback,
 };
 use crate::{apply::LbMaps, source::ScanResult};
@@ -99,6 +100,7 @@ impl Wires {
                 readiness,
                 troubles,
                 sweeps: time::interval(SWEEP),
+                watchdog: Watchdog::of_this_process(),
             },
             shown: Shown {
                 view,
@@ -129,22 +131,31 @@ pub(super) struct News {
     pub(super) troubles: watch::Receiver<Troubles>,
     /// When the tables are swept.
     pub(super) sweeps: Interval,
+    /// Who must hear of the control loop now and then.
+    pub(super) watchdog: Watchdog,
 }
 
 impl News {
     /// Waits for the next news and hands it to the controller; false: it is time to sweep the tables instead.
     pub(super) async fn arrive<M: LbMaps>(&mut self, controller: &mut Controller<M>) -> bool {
-        tokio::select! {
-            _ = self.sweeps.tick() => return false,
-            look = next(&mut self.looks) => controller.absorb(look),
-            own = changed(&mut self.addresses) => {
-                controller.relocate(with_loopback(own.addresses));
-                controller.stand_in(own.stand_ins);
+        loop {
+            tokio::select! {
+                // It was no news.
+                () = self.watchdog.hungry() => {
+                    supervisor::feed(controller);
+                    continue;
+                }
+                _ = self.sweeps.tick() => return false,
+                look = next(&mut self.looks) => controller.absorb(look),
+                own = changed(&mut self.addresses) => {
+                    controller.relocate(with_loopback(own.addresses));
+                    controller.stand_in(own.stand_ins);
+                }
+                readiness = changed(&mut self.readiness) => controller.probed(readiness),
+                troubles = changed(&mut self.troubles) => controller.hear(health::texts(&troubles)),
             }
-            readiness = changed(&mut self.readiness) => controller.probed(readiness),
-            troubles = changed(&mut self.troubles) => controller.hear(health::texts(&troubles)),
+            return true;
         }
-        true
     }
 
     /// The next look of a source.
