@@ -49,6 +49,19 @@ pub enum Manifests<'a> {
     Stdin(&'a str),
 }
 
+/// How an agent is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// Where it keeps what is its own.
+    pub place: &'a Place,
+    /// What it serves.
+    pub manifests: Manifests<'a>,
+    /// Further flags of `fulcrum run`.
+    pub flags: &'a [&'a str],
+    /// Variables of its environment, beside the test's own.
+    pub environment: &'a [(&'a str, &'a str)],
+}
+
 /// A running agent; ends when it is dropped.
 #[derive(Debug)]
 pub struct Balancer {
@@ -74,7 +87,28 @@ impl Balancer {
         manifests: Manifests<'_>,
         flags: &[&str],
     ) -> Result<Self> {
+        let environment = &[];
+        Self::launch(
+            node,
+            Launch {
+                place,
+                manifests,
+                flags,
+                environment,
+            },
+        )
+    }
+
+    /// As [`Self::start`], with all that can be given.
+    pub fn launch(node: &Node, launch: Launch<'_>) -> Result<Self> {
+        let Launch {
+            place,
+            manifests,
+            flags,
+            environment,
+        } = launch;
         let mut command = node.namespace.daemon(binary()?);
+        command.envs(environment.iter().copied());
         command.args(place.flags()).arg("run").args(run_flags(node));
         command.arg("--manifests").arg(match manifests {
             Manifests::Path(path) => path,

@@ -55,6 +55,7 @@ use controller::Controller;
 use devices::Devices;
 use flows::Walk;
 use growth::Growth;
+use health::sync::Moment;
 use node::{Node, Own};
 use packets::Packets;
 use probe::overlay::Readiness;
@@ -195,7 +196,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         never = supervisor::follow(views, device_views) => match never {},
         never = serve(&server, shown, packets) => match never {},
         never = probe::follow(probing.targets, probing.readiness) => match never {},
-        never = health::follow(checking.health, checking.troubles) => match never {},
+        never = health::follow(checking.state, config.healthz, checking.troubles) => match never {},
         never = walk.follow(reports) => match never {},
         ended = source => ended,
     }
@@ -318,6 +319,7 @@ async fn keep_true(mut turn: Turn, news: &mut News, told: &Told) -> Infallible {
             arrival.await
         };
         turn = if is_news {
+            told.sync.send_modify(|sync| sync.queue(Moment::now()));
             reconcile(controller, told).await
         } else {
             let controller = sweep(controller).await;
@@ -371,6 +373,9 @@ async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
         replace(&told.demand, outcome.demand);
         replace(&told.targets, outcome.targets);
         replace(&told.health, outcome.health);
+        if !outcome.is_incomplete {
+            told.sync.send_modify(|sync| sync.finish(Moment::now()));
+        }
     }
     Turn {
         controller,

@@ -17,7 +17,10 @@ use super::{
     devices::{Channels, DeviceView},
     flows::FlowReport,
     growth::Swap,
-    health::{self, Health, Troubles},
+    health::{
+        self, Health, Troubles,
+        sync::{Moment, Sync},
+    },
     node::{Demand, Own},
     probe::{overlay::Readiness, target::Targets},
     supervisor::{self, Watchdog},
@@ -47,6 +50,7 @@ pub(super) struct Told {
     pub(super) demand: watch::Sender<Demand>,
     pub(super) targets: watch::Sender<Targets>,
     pub(super) health: watch::Sender<Health>,
+    pub(super) sync: watch::Sender<Sync>,
 }
 
 /// What those who ask are told.
@@ -64,7 +68,7 @@ pub(super) struct Probing {
 
 /// The health check ports' ends.
 pub(super) struct Checking {
-    pub(super) health: watch::Receiver<Health>,
+    pub(super) state: health::State,
     pub(super) troubles: watch::Sender<Troubles>,
 }
 
@@ -78,6 +82,7 @@ impl Wires {
         let (targets_in, targets) = watch::channel(Targets::new());
         let (readiness_in, readiness) = watch::channel(Readiness::new());
         let (health_in, health) = watch::channel(Health::default());
+        let (sync_in, sync) = watch::channel(Sync::starting(Moment::now()));
         let (swaps_in, swaps) = mpsc::channel(1);
         let (reports, flows) = watch::channel(FlowReport::default());
         let (troubles_in, troubles) = watch::channel(Troubles::new());
@@ -93,6 +98,7 @@ impl Wires {
                 demand: demand_in,
                 targets: targets_in,
                 health: health_in,
+                sync: sync_in,
             },
             news: News {
                 looks,
@@ -112,7 +118,7 @@ impl Wires {
                 readiness: readiness_in,
             },
             checking: Checking {
-                health,
+                state: health::State { health, sync },
                 troubles: troubles_in,
             },
             swaps: swaps_in,
