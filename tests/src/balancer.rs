@@ -60,6 +60,8 @@ pub struct Launch<'a> {
     pub flags: &'a [&'a str],
     /// Variables of its environment, beside the test's own.
     pub environment: &'a [(&'a str, &'a str)],
+    /// A program that becomes the agent, with its arguments before the agent's command line; may be empty.
+    pub wrapper: &'a [&'a str],
 }
 
 /// A running agent; ends when it is dropped.
@@ -87,16 +89,14 @@ impl Balancer {
         manifests: Manifests<'_>,
         flags: &[&str],
     ) -> Result<Self> {
-        let environment = &[];
-        Self::launch(
-            node,
-            Launch {
-                place,
-                manifests,
-                flags,
-                environment,
-            },
-        )
+        let launch = Launch {
+            place,
+            manifests,
+            flags,
+            environment: &[],
+            wrapper: &[],
+        };
+        Self::launch(node, launch)
     }
 
     /// As [`Self::start`], with all that can be given.
@@ -106,8 +106,16 @@ impl Balancer {
             manifests,
             flags,
             environment,
+            wrapper,
         } = launch;
-        let mut command = node.namespace.daemon(binary()?);
+        let mut command = match wrapper {
+            [] => node.namespace.daemon(binary()?),
+            [wrapper, arguments @ ..] => {
+                let mut command = node.namespace.daemon(wrapper);
+                command.args(arguments).arg(binary()?);
+                command
+            }
+        };
         command.envs(environment.iter().copied());
         command.args(place.flags()).arg("run").args(run_flags(node));
         command.arg("--manifests").arg(match manifests {

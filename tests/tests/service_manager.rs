@@ -10,6 +10,7 @@ use std::{
     net::SocketAddr,
     os::unix::net::UnixDatagram,
     path::Path,
+    process::Command,
     time::Duration,
 };
 
@@ -71,6 +72,7 @@ impl Scene {
             manifests: Manifests::Path(self.manifests.path()),
             flags,
             environment,
+            wrapper: &[],
         };
         Balancer::launch(self.node(), launch).unwrap()
     }
@@ -88,6 +90,23 @@ impl Scene {
         let addresses = self.node().addresses.both();
         client.run(|| addresses.map(ask).map(Result::unwrap).into())
     }
+}
+
+/// The unit as it is installed.
+fn unit() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lb-user/dist/fulcrum.service");
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// What the unit says of a key, which must stand in it once.
+fn setting(key: &str) -> String {
+    let unit = unit();
+    let values = unit.lines().filter_map(|line| line.split_once('='));
+    let values: Vec<_> = values.filter(|(found, _)| *found == key).collect();
+    let [(_, value)] = values[..] else {
+        panic!("{key} stands {} times in the unit", values.len());
+    };
+    value.to_owned()
 }
 
 /// The service manager's end.
@@ -212,4 +231,73 @@ fn a_node_that_leaves_is_no_longer_eligible_though_the_agent_lives() {
         })
         .unwrap();
     assert_eq!(scene.status("/livez"), ["200"; 2]);
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_understands() {
+    assert_eq!(setting("Type"), "notify");
+    assert_eq!(setting("Restart"), "always");
+    assert_eq!(setting("RuntimeDirectoryPreserve"), "yes");
+    assert_eq!(setting("WatchdogSec"), "2min");
+    assert_eq!(
+        setting("ExecStart"),
+        "/usr/bin/fulcrum run $FULCRUM_OPTIONS"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    // Whatever it starts must be there, and the manual is not installed here.
+    let unit = unit().replace("/usr/bin/fulcrum", "/bin/true");
+    let path = directory.path().join("fulcrum.service");
+    std::fs::write(&path, unit).unwrap();
+    let verified = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(&path)
+        .output();
+    let Ok(verified) = verified else {
+        eprintln!("not verified: there is no systemd-analyze");
+        return;
+    };
+    // It says of what it does not know that it ignores it, and calls that a success.
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(
+        verified.status.success() && !said.contains("fulcrum.service"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_capabilities_of_the_unit_suffice() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let capabilities = setting("CapabilityBoundingSet").to_lowercase();
+    let capabilities: String = capabilities
+        .split_whitespace()
+        .map(|name| format!(",+{}", name.trim_start_matches("cap_")))
+        .collect();
+    let bounding = format!("--bounding-set=-all{capabilities}");
+    let inheritable = format!("--inh-caps=-all{capabilities}");
+    let wrapper = ["setpriv", "--no-new-privs", &bounding, &inheritable];
+    let place = Place::new().unwrap();
+    // The second one takes over what the first one has left.
+    for _ in 0..2 {
+        let launch = Launch {
+            place: &place,
+            manifests: Manifests::Path(scene.manifests.path()),
+            flags: &["--mode", "xdp"],
+            environment: &[],
+            wrapper: &wrapper,
+        };
+        let balancer = Balancer::launch(scene.node(), launch).unwrap();
+        let process = std::fs::read_to_string(format!("/proc/{}/status", balancer.pid())).unwrap();
+        // CAP_NET_ADMIN is 12, CAP_PERFMON 38, CAP_BPF 39 (linux/capability.h).
+        let effective = format!("CapEff:\t{:016x}\n", 1_u64 << 12 | 1 << 38 | 1 << 39);
+        assert!(process.contains(&effective), "{process}");
+        let log = balancer.log();
+        for complaint in ["WARN", "ERROR", "not attached"] {
+            assert!(!log.contains(complaint), "{log}");
+        }
+        assert_eq!(scene.status("/healthz"), ["200"; 2]);
+        assert!(balancer.stop().unwrap().success());
+    }
 }

@@ -18,12 +18,11 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Makes both, and says where they are. Without a binary, the release is built.
 pub(crate) fn run(given: Option<PathBuf>, into: Option<PathBuf>) -> Result<()> {
-    let program = match given {
-        Some(program) => program,
-        None => {
-            binary::build()?;
-            binary::path()
-        }
+    let program = if let Some(program) = given {
+        program
+    } else {
+        binary::build()?;
+        binary::path()
     };
     if !program.is_file() {
         bail!("no file {}; name a binary `fulcrum`", program.display());

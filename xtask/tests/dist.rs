@@ -1,5 +1,10 @@
 //! The package and the tarball, as they are unpacked elsewhere.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of tests fail as tests do: with a line number"
+)]
+
 use std::{
     env, fs,
     path::{Path, PathBuf},

@@ -128,6 +128,10 @@ pub enum AgentError {
 pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentError> {
     let mut signals = Signals::new().map_err(AgentError::Signals)?;
     settings.config.flows.check_ephemeral()?;
+    let ready = || {
+        supervisor::ready();
+        ready();
+    };
     tokio::select! {
         ended = work(settings, ready) => match ended? {},
         name = signals.next() => {
@@ -182,7 +186,6 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         let controller = first_listing(controller, &mut news, &told).await;
         let n_devices = devices.look().await?;
         tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
-        supervisor::ready();
         ready();
         tokio::select! {
             never = devices.follow() => match never {},
@@ -190,10 +193,8 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
             never = growth.follow() => match never {},
         }
     };
-    let (views, device_views) = (shown.view.clone(), shown.devices.clone());
     tokio::select! {
         ended = up => ended,
-        never = supervisor::follow(views, device_views) => match never {},
         never = serve(&server, shown, packets) => match never {},
         never = probe::follow(probing.targets, probing.readiness) => match never {},
         never = health::follow(checking.state, config.healthz, checking.troubles) => match never {},
@@ -392,6 +393,7 @@ fn replace<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
     });
 }
 
+/// Tells how the agent fares: those who ask, and the service manager.
 async fn serve(
     server: &Server,
     Shown {
@@ -402,6 +404,7 @@ async fn serve(
     packets: Option<Arc<Packets>>,
 ) -> Infallible {
     let changes = view.clone();
+    let status = supervisor::follow(view.clone(), devices.clone());
     let answer = move |request: &control::Request| {
         let view = view
             .borrow()
@@ -419,7 +422,10 @@ async fn serve(
             )),
         }
     };
-    server.serve(answer, changes).await
+    tokio::select! {
+        never = server.serve(answer, changes) => never,
+        never = status => never,
+    }
 }
 
 /// The signals that end the agent.

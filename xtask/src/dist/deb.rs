@@ -26,13 +26,13 @@ pub(super) fn build(root: &Path, package: &Path) -> Result<()> {
     let files = tree::files(root)?;
     let control = root.join("DEBIAN");
     let mut n_bytes = 0;
-    let mut kept = String::new();
     for file in &files {
         n_bytes += fs::metadata(root.join(file))?.len();
-        if file.starts_with("etc") {
-            kept.push_str(&format!("/{}\n", file.display()));
-        }
     }
+    let kept = files.iter().filter(|file| file.starts_with("etc"));
+    let kept: String = kept
+        .flat_map(|file| ["/".to_owned(), file.display().to_string(), "\n".to_owned()])
+        .collect();
     tree::write(&control.join("conffiles"), kept.as_bytes())?;
     let binary = root.join("usr/bin/fulcrum");
     let binary = fs::read(&binary).with_context(|| format!("read {}", binary.display()))?;

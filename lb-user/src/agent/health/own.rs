@@ -46,13 +46,10 @@ impl Asked for OwnPort {
     fn answer(&self, path: &str) -> Answer {
         let sync = *self.state.sync.borrow();
         let is_leaving = self.state.health.borrow().is_leaving;
-        let (status, body) = match said(path, &sync, is_leaving, Moment::now()) {
-            Some(said) => said,
-            None => {
-                return Response::builder()
-                    .status(StatusCode::NOT_FOUND)
-                    .body(Full::default());
-            }
+        let Some((status, body)) = said(path, &sync, is_leaving, Moment::now()) else {
+            return Response::builder()
+                .status(StatusCode::NOT_FOUND)
+                .body(Full::default());
         };
         Response::builder()
             .status(status)
