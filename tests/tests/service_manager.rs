@@ -271,12 +271,11 @@ fn the_capabilities_of_the_unit_suffice() {
     }
     let scene = Scene::new();
     let capabilities = setting("CapabilityBoundingSet").to_lowercase();
-    let capabilities: String = capabilities
-        .split_whitespace()
-        .map(|name| format!(",+{}", name.trim_start_matches("cap_")))
-        .collect();
-    let bounding = format!("--bounding-set=-all{capabilities}");
-    let inheritable = format!("--inh-caps=-all{capabilities}");
+    let names = capabilities.split_whitespace();
+    let names: Vec<_> = names.map(|name| name.trim_start_matches("cap_")).collect();
+    let names = names.join(",+");
+    let bounding = format!("--bounding-set=-all,+{names}");
+    let inheritable = format!("--inh-caps=-all,+{names}");
     let wrapper = ["setpriv", "--no-new-privs", &bounding, &inheritable];
     let place = Place::new().unwrap();
     // The second one takes over what the first one has left.
