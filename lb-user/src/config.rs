@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -23,12 +23,14 @@ use crate::{
 
 mod ephemeral;
 mod flows;
+mod healthz;
 mod machine;
 mod masquerade;
 mod services;
 
 pub use ephemeral::EphemeralOverlap;
 pub use flows::{FlowFlags, FlowSettings, FlowTableSizes, Ping, TcpAfterRemoval};
+pub use healthz::{HealthzAddress, HealthzAddressError};
 pub use masquerade::Masquerade;
 pub use services::{
     NodePortAddress, NodePortAddressError, PoolFlags, ServiceFlags, ServiceSettings,
@@ -111,6 +113,13 @@ pub struct Flags {
     /// the status decides.
     #[arg(long)]
     pub probe: bool,
+
+    /// Where /healthz and /livez are answered as kube-proxy answers them, or none
+    ///
+    /// 0.0.0.0 and [::] mean all addresses of both families. /healthz says 503 if changes of the manifests have waited
+    /// for more than 2 minutes, or if this node's Node object is deleted or about to be; /livez minds the first alone.
+    #[arg(long, value_name = "IP:PORT|none", default_value_t)]
+    pub healthz_bind_address: HealthzAddress,
 }
 
 /// Where the packets of an uplink are met.
@@ -153,6 +162,8 @@ pub struct Config {
     pub mode: Mode,
     /// Whether readiness probes are run.
     pub probe: bool,
+    /// Where `/healthz` and `/livez` are answered.
+    pub healthz: Option<SocketAddr>,
 }
 
 /// Where the objects come from.
@@ -311,6 +322,7 @@ impl Flags {
             flow_table,
             mode: self.mode,
             probe: self.probe,
+            healthz: self.healthz_bind_address.0,
         })
     }
 }
@@ -506,6 +518,7 @@ mod tests {
             },
             mode: Mode::Tc,
             probe: false,
+            healthz: Some("0.0.0.0:10256".parse().expect("literal")),
         };
         assert_eq!(config("--flow-table-size 131072"), Ok(expected));
     }

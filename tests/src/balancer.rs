@@ -49,6 +49,21 @@ pub enum Manifests<'a> {
     Stdin(&'a str),
 }
 
+/// How an agent is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// Where it keeps what is its own.
+    pub place: &'a Place,
+    /// What it serves.
+    pub manifests: Manifests<'a>,
+    /// Further flags of `fulcrum run`.
+    pub flags: &'a [&'a str],
+    /// Variables of its environment, beside the test's own.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// A program that becomes the agent, with its arguments before the agent's command line; may be empty.
+    pub wrapper: &'a [&'a str],
+}
+
 /// A running agent; ends when it is dropped.
 #[derive(Debug)]
 pub struct Balancer {
@@ -74,7 +89,34 @@ impl Balancer {
         manifests: Manifests<'_>,
         flags: &[&str],
     ) -> Result<Self> {
-        let mut command = node.namespace.daemon(binary()?);
+        let launch = Launch {
+            place,
+            manifests,
+            flags,
+            environment: &[],
+            wrapper: &[],
+        };
+        Self::launch(node, launch)
+    }
+
+    /// As [`Self::start`], with all that can be given.
+    pub fn launch(node: &Node, launch: Launch<'_>) -> Result<Self> {
+        let Launch {
+            place,
+            manifests,
+            flags,
+            environment,
+            wrapper,
+        } = launch;
+        let mut command = match wrapper {
+            [] => node.namespace.daemon(binary()?),
+            [wrapper, arguments @ ..] => {
+                let mut command = node.namespace.daemon(wrapper);
+                command.args(arguments).arg(binary()?);
+                command
+            }
+        };
+        command.envs(environment.iter().copied());
         command.args(place.flags()).arg("run").args(run_flags(node));
         command.arg("--manifests").arg(match manifests {
             Manifests::Path(path) => path,

@@ -31,11 +31,11 @@ use crate::{
     desired::{Desired, FrontendKind, Place, PortName},
     model::{
         finding::{Finding, Severity},
-        object::ObjectRef,
+        object::{ObjectName, ObjectRef},
     },
     plan::{Capacity, Ledger},
     source::{Change, ScanResult},
-    store::Store,
+    store::{Snapshot, Store},
 };
 
 /// The tables and what they should contain.
@@ -176,7 +176,7 @@ impl<M: LbMaps> Controller<M> {
             outcome.demand = demand_of(&compiled.desired);
             outcome.targets = seen.targets;
             outcome.health = Health {
-                is_healthy: true,
+                is_leaving: self.is_leaving(&snapshot),
                 checks: compiled.health_checks,
             };
             self.age(now);
@@ -219,6 +219,13 @@ impl<M: LbMaps> Controller<M> {
                 "clients are remembered for too long"
             );
         }
+    }
+
+    /// Whether this node's Node object says that it is about to go. Without one it stays.
+    fn is_leaving(&self, snapshot: &Snapshot) -> bool {
+        let name = ObjectName::new("", &self.facts.name);
+        let node = snapshot.nodes.get(&name);
+        node.is_some_and(|node| node.object.is_leaving)
     }
 
     /// Addresses are kept before they are used: one that clients know is never given to another service.

@@ -14,6 +14,7 @@ pub mod node;
 pub mod packets;
 pub mod probe;
 pub mod run_dir;
+mod supervisor;
 pub mod view;
 mod wires;
 
@@ -54,6 +55,7 @@ use controller::Controller;
 use devices::Devices;
 use flows::Walk;
 use growth::Growth;
+use health::sync::Moment;
 use node::{Node, Own};
 use packets::Packets;
 use probe::overlay::Readiness;
@@ -126,10 +128,15 @@ pub enum AgentError {
 pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentError> {
     let mut signals = Signals::new().map_err(AgentError::Signals)?;
     settings.config.flows.check_ephemeral()?;
+    let ready = || {
+        supervisor::ready();
+        ready();
+    };
     tokio::select! {
         ended = work(settings, ready) => match ended? {},
         name = signals.next() => {
             tracing::info!(signal = name, "stopping");
+            supervisor::stopping();
             Ok(())
         }
     }
@@ -190,7 +197,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         ended = up => ended,
         never = serve(&server, shown, packets) => match never {},
         never = probe::follow(probing.targets, probing.readiness) => match never {},
-        never = health::follow(checking.health, checking.troubles) => match never {},
+        never = health::follow(checking.state, config.healthz, checking.troubles) => match never {},
         never = walk.follow(reports) => match never {},
         ended = source => ended,
     }
@@ -313,6 +320,7 @@ async fn keep_true(mut turn: Turn, news: &mut News, told: &Told) -> Infallible {
             arrival.await
         };
         turn = if is_news {
+            told.sync.send_modify(|sync| sync.queue(Moment::now()));
             reconcile(controller, told).await
         } else {
             let controller = sweep(controller).await;
@@ -366,6 +374,9 @@ async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
         replace(&told.demand, outcome.demand);
         replace(&told.targets, outcome.targets);
         replace(&told.health, outcome.health);
+        if !outcome.is_incomplete {
+            told.sync.send_modify(|sync| sync.finish(Moment::now()));
+        }
     }
     Turn {
         controller,
@@ -382,6 +393,7 @@ fn replace<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
     });
 }
 
+/// Tells how the agent fares: those who ask, and the service manager.
 async fn serve(
     server: &Server,
     Shown {
@@ -392,6 +404,7 @@ async fn serve(
     packets: Option<Arc<Packets>>,
 ) -> Infallible {
     let changes = view.clone();
+    let status = supervisor::follow(view.clone(), devices.clone());
     let answer = move |request: &control::Request| {
         let view = view
             .borrow()
@@ -409,7 +422,10 @@ async fn serve(
             )),
         }
     };
-    server.serve(answer, changes).await
+    tokio::select! {
+        never = server.serve(answer, changes) => never,
+        never = status => never,
+    }
 }
 
 /// The signals that end the agent.

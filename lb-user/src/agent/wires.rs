@@ -17,9 +17,13 @@ use super::{
     devices::{Channels, DeviceView},
     flows::FlowReport,
     growth::Swap,
-    health::{self, Health, Troubles},
+    health::{
+        self, Health, Troubles,
+        sync::{Moment, Sync},
+    },
     node::{Demand, Own},
     probe::{overlay::Readiness, target::Targets},
+    supervisor::{self, Watchdog},
     with_loopback,
 };
 use crate::{apply::LbMaps, source::ScanResult};
@@ -46,6 +50,7 @@ pub(super) struct Told {
     pub(super) demand: watch::Sender<Demand>,
     pub(super) targets: watch::Sender<Targets>,
     pub(super) health: watch::Sender<Health>,
+    pub(super) sync: watch::Sender<Sync>,
 }
 
 /// What those who ask are told.
@@ -63,7 +68,7 @@ pub(super) struct Probing {
 
 /// The health check ports' ends.
 pub(super) struct Checking {
-    pub(super) health: watch::Receiver<Health>,
+    pub(super) state: health::State,
     pub(super) troubles: watch::Sender<Troubles>,
 }
 
@@ -77,6 +82,7 @@ impl Wires {
         let (targets_in, targets) = watch::channel(Targets::new());
         let (readiness_in, readiness) = watch::channel(Readiness::new());
         let (health_in, health) = watch::channel(Health::default());
+        let (sync_in, sync) = watch::channel(Sync::starting(Moment::now()));
         let (swaps_in, swaps) = mpsc::channel(1);
         let (reports, flows) = watch::channel(FlowReport::default());
         let (troubles_in, troubles) = watch::channel(Troubles::new());
@@ -92,6 +98,7 @@ impl Wires {
                 demand: demand_in,
                 targets: targets_in,
                 health: health_in,
+                sync: sync_in,
             },
             news: News {
                 looks,
@@ -99,6 +106,7 @@ impl Wires {
                 readiness,
                 troubles,
                 sweeps: time::interval(SWEEP),
+                watchdog: Watchdog::of_this_process(),
             },
             shown: Shown {
                 view,
@@ -110,7 +118,7 @@ impl Wires {
                 readiness: readiness_in,
             },
             checking: Checking {
-                health,
+                state: health::State { health, sync },
                 troubles: troubles_in,
             },
             swaps: swaps_in,
@@ -129,22 +137,31 @@ pub(super) struct News {
     pub(super) troubles: watch::Receiver<Troubles>,
     /// When the tables are swept.
     pub(super) sweeps: Interval,
+    /// Who must hear of the control loop now and then.
+    pub(super) watchdog: Watchdog,
 }
 
 impl News {
     /// Waits for the next news and hands it to the controller; false: it is time to sweep the tables instead.
     pub(super) async fn arrive<M: LbMaps>(&mut self, controller: &mut Controller<M>) -> bool {
-        tokio::select! {
-            _ = self.sweeps.tick() => return false,
-            look = next(&mut self.looks) => controller.absorb(look),
-            own = changed(&mut self.addresses) => {
-                controller.relocate(with_loopback(own.addresses));
-                controller.stand_in(own.stand_ins);
+        loop {
+            tokio::select! {
+                // It was no news.
+                () = self.watchdog.hungry() => {
+                    supervisor::feed(controller);
+                    continue;
+                }
+                _ = self.sweeps.tick() => return false,
+                look = next(&mut self.looks) => controller.absorb(look),
+                own = changed(&mut self.addresses) => {
+                    controller.relocate(with_loopback(own.addresses));
+                    controller.stand_in(own.stand_ins);
+                }
+                readiness = changed(&mut self.readiness) => controller.probed(readiness),
+                troubles = changed(&mut self.troubles) => controller.hear(health::texts(&troubles)),
             }
-            readiness = changed(&mut self.readiness) => controller.probed(readiness),
-            troubles = changed(&mut self.troubles) => controller.hear(health::texts(&troubles)),
+            return true;
         }
-        true
     }
 
     /// The next look of a source.
