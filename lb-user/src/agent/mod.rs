@@ -13,6 +13,7 @@ pub mod health;
 pub mod node;
 pub mod packets;
 pub mod probe;
+pub mod reload;
 pub mod run_dir;
 pub mod view;
 mod wires;
@@ -36,7 +37,7 @@ use tokio::{
 use crate::{
     apply::{BpfMaps, MapError},
     compile::NodeFacts,
-    config::{Config, EphemeralOverlap, Manifests},
+    config::{Config, EphemeralOverlap, Manifests, log::Log, reload::Given},
     control::{
         self,
         server::{Answer, ListenError, Server},
@@ -48,7 +49,7 @@ use crate::{
         pair::{HostPair, PairError},
         uplink::NodeAddresses,
     },
-    source::{self, ScanResult, dir::WatchError},
+    source::{self, ScanResult, touch::WatchError},
 };
 use controller::Controller;
 use devices::Devices;
@@ -57,6 +58,7 @@ use growth::Growth;
 use node::{Node, Own};
 use packets::Packets;
 use probe::overlay::Readiness;
+use reload::Reload;
 use run_dir::{RunDir, RunDirError};
 use view::View;
 use wires::{News, Shown, Told, Wires};
@@ -70,7 +72,7 @@ const PENDING_LOOKS: usize = 4;
 type Published = Option<Arc<View>>;
 
 /// What an agent is started with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Settings {
     /// What to serve and how.
     pub config: Config,
@@ -78,6 +80,10 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// Where the tables are pinned.
     pub bpffs: PathBuf,
+    /// What the configuration was made of, to be read again.
+    pub given: Given,
+    /// The log, whose level may change.
+    pub log: Log,
 }
 
 /// Why an agent does not start, or ends.
@@ -110,7 +116,7 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
-    /// Changes of the manifests cannot be followed.
+    /// Changes of the manifests or of the configuration file cannot be followed.
     #[error(transparent)]
     Watch(#[from] WatchError),
     /// Masqueraded connections may collide with the node's own.
@@ -125,9 +131,11 @@ pub enum AgentError {
 /// on the devices and the tables are full.
 pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentError> {
     let mut signals = Signals::new().map_err(AgentError::Signals)?;
+    // From now on it ends nobody.
+    let hangups = signal(SignalKind::hangup()).map_err(AgentError::Signals)?;
     settings.config.flows.check_ephemeral()?;
     tokio::select! {
-        ended = work(settings, ready) => match ended? {},
+        ended = work(settings, hangups, ready) => match ended? {},
         name = signals.next() => {
             tracing::info!(signal = name, "stopping");
             Ok(())
@@ -136,11 +144,17 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentEr
 }
 
 /// Takes the datapath up and keeps it so; dropping the future takes it down.
-async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, AgentError> {
+async fn work(
+    settings: Settings,
+    mut hangups: Signal,
+    ready: impl FnOnce(),
+) -> Result<Infallible, AgentError> {
     let Settings {
         config,
         run_dir,
         bpffs,
+        given,
+        log,
     } = settings;
     let run_dir = Arc::new(RunDir::open(&run_dir)?);
     let allocations = run_dir.allocations()?;
@@ -171,7 +185,9 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         checking,
         reports,
         swaps,
-    } = Wires::new(looks, own);
+        telling,
+    } = Wires::new(looks, own, config.live());
+    let reload = Reload::new(given, log, telling)?;
     let origin = datapath.origin().clone();
     let growth = Growth::new(origin, config.flow_table.max, swaps, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
@@ -192,6 +208,7 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         never = probe::follow(probing.targets, probing.readiness) => match never {},
         never = health::follow(checking.health, checking.troubles) => match never {},
         never = walk.follow(reports) => match never {},
+        never = reload.follow(&mut hangups) => match never {},
         ended = source => ended,
     }
 }
@@ -388,6 +405,7 @@ async fn serve(
         view,
         devices,
         flows,
+        configuration,
     }: Shown,
     packets: Option<Arc<Packets>>,
 ) -> Infallible {
@@ -406,6 +424,7 @@ async fn serve(
                 &view,
                 &devices.borrow(),
                 &flows.borrow(),
+                &configuration.borrow(),
             )),
         }
     };
