@@ -22,7 +22,8 @@ pub(super) fn run(matches: &ArgMatches, place: &Place) -> anyhow::Result<ExitCod
         (Ok(config), _) => config,
         (Err(error), None) => return Err(error.into()),
         (Err(error), Some(path)) => {
-            return Err(error).with_context(|| format!("with the configuration file {}", path.display()));
+            return Err(error)
+                .with_context(|| format!("with the configuration file {}", path.display()));
         }
     };
     let settings = Settings {

@@ -18,6 +18,8 @@ use crate::source::{dir, spelling};
 const OWN: &str = "config";
 /// Flags of all verbs: a file that only `run` knows cannot say them.
 const OF_ALL_VERBS: [&str; 2] = ["run-dir", "bpffs"];
+/// What YAML has for no value at all.
+const SPELLED_NULL: [&str; 3] = ["", "~", "null"];
 
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +191,14 @@ impl<'de> DeserializeSeed<'de> for Value<'_> {
     type Value = Vec<OsString>;
 
     fn deserialize<D: Deserializer<'de>>(self, yaml: D) -> Result<Self::Value, D::Error> {
-        yaml.deserialize_option(self)
+        if !keys::takes_value(self.arg) {
+            yaml.deserialize_bool(self)
+        } else if keys::is_list(self.arg) && !self.is_element {
+            yaml.deserialize_any(self)
+        } else {
+            // As it is spelled, whatever YAML would take it for: a zone may be called 1.10.
+            yaml.deserialize_str(self)
+        }
     }
 }
 
@@ -204,19 +213,8 @@ impl<'de> Visitor<'de> for Value<'_> {
         })
     }
 
-    fn visit_none<E: Error>(self) -> Result<Self::Value, E> {
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
         Err(E::custom("has no value; give one or remove the key"))
-    }
-
-    fn visit_some<D: Deserializer<'de>>(self, yaml: D) -> Result<Self::Value, D::Error> {
-        if !keys::takes_value(self.arg) {
-            yaml.deserialize_bool(self)
-        } else if keys::is_list(self.arg) && !self.is_element {
-            yaml.deserialize_any(self)
-        } else {
-            // As it is spelled, whatever YAML would take it for: a zone may be called 1.10.
-            yaml.deserialize_str(self)
-        }
     }
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<Self::Value, E> {
@@ -228,6 +226,9 @@ impl<'de> Visitor<'de> for Value<'_> {
     }
 
     fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        if SPELLED_NULL.contains(&text) {
+            return self.visit_unit();
+        }
         self.one(text.to_owned())
     }
 
@@ -322,6 +323,9 @@ pod-cidr: []
             ("config: a\n", "1: key `config` can only be given on"),
             ("run-dir: /run/a\n", "1: key `run-dir` can only be given on"),
             ("zone:\n", "1: zone: has no value"),
+            ("uplink:\n", "1: uplink: has no value"),
+            ("probe: ~\n", "1: probe: invalid type"),
+            ("uplink:\n- a\n-\n", "uplink[1]: has no value"),
             ("zone: [a]\n", "1: zone: invalid type: sequence"),
             ("probe: maybe\n", "1: probe: invalid type: string \"maybe\""),
             (
