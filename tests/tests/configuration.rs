@@ -56,13 +56,13 @@ fn a_changed_file_takes_effect_on_sighup_and_connections_go_on() {
     assert!(status.contains("timeout-udp   30s     7s"), "{status}");
     let log = balancer.log();
     for told in [
-        "takes effect key=\"uplink\" old=\"eth0\" new=\"eth0,spare0\"",
+        &format!("takes effect key=\"uplink\" old=\"{UPLINK}\" new=\"{UPLINK},{SPARE}\""),
         "takes effect at the next start key=\"timeout-udp\" old=\"30s\" new=\"7s\"",
     ] {
         assert!(log.contains(told), "{told}:\n{log}");
     }
 
-    scene.write(first, SPARE, "uplnk: [eth0]\n");
+    scene.write(first, SPARE, "uplnk: eth0\n");
     balancer.hang_up();
     let status = wait_for_status(&balancer, "unknown key");
     assert!(status.contains("did you mean `uplink`?"), "{status}");
@@ -148,7 +148,7 @@ impl Scene {
         let commands = [
             format!("address add {v4}/24 dev {UPLINK}"),
             format!("address add {v6}/64 dev {UPLINK} nodad"),
-            format!("link add {SPARE} type dummy"),
+            format!("link add {SPARE} type veth peer name {SPARE}-peer"),
             format!("link set {SPARE} up"),
         ];
         scene.node().namespace.ip(&commands).unwrap();

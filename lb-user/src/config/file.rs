@@ -342,13 +342,14 @@ pod-cidr: []
             ),
             ("uplink: {a: b}\n", "1: uplink: invalid type: map"),
             ("- a\n", "1: invalid type: sequence, expected flags as keys"),
-            ("zone: a\n  b: [\n", "2: "),
             ("zone: a\n--- \nzone: b\n", "more than one document"),
         ] {
             let error = arguments(text).expect_err(text);
             assert!(error.contains(message), "{text:?}: {error}");
             assert!(!error.contains(" at line "), "{error}");
         }
+        let error = arguments("zone: a\nuplink: [a\nprobe: true\n").expect_err("an open list");
+        assert!(error.starts_with("3: did not find expected"), "{error}");
         let (line, message) = parse(b"zone: a\nprobe: \xff\n", &command()).expect_err("no text");
         assert_eq!((line, message.as_str()), (2, "is not UTF-8"));
     }
