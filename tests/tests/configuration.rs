@@ -6,9 +6,9 @@
 )]
 
 use std::{
-    fs,
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpStream},
+    path::PathBuf,
     time::Duration,
 };
 
@@ -42,16 +42,16 @@ fn a_changed_file_takes_effect_on_sighup_and_connections_go_on() {
     scene.write(first, UPLINK, "");
     let mut balancer = scene.start();
     let mut streams = first.map(|ip| scene.connect(ip));
-    streams.each_mut().map(echo);
-    second.map(|ip| scene.expect_nobody(ip));
+    streams.iter_mut().for_each(echo);
+    second.into_iter().for_each(|ip| scene.expect_nobody(ip));
 
     scene.write(second, &format!("{UPLINK}, {SPARE}"), "timeout-udp: 7s\n");
     balancer.hang_up();
     for ip in second {
         echo(&mut scene.connect(ip));
     }
-    first.map(|ip| scene.expect_nobody(ip));
-    streams.each_mut().map(echo);
+    first.into_iter().for_each(|ip| scene.expect_nobody(ip));
+    streams.iter_mut().for_each(echo);
     let status = wait_for_status(&balancer, SPARE);
     assert!(status.contains("timeout-udp   30s     7s"), "{status}");
     let log = balancer.log();
@@ -67,7 +67,7 @@ fn a_changed_file_takes_effect_on_sighup_and_connections_go_on() {
     let status = wait_for_status(&balancer, "unknown key");
     assert!(status.contains("did you mean `uplink`?"), "{status}");
     assert!(status.contains(UPLINK), "{status}");
-    streams.each_mut().map(echo);
+    streams.iter_mut().for_each(echo);
     for ip in second {
         echo(&mut scene.connect(ip));
     }
@@ -83,9 +83,13 @@ fn a_change_is_noticed_without_a_signal() {
     let [first, second] = scene.addresses();
     scene.write(first, UPLINK, "");
     let _balancer = scene.start();
-    first.map(|ip| echo(&mut scene.connect(ip)));
+    first
+        .into_iter()
+        .for_each(|ip| echo(&mut scene.connect(ip)));
     scene.write(second, UPLINK, "");
-    second.map(|ip| echo(&mut scene.connect(ip)));
+    second
+        .into_iter()
+        .for_each(|ip| echo(&mut scene.connect(ip)));
 }
 
 #[test]
@@ -104,7 +108,9 @@ fn without_a_file_a_hangup_ends_nobody() {
         Ok(is_told.then_some(()))
     })
     .unwrap();
-    first.map(|ip| echo(&mut scene.connect(ip)));
+    first
+        .into_iter()
+        .for_each(|ip| echo(&mut scene.connect(ip)));
 }
 
 fn wait_for_status(balancer: &Balancer, text: &str) -> String {
@@ -194,14 +200,13 @@ impl Scene {
         manifest::replace(&self.file(), &text).unwrap();
     }
 
-    fn file(&self) -> std::path::PathBuf {
+    fn file(&self) -> PathBuf {
         self.config.path().join("fulcrum.yaml")
     }
 
     fn start(&self) -> Balancer {
         let flag = format!("--config={}", self.file().display());
         let place = Place::new().unwrap();
-        assert!(fs::exists(self.file()).unwrap());
         Balancer::start_at(&place, self.node(), Manifests::Configured, &[&flag]).unwrap()
     }
 
