@@ -191,17 +191,7 @@ async fn work(
     let origin = datapath.origin().clone();
     let growth = Growth::new(origin, config.flow_table.max, swaps, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
-    let up = async {
-        let controller = first_listing(controller, &mut news, &told).await;
-        let n_devices = devices.look().await?;
-        tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
-        ready();
-        tokio::select! {
-            never = devices.follow() => match never {},
-            never = keep_true(controller, &mut news, &told) => match never {},
-            never = growth.follow() => match never {},
-        }
-    };
+    let up = up(&mut devices, controller, growth, &mut news, &told, ready);
     tokio::select! {
         ended = up => ended,
         never = serve(&server, shown, packets) => match never {},
@@ -210,6 +200,26 @@ async fn work(
         never = walk.follow(reports) => match never {},
         never = reload.follow(&mut hangups) => match never {},
         ended = source => ended,
+    }
+}
+
+/// Fills the tables, then attaches the programs, then keeps both true.
+async fn up(
+    devices: &mut Devices,
+    controller: Controller<BpfMaps>,
+    growth: Growth,
+    news: &mut News,
+    told: &Told,
+    ready: impl FnOnce(),
+) -> Result<Infallible, AgentError> {
+    let controller = first_listing(controller, news, told).await;
+    let n_devices = devices.look().await?;
+    tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
+    ready();
+    tokio::select! {
+        never = devices.follow() => match never {},
+        never = keep_true(controller, news, told) => match never {},
+        never = growth.follow() => match never {},
     }
 }
 

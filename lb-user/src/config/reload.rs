@@ -146,14 +146,11 @@ impl Given {
         // All of it must be good, also what waits.
         self.check(&new)?;
         let mut running = self.started.with(&LIVE, &new);
-        let (live, log_level) = match self.check(&running) {
-            Ok(checked) => checked,
+        if self.check(&running).is_err() {
             // What is new does not go with what was there at the start: all of it waits.
-            Err(_) => {
-                running = self.running.clone();
-                self.check(&running)?
-            }
-        };
+            running = self.running.clone();
+        }
+        let (live, log_level) = self.check(&running)?;
         let changes = self.running.changes(&self.command, &running);
         let waiting = running.changes(&self.command, &new);
         let beside = |these: &[KeyChange], those: &[KeyChange]| {
