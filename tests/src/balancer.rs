@@ -47,6 +47,8 @@ pub enum Manifests<'a> {
     Path(&'a Path),
     /// A text on standard input.
     Stdin(&'a str),
+    /// What a configuration file says, which a flag names; the uplinks and the pods' devices stand there too.
+    Configured,
 }
 
 /// How an agent is started.
@@ -118,10 +120,18 @@ impl Balancer {
         };
         command.envs(environment.iter().copied());
         command.args(place.flags()).arg("run").args(run_flags(node));
-        command.arg("--manifests").arg(match manifests {
-            Manifests::Path(path) => path,
-            Manifests::Stdin(_) => Path::new("-"),
-        });
+        match manifests {
+            Manifests::Path(path) => {
+                command
+                    .args(device_flags(node))
+                    .arg("--manifests")
+                    .arg(path);
+            }
+            Manifests::Stdin(_) => {
+                command.args(device_flags(node)).args(["--manifests", "-"]);
+            }
+            Manifests::Configured => {}
+        }
         if !flags
             .iter()
             .any(|flag| flag.starts_with("--flow-table-size"))
@@ -256,6 +266,11 @@ impl Balancer {
         Frozen(self)
     }
 
+    /// Tells the agent to read its configuration again; does not wait for it.
+    pub fn hang_up(&mut self) {
+        self.signal(Signal::SIGHUP);
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let child = &mut self.child;
         let log = &self.log;
@@ -364,22 +379,18 @@ pub fn binary() -> Result<PathBuf> {
 
 /// What `fulcrum run` must know about the node.
 fn run_flags(node: &Node) -> Vec<String> {
-    let mut flags = vec![
-        format!("--node-name={}", node.name),
-        format!("--pod-device={POD_DEVICES}"),
-    ];
-    flags.extend(
-        node.uplinks
-            .iter()
-            .map(|device| format!("--uplink={device}")),
-    );
-    flags.extend(
-        node.addresses
-            .both()
-            .iter()
-            .map(|address| format!("--node-ip={address}")),
-    );
-    flags
+    let addresses = node.addresses.both();
+    let addresses = addresses.map(|address| format!("--node-ip={address}"));
+    let name = format!("--node-name={}", node.name);
+    std::iter::once(name).chain(addresses).collect()
+}
+
+/// What it must know about the node's devices.
+fn device_flags(node: &Node) -> Vec<String> {
+    let uplinks = node.uplinks.iter();
+    let uplinks = uplinks.map(|device| format!("--uplink={device}"));
+    let pods = format!("--pod-device={POD_DEVICES}");
+    std::iter::once(pods).chain(uplinks).collect()
 }
 
 /// What an agent says.

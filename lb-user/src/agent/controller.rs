@@ -28,6 +28,7 @@ use crate::{
     apply::{self, LbMaps, RestoreError, Retry},
     causes::with_causes,
     compile::{self, Compiled, NodeFacts},
+    config::reload::Live,
     desired::{Desired, FrontendKind, Place, PortName},
     model::{
         finding::{Finding, Severity},
@@ -140,6 +141,12 @@ impl<M: LbMaps> Controller<M> {
     /// Takes notice of the addresses that may stand in for clients', by device.
     pub fn stand_in(&mut self, addresses: BTreeMap<u32, Vec<IpAddr>>) {
         self.facts.stand_ins = addresses;
+    }
+
+    /// Takes notice of another configuration, as far as it can change.
+    pub fn configure(&mut self, live: Live) {
+        live.services.tell(&mut self.facts);
+        self.facts.pod_cidrs = live.pod_cidrs;
     }
 
     /// Takes notice of what the agent's own probes have found out. From the first time on they decide.

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     causes::with_causes,
+    config::reload::Live,
     loader::{
         Datapath,
         attach::{Attachment, Programs},
@@ -79,6 +80,8 @@ pub struct Channels {
     pub demand: watch::Receiver<Demand>,
     /// Programs that take the place of others.
     pub swaps: mpsc::Receiver<Swap>,
+    /// Which devices the configuration names.
+    pub live: watch::Receiver<Live>,
 }
 
 /// A device that plays a part.
@@ -118,6 +121,7 @@ impl Devices {
     pub async fn look(&mut self) -> Result<usize, NetlinkError> {
         let demand = self.channels.demand.borrow_and_update().clone();
         let survey = self.netlink.survey().await?;
+        self.node.select(&self.channels.live.borrow_and_update());
         self.node.follow(&survey, &demand.pod_cidrs);
         let n_served = self.attach_all(survey.devices.clone());
         // Only now: whoever is led to our devices is met there by the programs.
@@ -179,6 +183,7 @@ impl Devices {
     async fn changed(&mut self) {
         let swap = tokio::select! {
             () = self.netlink.changed() => None,
+            Ok(()) = self.channels.live.changed() => None,
             swap = self.channels.swaps.recv() => match swap {
                 Some(swap) => Some(swap),
                 // Nobody will swap anything any more.

@@ -13,6 +13,7 @@ pub mod health;
 pub mod node;
 pub mod packets;
 pub mod probe;
+pub mod reload;
 pub mod run_dir;
 mod supervisor;
 pub mod view;
@@ -37,7 +38,7 @@ use tokio::{
 use crate::{
     apply::{BpfMaps, MapError},
     compile::NodeFacts,
-    config::{Config, EphemeralOverlap, Manifests},
+    config::{Config, EphemeralOverlap, Manifests, log::Log, reload::Given},
     control::{
         self,
         server::{Answer, ListenError, Server},
@@ -49,7 +50,7 @@ use crate::{
         pair::{HostPair, PairError},
         uplink::NodeAddresses,
     },
-    source::{self, ScanResult, dir::WatchError},
+    source::{self, ScanResult, touch::WatchError},
 };
 use controller::Controller;
 use devices::Devices;
@@ -59,6 +60,7 @@ use health::sync::Moment;
 use node::{Node, Own};
 use packets::Packets;
 use probe::overlay::Readiness;
+use reload::Reload;
 use run_dir::{RunDir, RunDirError};
 use view::View;
 use wires::{News, Shown, Told, Wires};
@@ -72,7 +74,7 @@ const PENDING_LOOKS: usize = 4;
 type Published = Option<Arc<View>>;
 
 /// What an agent is started with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Settings {
     /// What to serve and how.
     pub config: Config,
@@ -80,6 +82,10 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// Where the tables are pinned.
     pub bpffs: PathBuf,
+    /// What the configuration was made of, to be read again.
+    pub given: Given,
+    /// The log, whose level may change.
+    pub log: Log,
 }
 
 /// Why an agent does not start, or ends.
@@ -112,7 +118,7 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
-    /// Changes of the manifests cannot be followed.
+    /// Changes of the manifests or of the configuration file cannot be followed.
     #[error(transparent)]
     Watch(#[from] WatchError),
     /// Masqueraded connections may collide with the node's own.
@@ -127,13 +133,15 @@ pub enum AgentError {
 /// on the devices and the tables are full.
 pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentError> {
     let mut signals = Signals::new().map_err(AgentError::Signals)?;
+    // From now on it ends nobody.
+    let hangups = signal(SignalKind::hangup()).map_err(AgentError::Signals)?;
     settings.config.flows.check_ephemeral()?;
     let ready = || {
         supervisor::ready();
         ready();
     };
     tokio::select! {
-        ended = work(settings, ready) => match ended? {},
+        ended = work(settings, hangups, ready) => match ended? {},
         name = signals.next() => {
             tracing::info!(signal = name, "stopping");
             supervisor::stopping();
@@ -143,11 +151,17 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentEr
 }
 
 /// Takes the datapath up and keeps it so; dropping the future takes it down.
-async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, AgentError> {
+async fn work(
+    settings: Settings,
+    mut hangups: Signal,
+    ready: impl FnOnce(),
+) -> Result<Infallible, AgentError> {
     let Settings {
         config,
         run_dir,
         bpffs,
+        given,
+        log,
     } = settings;
     let run_dir = Arc::new(RunDir::open(&run_dir)?);
     let allocations = run_dir.allocations()?;
@@ -178,28 +192,41 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         checking,
         reports,
         swaps,
-    } = Wires::new(looks, own);
+        telling,
+    } = Wires::new(looks, own, config.live());
+    let reload = Reload::new(given, log, telling)?;
     let origin = datapath.origin().clone();
     let growth = Growth::new(origin, config.flow_table.max, swaps, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
-    let up = async {
-        let controller = first_listing(controller, &mut news, &told).await;
-        let n_devices = devices.look().await?;
-        tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
-        ready();
-        tokio::select! {
-            never = devices.follow() => match never {},
-            never = keep_true(controller, &mut news, &told) => match never {},
-            never = growth.follow() => match never {},
-        }
-    };
+    let up = up(&mut devices, controller, growth, &mut news, &told, ready);
     tokio::select! {
         ended = up => ended,
         never = serve(&server, shown, packets) => match never {},
         never = probe::follow(probing.targets, probing.readiness) => match never {},
         never = health::follow(checking.state, config.healthz, checking.troubles) => match never {},
         never = walk.follow(reports) => match never {},
+        never = reload.follow(&mut hangups) => match never {},
         ended = source => ended,
+    }
+}
+
+/// Fills the tables, then attaches the programs, then keeps both true.
+async fn up(
+    devices: &mut Devices,
+    controller: Controller<BpfMaps>,
+    growth: Growth,
+    news: &mut News,
+    told: &Told,
+    ready: impl FnOnce(),
+) -> Result<Infallible, AgentError> {
+    let controller = first_listing(controller, news, told).await;
+    let n_devices = devices.look().await?;
+    tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
+    ready();
+    tokio::select! {
+        never = devices.follow() => match never {},
+        never = keep_true(controller, news, told) => match never {},
+        never = growth.follow() => match never {},
     }
 }
 
@@ -400,6 +427,7 @@ async fn serve(
         view,
         devices,
         flows,
+        configuration,
     }: Shown,
     packets: Option<Arc<Packets>>,
 ) -> Infallible {
@@ -419,6 +447,7 @@ async fn serve(
                 &view,
                 &devices.borrow(),
                 &flows.borrow(),
+                &configuration.borrow(),
             )),
         }
     };

@@ -1,7 +1,7 @@
 //! What the agent's tasks tell each other, and by which channels.
 //!
 //! ```text
-//! sources, devices, probes, health checks ── News ──► reconciliation ── Told ──► devices, probes, health checks, askers
+//! sources, devices, probes, health checks, configuration ── News ──► reconciliation ── Told ──► devices, probes, health checks, askers
 //! ```
 
 use std::time::Duration;
@@ -23,10 +23,11 @@ use super::{
     },
     node::{Demand, Own},
     probe::{overlay::Readiness, target::Targets},
+    reload::{ConfigurationView, Telling},
     supervisor::{self, Watchdog},
     with_loopback,
 };
-use crate::{apply::LbMaps, source::ScanResult};
+use crate::{apply::LbMaps, config::reload::Live, source::ScanResult};
 
 /// Time between two sweeps of the tables.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -40,6 +41,8 @@ pub(super) struct Wires {
     pub(super) probing: Probing,
     pub(super) checking: Checking,
     pub(super) swaps: mpsc::Sender<Swap>,
+    /// What follows the configuration file.
+    pub(super) telling: Telling,
     /// What the walk through the flow tables finds.
     pub(super) reports: watch::Sender<FlowReport>,
 }
@@ -58,6 +61,7 @@ pub(super) struct Shown {
     pub(super) view: watch::Receiver<Published>,
     pub(super) devices: watch::Receiver<Vec<DeviceView>>,
     pub(super) flows: watch::Receiver<FlowReport>,
+    pub(super) configuration: watch::Receiver<ConfigurationView>,
 }
 
 /// The probes' ends.
@@ -73,8 +77,8 @@ pub(super) struct Checking {
 }
 
 impl Wires {
-    /// Channels beside that of the sources' `looks`; the node has these addresses.
-    pub(super) fn new(looks: mpsc::Receiver<ScanResult>, own: Own) -> Self {
+    /// Channels beside that of the sources' `looks`; the node has these addresses, and `live` holds at the start.
+    pub(super) fn new(looks: mpsc::Receiver<ScanResult>, own: Own, live: Live) -> Self {
         let (view_in, view) = watch::channel(None);
         let (views, devices) = watch::channel(Vec::new());
         let (demand_in, demand) = watch::channel(Demand::default());
@@ -85,6 +89,8 @@ impl Wires {
         let (sync_in, sync) = watch::channel(Sync::starting(Moment::now()));
         let (swaps_in, swaps) = mpsc::channel(1);
         let (reports, flows) = watch::channel(FlowReport::default());
+        let (live_in, live) = watch::channel(live);
+        let (configuration_in, configuration) = watch::channel(ConfigurationView::default());
         let (troubles_in, troubles) = watch::channel(Troubles::new());
         Self {
             channels: Channels {
@@ -92,6 +98,7 @@ impl Wires {
                 addresses: addresses_in,
                 demand,
                 swaps,
+                live: live.clone(),
             },
             told: Told {
                 view: view_in,
@@ -105,6 +112,7 @@ impl Wires {
                 addresses,
                 readiness,
                 troubles,
+                live,
                 sweeps: time::interval(SWEEP),
                 watchdog: Watchdog::of_this_process(),
             },
@@ -112,6 +120,7 @@ impl Wires {
                 view,
                 devices,
                 flows,
+                configuration,
             },
             probing: Probing {
                 targets,
@@ -122,6 +131,10 @@ impl Wires {
                 troubles: troubles_in,
             },
             swaps: swaps_in,
+            telling: Telling {
+                live: live_in,
+                view: configuration_in,
+            },
             reports,
         }
     }
@@ -135,6 +148,8 @@ pub(super) struct News {
     pub(super) readiness: watch::Receiver<Readiness>,
     /// Of the health check ports.
     pub(super) troubles: watch::Receiver<Troubles>,
+    /// What of the configuration can change.
+    pub(super) live: watch::Receiver<Live>,
     /// When the tables are swept.
     pub(super) sweeps: Interval,
     /// Who must hear of the control loop now and then.
@@ -158,6 +173,7 @@ impl News {
                     controller.stand_in(own.stand_ins);
                 }
                 readiness = changed(&mut self.readiness) => controller.probed(readiness),
+                live = changed(&mut self.live) => controller.configure(live),
                 troubles = changed(&mut self.troubles) => controller.hear(health::texts(&troubles)),
             }
             return true;
