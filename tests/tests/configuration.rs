@@ -42,16 +42,24 @@ fn a_changed_file_takes_effect_on_sighup_and_connections_go_on() {
     scene.write(first, UPLINK, "");
     let mut balancer = scene.start();
     let mut streams = first.map(|ip| scene.connect(ip));
-    streams.iter_mut().for_each(echo);
-    second.into_iter().for_each(|ip| scene.expect_nobody(ip));
+    for stream in &mut streams {
+        echo(stream);
+    }
+    for ip in second {
+        scene.expect_nobody(ip);
+    }
 
     scene.write(second, &format!("{UPLINK}, {SPARE}"), "timeout-udp: 7s\n");
     balancer.hang_up();
     for ip in second {
         echo(&mut scene.connect(ip));
     }
-    first.into_iter().for_each(|ip| scene.expect_nobody(ip));
-    streams.iter_mut().for_each(echo);
+    for ip in first {
+        scene.expect_nobody(ip);
+    }
+    for stream in &mut streams {
+        echo(stream);
+    }
     let status = wait_for_status(&balancer, SPARE);
     assert!(status.contains("timeout-udp   30s     7s"), "{status}");
     let log = balancer.log();
@@ -67,7 +75,9 @@ fn a_changed_file_takes_effect_on_sighup_and_connections_go_on() {
     let status = wait_for_status(&balancer, "unknown key");
     assert!(status.contains("did you mean `uplink`?"), "{status}");
     assert!(status.contains(UPLINK), "{status}");
-    streams.iter_mut().for_each(echo);
+    for stream in &mut streams {
+        echo(stream);
+    }
     for ip in second {
         echo(&mut scene.connect(ip));
     }
@@ -83,13 +93,13 @@ fn a_change_is_noticed_without_a_signal() {
     let [first, second] = scene.addresses();
     scene.write(first, UPLINK, "");
     let _balancer = scene.start();
-    first
-        .into_iter()
-        .for_each(|ip| echo(&mut scene.connect(ip)));
+    for ip in first {
+        echo(&mut scene.connect(ip));
+    }
     scene.write(second, UPLINK, "");
-    second
-        .into_iter()
-        .for_each(|ip| echo(&mut scene.connect(ip)));
+    for ip in second {
+        echo(&mut scene.connect(ip));
+    }
 }
 
 #[test]
@@ -108,9 +118,9 @@ fn without_a_file_a_hangup_ends_nobody() {
         Ok(is_told.then_some(()))
     })
     .unwrap();
-    first
-        .into_iter()
-        .for_each(|ip| echo(&mut scene.connect(ip)));
+    for ip in first {
+        echo(&mut scene.connect(ip));
+    }
 }
 
 fn wait_for_status(balancer: &Balancer, text: &str) -> String {
