@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
-    process::{Child, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -104,45 +104,9 @@ impl Balancer {
     /// As [`Self::start`], with all that can be given.
     pub fn launch(node: &Node, launch: Launch<'_>) -> Result<Self> {
         let Launch {
-            place,
-            manifests,
-            flags,
-            environment,
-            wrapper,
+            place, manifests, ..
         } = launch;
-        let mut command = match wrapper {
-            [] => node.namespace.daemon(binary()?),
-            [wrapper, arguments @ ..] => {
-                let mut command = node.namespace.daemon(wrapper);
-                command.args(arguments).arg(binary()?);
-                command
-            }
-        };
-        command.envs(environment.iter().copied());
-        command.args(place.flags()).arg("run").args(run_flags(node));
-        match manifests {
-            Manifests::Path(path) => {
-                command
-                    .args(device_flags(node))
-                    .arg("--manifests")
-                    .arg(path);
-            }
-            Manifests::Stdin(_) => {
-                command.args(device_flags(node)).args(["--manifests", "-"]);
-            }
-            Manifests::Configured => {}
-        }
-        if !flags
-            .iter()
-            .any(|flag| flag.starts_with("--flow-table-size"))
-        {
-            command.arg(FLOW_TABLE_SIZE);
-        }
-        command
-            .args(flags)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let mut command = invocation(node, &launch)?;
         let mut child = command
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
@@ -348,6 +312,49 @@ impl Drop for Balancer {
             eprintln!("the log of {}:\n{}", self.node_name, self.log());
         }
     }
+}
+
+/// The command that starts an agent.
+fn invocation(node: &Node, launch: &Launch<'_>) -> Result<Command> {
+    let Launch {
+        place,
+        manifests,
+        flags,
+        environment,
+        wrapper,
+    } = launch;
+    let mut command = match wrapper {
+        [] => node.namespace.daemon(binary()?),
+        [wrapper, arguments @ ..] => {
+            let mut command = node.namespace.daemon(wrapper);
+            command.args(arguments).arg(binary()?);
+            command
+        }
+    };
+    command.envs(environment.iter().copied());
+    command.args(place.flags()).arg("run").args(run_flags(node));
+    match manifests {
+        Manifests::Path(path) => {
+            command
+                .args(device_flags(node))
+                .arg("--manifests")
+                .arg(path);
+        }
+        Manifests::Stdin(_) => {
+            command.args(device_flags(node)).args(["--manifests", "-"]);
+        }
+        Manifests::Configured => {}
+    }
+    let mut flags_given = flags.iter();
+    if !flags_given.any(|flag| flag.starts_with("--flow-table-size")) {
+        command.arg(FLOW_TABLE_SIZE);
+    }
+    command
+        .args(*flags)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Ok(command)
 }
 
 /// The binary to test: named by `FULCRUM_BIN`, else the one in the target directory that this test was built in.

@@ -1,8 +1,8 @@
 //! The agent: takes one node's datapath up, keeps it true to the manifests, and takes it down.
 //!
-//! The only module that owns tasks. Everything it makes hangs on a value that undoes it when dropped,
-//! so that there is one way down: from a signal, an error or a panic alike. Tables are filled before
-//! the first program is attached: no packet ever meets a half-filled table.
+//! The only module that owns tasks. The datapath outlives it, however it ends: tables, programs, devices and routes stay for the
+//! next agent, or for `fulcrum cleanup`. Tables are filled before the first program is attached or takes the place of an earlier
+//! agent's: no packet ever meets a half-filled table.
 
 pub mod choice;
 pub mod controller;
@@ -150,7 +150,7 @@ pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentEr
     }
 }
 
-/// Takes the datapath up and keeps it so; dropping the future takes it down.
+/// Takes the datapath up and keeps it true; when the future is dropped, it goes on as it is.
 async fn work(
     settings: Settings,
     mut hangups: Signal,
@@ -171,10 +171,11 @@ async fn work(
     let (looks_in, looks) = mpsc::channel(PENDING_LOOKS);
     let (source_name, source) = open_source(&config.manifests, looks_in)?;
     let server = Server::bind(&control::socket(run_dir.path()))?;
-    let pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
+    let mut pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
     let own = node.own(&survey);
     let facts = facts(&config, &node, &pair);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
+    pair.keep();
     let packets = Packets::of(&mut datapath)?.map(Arc::new);
     let walk = Walk::new(&datapath, &config);
     let of_node = node_facts(&config, &node, own.clone());
@@ -196,7 +197,9 @@ async fn work(
     } = Wires::new(looks, own, config.live());
     let reload = Reload::new(given, log, telling)?;
     let origin = datapath.origin().clone();
-    let growth = Growth::new(origin, config.flow_table.max, swaps, packets.clone());
+    let unfinished = datapath.take_unfinished();
+    let sizes = config.flow_table;
+    let growth = Growth::new(origin, unfinished, sizes, swaps, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
     let up = up(&mut devices, controller, growth, &mut news, &told, ready);
     tokio::select! {

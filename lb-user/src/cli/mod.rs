@@ -76,8 +76,8 @@ impl Place {
 enum Verb {
     /// Run the agent: serve the manifests until SIGTERM or SIGINT
     ///
-    /// Its tables stay in the kernel when it ends, and the next agent of the same run directory takes them over: services
-    /// keep their backends, and connections go on. `fulcrum cleanup` removes them.
+    /// Its tables and programs stay in the kernel when it ends and serve on, and the next agent of the same run directory takes them
+    /// over: connections go on. `fulcrum cleanup` removes them.
     Run(run::RunArgs),
     /// Show services, endpoints, pods or nodes as the running agent sees them
     ///
