@@ -5,7 +5,7 @@
 
 use std::{
     io,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
 };
 
@@ -22,13 +22,19 @@ use crate::{
 };
 
 mod ephemeral;
+pub mod file;
 mod flows;
+mod healthz;
+pub mod keys;
+pub mod log;
 mod machine;
 mod masquerade;
+pub mod reload;
 mod services;
 
 pub use ephemeral::EphemeralOverlap;
 pub use flows::{FlowFlags, FlowSettings, FlowTableSizes, Ping, TcpAfterRemoval};
+pub use healthz::{HealthzAddress, HealthzAddressError};
 pub use masquerade::Masquerade;
 pub use services::{
     NodePortAddress, NodePortAddressError, PoolFlags, ServiceFlags, ServiceSettings,
@@ -48,8 +54,21 @@ pub struct Flags {
     ///
     /// Files and directories are watched and changes applied live. Kinds: Service, Endpoints, EndpointSlice, Pod,
     /// Node, and List of these. What is wrong is logged with file, line and field, and stops nothing else.
-    #[arg(long, short = 'f', value_name = "FILE|DIR|-")]
-    pub manifests: PathBuf,
+    #[arg(
+        long,
+        short = 'f',
+        value_name = "FILE|DIR|-",
+        required_unless_present = "config"
+    )]
+    pub manifests: Option<PathBuf>,
+
+    /// A YAML file with flags as keys, as in `uplink: [eth0, eth1]`; a flag that is given here as well wins over the file
+    ///
+    /// Read again on SIGHUP and when it changes. What changed is logged, with what takes effect at once (uplink,
+    /// pod-device, pod-cidr, nodeport-addresses, zone, service-node-port-range, strict, log-level) and what at the next
+    /// start. A file with an error changes nothing.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 
     /// This node's name, as the pods' spec.nodeName and the endpoints' nodeName spell it [default: the host name]
     #[arg(long, value_name = "NAME")]
@@ -111,6 +130,13 @@ pub struct Flags {
     /// the status decides.
     #[arg(long)]
     pub probe: bool,
+
+    /// Where /healthz and /livez are answered as kube-proxy answers them, or none
+    ///
+    /// 0.0.0.0 and [::] mean all addresses of both families. /healthz says 503 if changes of the manifests have waited
+    /// for more than 2 minutes, or if this node's Node object is deleted or about to be; /livez minds the first alone.
+    #[arg(long, value_name = "IP:PORT|none", default_value_t)]
+    pub healthz_bind_address: HealthzAddress,
 }
 
 /// Where the packets of an uplink are met.
@@ -153,6 +179,8 @@ pub struct Config {
     pub mode: Mode,
     /// Whether readiness probes are run.
     pub probe: bool,
+    /// Where `/healthz` and `/livez` are answered.
+    pub healthz: Option<SocketAddr>,
 }
 
 /// Where the objects come from.
@@ -167,6 +195,9 @@ pub enum Manifests {
 /// Which flag cannot be used, and why.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// Nothing to serve.
+    #[error("--manifests: neither the command line nor the configuration file says what to serve")]
+    NoManifests,
     /// A device flag is no pattern.
     #[error("--{flag} {value:?}: {reason}")]
     Pattern {
@@ -290,10 +321,10 @@ impl Flags {
             .check(self.services.pools.service_node_port_range)?;
         let flow_table = self.flows.sizes(machine::memory())?;
         Ok(Config {
-            manifests: if self.manifests == Path::new("-") {
-                Manifests::Stdin
-            } else {
-                Manifests::Path(self.manifests)
+            manifests: match self.manifests {
+                None => return Err(ConfigError::NoManifests),
+                Some(path) if path == Path::new("-") => Manifests::Stdin,
+                Some(path) => Manifests::Path(path),
             },
             node_name: node_name(self.node_name)?,
             node_ips,
@@ -311,6 +342,7 @@ impl Flags {
             flow_table,
             mode: self.mode,
             probe: self.probe,
+            healthz: self.healthz_bind_address.0,
         })
     }
 }
@@ -506,6 +538,7 @@ mod tests {
             },
             mode: Mode::Tc,
             probe: false,
+            healthz: Some("0.0.0.0:10256".parse().expect("literal")),
         };
         assert_eq!(config("--flow-table-size 131072"), Ok(expected));
     }
@@ -533,6 +566,16 @@ mod tests {
             line.flags.check().expect("valid").manifests,
             Manifests::Stdin
         );
+    }
+
+    #[test]
+    fn there_is_something_to_serve() {
+        let line = Line::try_parse_from(["run", "--node-name", "n1"]);
+        assert!(line.is_err(), "no file could say it");
+        let line = Line::try_parse_from(["run", "--node-name", "n1", "--config", "f"]);
+        let line = line.map_err(|error| error.to_string()).expect("valid");
+        let error = line.flags.check().expect_err("nothing to serve");
+        assert!(error.to_string().contains("--manifests"), "{error}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
-    process::{Child, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -47,6 +47,23 @@ pub enum Manifests<'a> {
     Path(&'a Path),
     /// A text on standard input.
     Stdin(&'a str),
+    /// What a configuration file says, which a flag names; the uplinks and the pods' devices stand there too.
+    Configured,
+}
+
+/// How an agent is started.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// Where it keeps what is its own.
+    pub place: &'a Place,
+    /// What it serves.
+    pub manifests: Manifests<'a>,
+    /// Further flags of `fulcrum run`.
+    pub flags: &'a [&'a str],
+    /// Variables of its environment, beside the test's own.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// A program that becomes the agent, with its arguments before the agent's command line; may be empty.
+    pub wrapper: &'a [&'a str],
 }
 
 /// A running agent; ends when it is dropped.
@@ -74,23 +91,22 @@ impl Balancer {
         manifests: Manifests<'_>,
         flags: &[&str],
     ) -> Result<Self> {
-        let mut command = node.namespace.daemon(binary()?);
-        command.args(place.flags()).arg("run").args(run_flags(node));
-        command.arg("--manifests").arg(match manifests {
-            Manifests::Path(path) => path,
-            Manifests::Stdin(_) => Path::new("-"),
-        });
-        if !flags
-            .iter()
-            .any(|flag| flag.starts_with("--flow-table-size"))
-        {
-            command.arg(FLOW_TABLE_SIZE);
-        }
-        command
-            .args(flags)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let launch = Launch {
+            place,
+            manifests,
+            flags,
+            environment: &[],
+            wrapper: &[],
+        };
+        Self::launch(node, launch)
+    }
+
+    /// As [`Self::start`], with all that can be given.
+    pub fn launch(node: &Node, launch: Launch<'_>) -> Result<Self> {
+        let Launch {
+            place, manifests, ..
+        } = launch;
+        let mut command = invocation(node, &launch)?;
         let mut child = command
             .spawn()
             .with_context(|| format!("start {command:?}"))?;
@@ -214,6 +230,11 @@ impl Balancer {
         Frozen(self)
     }
 
+    /// Tells the agent to read its configuration again; does not wait for it.
+    pub fn hang_up(&mut self) {
+        self.signal(Signal::SIGHUP);
+    }
+
     fn wait_until_ready(&mut self) -> Result<()> {
         let child = &mut self.child;
         let log = &self.log;
@@ -293,6 +314,49 @@ impl Drop for Balancer {
     }
 }
 
+/// The command that starts an agent.
+fn invocation(node: &Node, launch: &Launch<'_>) -> Result<Command> {
+    let Launch {
+        place,
+        manifests,
+        flags,
+        environment,
+        wrapper,
+    } = launch;
+    let mut command = match wrapper {
+        [] => node.namespace.daemon(binary()?),
+        [wrapper, arguments @ ..] => {
+            let mut command = node.namespace.daemon(wrapper);
+            command.args(arguments).arg(binary()?);
+            command
+        }
+    };
+    command.envs(environment.iter().copied());
+    command.args(place.flags()).arg("run").args(run_flags(node));
+    match manifests {
+        Manifests::Path(path) => {
+            command
+                .args(device_flags(node))
+                .arg("--manifests")
+                .arg(path);
+        }
+        Manifests::Stdin(_) => {
+            command.args(device_flags(node)).args(["--manifests", "-"]);
+        }
+        Manifests::Configured => {}
+    }
+    let mut flags_given = flags.iter();
+    if !flags_given.any(|flag| flag.starts_with("--flow-table-size")) {
+        command.arg(FLOW_TABLE_SIZE);
+    }
+    command
+        .args(*flags)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    Ok(command)
+}
+
 /// The binary to test: named by `FULCRUM_BIN`, else the one in the target directory that this test was built in.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
@@ -322,22 +386,18 @@ pub fn binary() -> Result<PathBuf> {
 
 /// What `fulcrum run` must know about the node.
 fn run_flags(node: &Node) -> Vec<String> {
-    let mut flags = vec![
-        format!("--node-name={}", node.name),
-        format!("--pod-device={POD_DEVICES}"),
-    ];
-    flags.extend(
-        node.uplinks
-            .iter()
-            .map(|device| format!("--uplink={device}")),
-    );
-    flags.extend(
-        node.addresses
-            .both()
-            .iter()
-            .map(|address| format!("--node-ip={address}")),
-    );
-    flags
+    let addresses = node.addresses.both();
+    let addresses = addresses.map(|address| format!("--node-ip={address}"));
+    let name = format!("--node-name={}", node.name);
+    std::iter::once(name).chain(addresses).collect()
+}
+
+/// What it must know about the node's devices.
+fn device_flags(node: &Node) -> Vec<String> {
+    let uplinks = node.uplinks.iter();
+    let uplinks = uplinks.map(|device| format!("--uplink={device}"));
+    let pods = format!("--pod-device={POD_DEVICES}");
+    std::iter::once(pods).chain(uplinks).collect()
 }
 
 /// What an agent says.

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use tempfile::TempDir;
 
-use crate::{balancer, residue};
+use crate::{balancer, netns::Namespace, residue};
 
 /// The directories of one agent.
 #[derive(Clone, Debug)]
@@ -66,6 +66,13 @@ impl Place {
             .args(arguments)
             .stdin(Stdio::null());
         command.output().with_context(|| format!("run {command:?}"))
+    }
+
+    /// `fulcrum cleanup` in the network namespace of a node.
+    pub fn cleanup(&self, node: &Namespace, arguments: &[&str]) -> Result<Output> {
+        let mut command = node.command(balancer::binary()?);
+        command.args(self.flags()).arg("cleanup").args(arguments);
+        command.output().context("run `fulcrum cleanup`")
     }
 }
 

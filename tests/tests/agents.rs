@@ -9,7 +9,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
-    process::Output,
+    process::{Command, Output},
     time::Duration,
 };
 
@@ -66,8 +66,12 @@ fn two_agents_on_one_node_serve_each_their_own_services() {
         );
         assert_eq!(balancer.counters().unwrap()["open"], 4);
     }
+    let place = first.place().clone();
     assert!(first.stop().unwrap().success());
+    scene.expect_answers(OTHER);
+    scene.expect_answers(WEB);
     // What one leaves is the other's no more than it was before.
+    assert!(scene.cleanup(&place).status.success());
     scene.expect_answers(OTHER);
     scene.expect_nobody(WEB);
 }
@@ -207,7 +211,7 @@ fn check_says_what_a_node_lacks_and_fails_only_then() {
 }
 
 #[test]
-fn nothing_but_tables_is_left_of_an_agent_that_was_told_to_end() {
+fn what_an_agent_has_made_goes_on_when_it_is_told_to_end_until_a_cleanup() {
     if !require_root() {
         return;
     }
@@ -220,13 +224,22 @@ fn nothing_but_tables_is_left_of_an_agent_that_was_told_to_end() {
     let pins = place.bpffs().join("fulcrum");
     assert!(pins.is_dir() && place.run_dir().join("fulcrum.sock").exists());
     assert!(balancer.stop().unwrap().success());
-    assert_eq!(scene.programs(), [0; 0]);
-    // But for its tables, which are the next agent's; until nobody shall follow.
+    assert_eq!(scene.programs(), programs);
+    scene.expect_answers(WEB);
     let tables = place.fulcrum(&["maps"]).unwrap();
     assert!(tables.status.success(), "{}", said(&tables));
-    assert!(place.fulcrum(&["cleanup"]).unwrap().status.success());
+    let output = place.fulcrum(&["get", "services"]).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said(&output).contains("no agent answers on "),
+        "{}",
+        said(&output)
+    );
+    let cleanup = scene.cleanup(&place);
+    assert!(cleanup.status.success(), "{}", said(&cleanup));
     assert!(!pins.exists(), "pins are left in {}", pins.display());
     assert!(!place.run_dir().join("fulcrum.sock").exists());
+    assert_eq!(scene.programs(), [0; 0]);
     // The kernel frees programs when nobody can be running them any more.
     poll::until(LIMIT, "the programs to go", || {
         let loaded: Vec<u32> = loaded_programs()
@@ -237,32 +250,90 @@ fn nothing_but_tables_is_left_of_an_agent_that_was_told_to_end() {
     })
     .unwrap();
     scene.expect_nobody(WEB);
-    let output = place.fulcrum(&["get", "services"]).unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    assert!(
-        said(&output).contains("no agent answers on "),
-        "{}",
-        said(&output)
-    );
 }
 
 #[test]
-fn an_agent_starts_where_another_was_killed() {
+fn an_agent_takes_the_place_of_one_that_was_killed_with_programs_of_its_own() {
     if !require_root() {
         return;
     }
     let scene = Scene::new();
     let place = Place::new().unwrap();
+    let mut earlier = Vec::new();
     for _ in 0..3 {
         let balancer = scene.start(&place);
         scene.expect_answers(WEB);
-        assert_eq!(scene.programs().len(), 3, "those of the living agent alone");
+        let programs = scene.programs();
+        assert_eq!(programs.len(), 3, "those of the living agent alone");
+        let is_new = programs.iter().all(|id| !earlier.contains(id));
+        assert!(is_new, "{earlier:?} became {programs:?}");
+        earlier = programs;
         balancer.kill().unwrap();
+        scene.expect_answers(WEB);
     }
-    let balancer = scene.start(&place);
-    scene.expect_answers(WEB);
-    assert!(balancer.stop().unwrap().success());
+}
+
+#[test]
+fn what_others_take_off_a_device_is_put_back() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let balancer = scene.start(&Place::new().unwrap());
+    let programs = scene.programs();
+    let links = links(balancer.place());
+    assert_eq!(
+        links.len(),
+        8,
+        "two of each device, one of the pair and of lo: {links:?}"
+    );
+    for link in &links {
+        let output = Command::new("bpftool")
+            .args(["link", "detach", "pinned"])
+            .arg(link)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
     assert_eq!(scene.programs(), [0; 0]);
+    poll::until(LIMIT, "the programs to be put back", || {
+        Ok((scene.programs() == programs).then_some(()))
+    })
+    .unwrap();
+    scene.expect_answers(WEB);
+    let log = balancer.log();
+    assert!(
+        log.contains("the program was taken off the device; put back"),
+        "{log}"
+    );
+    poll::until(LIMIT, "the pins to be put back", || {
+        Ok((self::links(balancer.place()) == links).then_some(()))
+    })
+    .unwrap();
+    // Pins that somebody removes take nothing off while the agent runs, and are there again when it ends.
+    for link in &links {
+        std::fs::remove_file(link).unwrap();
+    }
+    let place = balancer.place().clone();
+    poll::until(LIMIT, "the pins to be put back", || {
+        assert_eq!(scene.programs(), programs);
+        Ok((self::links(&place) == links).then_some(()))
+    })
+    .unwrap();
+    balancer.kill().unwrap();
+    scene.expect_answers(WEB);
+}
+
+/// The pins of the links of an agent.
+fn links(place: &Place) -> Vec<std::path::PathBuf> {
+    let run_dirs = std::fs::read_dir(place.bpffs().join("fulcrum")).unwrap();
+    let dirs = run_dirs.map(|dir| dir.unwrap().path().join("links"));
+    let mut links: Vec<_> = dirs
+        .flat_map(|dir| std::fs::read_dir(dir).unwrap())
+        .map(|link| link.unwrap().path())
+        .collect();
+    links.sort();
+    links
 }
 
 #[test]
@@ -289,7 +360,9 @@ fn manifests_may_be_json_or_lists_and_come_by_standard_input() {
     for ip in ["10.96.0.31", "10.96.0.32"] {
         scene.expect_answer(Exchange::Tcp, ip);
     }
+    let place = balancer.place().clone();
     assert!(balancer.stop().unwrap().success());
+    assert!(scene.cleanup(&place).status.success());
     let text = format!("{list}\n{}", pods.text());
     let place = Place::new().unwrap();
     let stdin = Manifests::Stdin(&text);
@@ -438,6 +511,11 @@ impl Scene {
             let answer = asking.run(|| client::hit(Exchange::Tcp, frontend(ip)));
             answer.unwrap_err();
         }
+    }
+
+    /// `fulcrum cleanup` where the agents of this place ran.
+    fn cleanup(&self, place: &Place) -> Output {
+        place.cleanup(&self.node().namespace, &[]).unwrap()
     }
 
     /// The ids of the programs on the node's devices.

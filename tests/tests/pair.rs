@@ -271,7 +271,7 @@ fn nothing_stays_of_a_pair_that_could_not_be_finished() {
 }
 
 #[test]
-fn an_agent_leaves_nothing_and_one_that_was_killed_is_followed_by_another() {
+fn the_pair_outlives_its_agent_and_goes_by_a_cleanup() {
     if !require_root() {
         return;
     }
@@ -287,10 +287,12 @@ fn an_agent_leaves_nothing_and_one_that_was_killed_is_followed_by_another() {
     }
     assert!(!status.contains("fulcrum0"), "{status}");
     first.kill().unwrap();
-    assert_eq!(everything(node), during, "nobody had the chance to tidy up");
+    assert_eq!(everything(node), during);
     let second = scene.start(&place);
     assert_eq!(everything(node), during);
     assert!(second.stop().unwrap().success());
+    assert_eq!(everything(node), during);
+    assert!(place.cleanup(node, &[]).unwrap().status.success());
     assert_eq!((everything(node), all_settings(node)), before);
 }
 

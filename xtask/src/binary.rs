@@ -66,8 +66,17 @@ pub(crate) fn check_demo() -> Result<()> {
     run::succeed(run::cargo(demo).env(BINARY_VARIABLE, path()))
 }
 
+/// Where what is handed out goes.
+pub(crate) fn dist_dir() -> PathBuf {
+    target_dir().join("dist")
+}
+
 fn release_dir() -> PathBuf {
+    target_dir().join("release")
+}
+
+fn target_dir() -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    workspace::root().join(target).join("release")
+    workspace::root().join(target)
 }

@@ -2,7 +2,7 @@
 //!
 //! Each verb is one module. What continuous integration runs is `cargo xtask ci` and nothing else.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -23,6 +23,7 @@ mod bpf_object;
 mod bpf_toolchain;
 mod ci;
 mod deny;
+mod dist;
 mod fuzz;
 mod privilege;
 mod run;
@@ -47,6 +48,15 @@ enum Verb {
     Setup,
     /// Build the release binary `fulcrum` with the programs inside.
     Build,
+    /// Pack the release binary with its unit, manual and licences: a tarball and a Debian package, in `target/dist`.
+    Dist {
+        /// Pack this binary instead.
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+        /// Put them there.
+        #[arg(long, value_name = "DIR")]
+        into: Option<PathBuf>,
+    },
     /// Make two nodes out of network namespaces, run fulcrum on them and show what it does.
     Demo {
         /// Passed to the demo, e.g. `--keep` to leave the nodes up.
@@ -101,6 +111,7 @@ fn run_verb(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Setup => setup::with_test_tools()?,
         Verb::Build => binary::build()?,
+        Verb::Dist { binary, into } => dist::run(binary, into)?,
         Verb::Demo { arguments } => return Err(binary::demo(&arguments)),
         Verb::Test { selection, filter } => return suite::run(selection, &filter),
         Verb::Tidy => tidy::run()?,

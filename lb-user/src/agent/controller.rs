@@ -28,14 +28,15 @@ use crate::{
     apply::{self, LbMaps, RestoreError, Retry},
     causes::with_causes,
     compile::{self, Compiled, NodeFacts},
+    config::reload::Live,
     desired::{Desired, FrontendKind, Place, PortName},
     model::{
         finding::{Finding, Severity},
-        object::ObjectRef,
+        object::{ObjectName, ObjectRef},
     },
     plan::{Capacity, Ledger},
     source::{Change, ScanResult},
-    store::Store,
+    store::{Snapshot, Store},
 };
 
 /// The tables and what they should contain.
@@ -142,6 +143,12 @@ impl<M: LbMaps> Controller<M> {
         self.facts.stand_ins = addresses;
     }
 
+    /// Takes notice of another configuration, as far as it can change.
+    pub fn configure(&mut self, live: Live) {
+        live.services.tell(&mut self.facts);
+        self.facts.pod_cidrs = live.pod_cidrs;
+    }
+
     /// Takes notice of what the agent's own probes have found out. From the first time on they decide.
     pub fn probed(&mut self, readiness: Readiness) {
         self.readiness = Some(readiness);
@@ -176,7 +183,7 @@ impl<M: LbMaps> Controller<M> {
             outcome.demand = demand_of(&compiled.desired);
             outcome.targets = seen.targets;
             outcome.health = Health {
-                is_healthy: true,
+                is_leaving: self.is_leaving(&snapshot),
                 checks: compiled.health_checks,
             };
             self.age(now);
@@ -219,6 +226,13 @@ impl<M: LbMaps> Controller<M> {
                 "clients are remembered for too long"
             );
         }
+    }
+
+    /// Whether this node's Node object says that it is about to go. Without one it stays.
+    fn is_leaving(&self, snapshot: &Snapshot) -> bool {
+        let name = ObjectName::new("", &self.facts.name);
+        let node = snapshot.nodes.get(&name);
+        node.is_some_and(|node| node.object.is_leaving)
     }
 
     /// Addresses are kept before they are used: one that clients know is never given to another service.

@@ -2,12 +2,12 @@
 //!
 //! Level-triggered: an event only says that it is time to look. What is there then is compared with
 //! what is attached, so that lost events and renames need no case of their own. The routes that lead to our own
-//! devices are followed in the same way.
+//! devices are followed in the same way. What others have taken away without an event is found by a look from time to time.
 
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    future, mem,
+    future,
     time::{Duration, Instant},
 };
 
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     causes::with_causes,
+    config::reload::Live,
     loader::{
         Datapath,
         attach::{Attachment, Programs},
@@ -37,6 +38,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The pause is at least so many times as long as the look was: where there are many routes that change
 /// all the time, looking takes no more than a tenth of a CPU.
 const PAUSE_FACTOR: u32 = 10;
+/// Time between two looks at what has not changed as far as anybody has said.
+const CHECK: Duration = Duration::from_secs(2);
 /// Pause after something failed that may work later.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -57,15 +60,15 @@ pub struct DeviceView {
 /// The devices that the programs are on, and the routes that lead to our own.
 #[derive(Debug)]
 pub struct Devices {
-    // Goes first, and its routes with it: nobody is led to programs that are no more.
     pair: HostPair,
-    // Detached before the datapath, which is below, goes.
     attached: BTreeMap<u32, Attached>,
     node: Node,
     netlink: Netlink,
     datapath: Datapath,
     channels: Channels,
     is_incomplete: bool,
+    /// Whether what earlier agents left on devices is gone, as far as it shall not stay.
+    is_swept: bool,
 }
 
 /// Whom the devices tell, and who tells them.
@@ -79,6 +82,8 @@ pub struct Channels {
     pub demand: watch::Receiver<Demand>,
     /// Programs that take the place of others.
     pub swaps: mpsc::Receiver<Swap>,
+    /// Which devices the configuration names.
+    pub live: watch::Receiver<Live>,
 }
 
 /// A device that plays a part.
@@ -108,6 +113,7 @@ impl Devices {
             datapath,
             channels,
             is_incomplete: false,
+            is_swept: false,
         }
     }
 
@@ -116,10 +122,18 @@ impl Devices {
     ///
     /// A device that fails is told once and tried again at each look.
     pub async fn look(&mut self) -> Result<usize, NetlinkError> {
+        self.look_again(false).await
+    }
+
+    async fn look_again(&mut self, is_check: bool) -> Result<usize, NetlinkError> {
+        if is_check {
+            self.pair.mend();
+        }
         let demand = self.channels.demand.borrow_and_update().clone();
         let survey = self.netlink.survey().await?;
+        self.node.select(&self.channels.live.borrow_and_update());
         self.node.follow(&survey, &demand.pod_cidrs);
-        let n_served = self.attach_all(survey.devices.clone());
+        let n_served = self.attach_all(survey.devices.clone(), is_check);
         // Only now: whoever is led to our devices is met there by the programs.
         let has_ipv6 = self.pair.has_ipv6();
         let wanted = self.node.routes(&survey, &demand, has_ipv6);
@@ -128,26 +142,35 @@ impl Devices {
         Ok(n_served)
     }
 
-    fn attach_all(&mut self, devices: Vec<Device>) -> usize {
+    /// `is_check`: what is attached is put there once more, in case that somebody has taken it away.
+    fn attach_all(&mut self, devices: Vec<Device>, is_check: bool) -> usize {
+        let names: Vec<String> = devices.iter().map(|device| device.name.clone()).collect();
         let wanted = parts(devices, &self.node.selection);
-        self.attached.retain(|index, attached| {
-            let stays = wanted
-                .get(index)
-                .is_some_and(|(device, role)| attached.is(device, *role));
-            if !stays {
-                tracing::info!(
-                    device = attached.device.name,
-                    role = attached.role.name(),
-                    "device left"
-                );
+        let is_gone = |index: &u32, attached: &mut Attached| {
+            let part = wanted.get(index);
+            !part.is_some_and(|(device, role)| attached.is(device, *role))
+        };
+        for (_, attached) in self.attached.extract_if(.., is_gone) {
+            tracing::info!(
+                device = attached.device.name,
+                role = attached.role.name(),
+                "device left"
+            );
+            if let Ok(attachment) = attached.attachment {
+                attachment.release();
             }
-            stays
-        });
+        }
         for (index, (device, role)) in wanted {
             match self.attached.get_mut(&index) {
-                Some(attached) if attached.attachment.is_ok() => attached.device = device,
+                Some(attached) if attached.attachment.is_ok() && !is_check => {
+                    attached.device = device;
+                }
                 _ => self.attach(device, role),
             }
+        }
+        if !self.is_swept {
+            self.sweep(&names);
+            self.is_swept = true;
         }
         let views: Vec<DeviceView> = self.attached.values().map(Attached::view).collect();
         let n_served = views.iter().filter(|view| view.error.is_none()).count();
@@ -155,17 +178,36 @@ impl Devices {
         n_served
     }
 
-    /// Looks whenever something changed, for ever.
+    /// Takes off what an earlier agent left on devices that play no part any more.
+    fn sweep(&self, names: &[String]) {
+        let is_served = |name: &&str| {
+            let mut served = self.attached.values();
+            served.any(|attached| attached.device.name == *name)
+        };
+        let others: Vec<&str> = names.iter().map(String::as_str).collect();
+        let others: Vec<&str> = others.into_iter().filter(|name| !is_served(name)).collect();
+        let attached = self.attached.values();
+        let kept = attached.filter_map(|attached| attached.attachment.as_ref().ok());
+        self.datapath.sweep(kept, &others);
+    }
+
+    /// Looks whenever something changed, and from time to time, for ever.
     pub async fn follow(&mut self) -> Infallible {
+        let mut checked = Instant::now();
         loop {
-            if self.is_incomplete {
-                // Looks again when the time is up.
-                let _ = time::timeout(RETRY, self.changed()).await;
+            let rest = if self.is_incomplete {
+                RETRY
             } else {
-                self.changed().await;
-            }
+                CHECK.saturating_sub(checked.elapsed())
+            };
+            // Looks again when the time is up.
+            let _ = time::timeout(rest, self.changed()).await;
             let start = Instant::now();
-            while let Err(error) = self.look().await {
+            let is_check = checked.elapsed() >= CHECK;
+            if is_check {
+                checked = start;
+            }
+            while let Err(error) = self.look_again(is_check).await {
                 tracing::warn!(
                     error = with_causes(&error),
                     "devices cannot be followed for now"
@@ -179,6 +221,7 @@ impl Devices {
     async fn changed(&mut self) {
         let swap = tokio::select! {
             () = self.netlink.changed() => None,
+            Ok(()) = self.channels.live.changed() => None,
             swap = self.channels.swaps.recv() => match swap {
                 Some(swap) => Some(swap),
                 // Nobody will swap anything any more.
@@ -200,43 +243,38 @@ impl Devices {
     }
 
     /// Puts other programs in the place of those on the devices, one by one; what comes later gets them too.
-    ///
-    /// Where that is refused they are attached anew: a device never keeps the earlier ones.
     fn swap(&mut self, programs: Programs) {
         self.datapath.switch(programs);
-        for attached in self.attached.values_mut() {
-            let earlier = mem::replace(&mut attached.attachment, Err(String::new()));
-            let Ok(earlier) = earlier else {
-                attached.attachment = earlier;
-                continue;
-            };
-            let device = &attached.device;
-            let taken = self.datapath.take_over(earlier).or_else(|error| {
-                let (device, error) = (&device.name, with_causes(&error));
-                tracing::error!(device, error, "programs not swapped, attaching them anew");
-                self.datapath.attach(&attached.device, attached.role)
-            });
-            attached.attachment = taken.map_err(|error| with_causes(&error));
+        let attached = self.attached.values();
+        let served: Vec<_> = attached
+            .filter(|attached| attached.attachment.is_ok())
+            .map(|attached| (attached.device.clone(), attached.role))
+            .collect();
+        for (device, role) in served {
+            self.attach(device, role);
         }
     }
 
+    /// Puts the programs at hand on a device, in the place of those that are there.
     fn attach(&mut self, device: Device, role: Role) {
+        let earlier = self.attached.remove(&device.index);
+        let (earlier, trouble) = match earlier.map(|attached| attached.attachment) {
+            Some(Ok(attachment)) => (Some(attachment), None),
+            Some(Err(trouble)) => (None, Some(trouble)),
+            None => (None, None),
+        };
+        let is_new = earlier.is_none();
         let attachment = self
             .datapath
-            .attach(&device, role)
+            .attach(&device, role, earlier)
             .map_err(|error| with_causes(&error));
-        let earlier = self
-            .attached
-            .get(&device.index)
-            .map(|attached| &attached.attachment);
         let (name, role_name) = (&device.name, role.name());
-        match (&attachment, earlier) {
-            (Ok(attachment), _) => {
+        match &attachment {
+            Ok(attachment) if is_new => {
                 let hooks = attachment.hooks();
                 tracing::info!(device = name, role = role_name, hooks, "device attached");
             }
-            (Err(error), Some(Err(earlier))) if error == earlier => {}
-            (Err(error), _) => {
+            Err(error) if trouble.as_ref() != Some(error) => {
                 tracing::warn!(
                     device = name,
                     role = role_name,
@@ -244,6 +282,7 @@ impl Devices {
                     "device not attached"
                 );
             }
+            _ => {}
         }
         self.attached.insert(
             device.index,

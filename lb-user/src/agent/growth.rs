@@ -3,9 +3,9 @@
 //! Owns no device: the programs of each phase go to whoever does, one phase after the other, and between two of them every
 //! run of the earlier programs has ended.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, future, sync::Arc, time::Duration};
 
-use lb_common::net::addr::Family;
+use lb_common::{abi::NodeConfig, net::addr::Family};
 use tokio::{
     sync::{mpsc, oneshot},
     task, time,
@@ -15,10 +15,11 @@ use super::{joined, packets::Packets};
 use crate::{
     apply::{FlowTableLook, MapError},
     causes::with_causes,
+    config::FlowTableSizes,
     loader::{
-        LoaderError,
+        LoaderError, Unfinished,
         attach::Programs,
-        growth::{Carrier, GrowthError, Origin, Phase, Stage},
+        growth::{Begun, Carrier, GrowthError, Origin, Phase, Stage},
     },
     sys::wait_for_readers,
 };
@@ -43,8 +44,9 @@ pub struct Swap {
 #[derive(Debug)]
 pub struct Growth {
     origin: Origin,
-    /// Flow positions per family that there may be at most.
-    max: u32,
+    /// What an earlier agent began.
+    unfinished: Option<Unfinished>,
+    sizes: FlowTableSizes,
     swaps: mpsc::Sender<Swap>,
     packets: Option<Arc<Packets>>,
     look: FlowTableLook,
@@ -53,16 +55,18 @@ pub struct Growth {
 }
 
 impl Growth {
-    /// Of the tables that programs were loaded with, up to `max` positions per family.
+    /// Of the tables that programs were loaded with.
     pub fn new(
         origin: Origin,
-        max: u32,
+        unfinished: Option<Unfinished>,
+        sizes: FlowTableSizes,
         swaps: mpsc::Sender<Swap>,
         packets: Option<Arc<Packets>>,
     ) -> Self {
         Self {
             origin,
-            max,
+            unfinished,
+            sizes,
             swaps,
             packets,
             look: FlowTableLook::default(),
@@ -70,29 +74,80 @@ impl Growth {
         }
     }
 
-    /// Looks for ever, and grows.
+    /// Finishes what an earlier agent began, then looks for ever, and grows. The devices have the programs at hand.
     pub async fn follow(mut self) -> Infallible {
+        if let Some(unfinished) = self.unfinished.take() {
+            self.go_on(unfinished).await;
+        }
+        for family in [Family::V4, Family::V6] {
+            let found = self.origin.flow_table_size(family);
+            let wanted = self.sizes.of_earlier(found);
+            if wanted != found {
+                tracing::info!(%family, from = found, to = wanted, "the flow table gets the size that is asked for");
+                self.try_grow(family, wanted).await;
+            }
+        }
         loop {
             time::sleep(LOOK).await;
             let Some((family, reason)) = self.need().await else {
                 continue;
             };
             let size = self.origin.flow_table_size(family);
-            if size >= self.max {
+            if size >= self.sizes.max {
                 self.tell(family, reason, size);
                 continue;
             }
-            let wanted = size.saturating_mul(2).min(self.max);
+            let wanted = size.saturating_mul(2).min(self.sizes.max);
             tracing::info!(%family, from = size, to = wanted, reason, "the flow table grows");
-            if let Err(error) = self.grow(family, wanted).await {
-                self.origin.abandon();
-                tracing::error!(
-                    error = with_causes(&error),
-                    size,
-                    "the flow table cannot grow; if memory is short, set --flow-table-max {size}"
-                );
+            if !self.try_grow(family, wanted).await {
                 time::sleep(RETRY).await;
             }
+        }
+    }
+
+    /// Returns whether the table has the size.
+    async fn try_grow(&mut self, family: Family, size: u32) -> bool {
+        let found = self.origin.flow_table_size(family);
+        let Err(error) = self.grow(family, size).await else {
+            return true;
+        };
+        self.origin.abandon();
+        tracing::error!(
+            error = with_causes(&error),
+            size = found,
+            "the flow table keeps its size; if memory is short, set --flow-table-max {found}"
+        );
+        false
+    }
+
+    /// Goes on where an earlier agent ended.
+    async fn go_on(&mut self, unfinished: Unfinished) {
+        let Unfinished {
+            begun:
+                Begun {
+                    phase,
+                    family,
+                    size,
+                },
+            carrier,
+            node,
+        } = unfinished;
+        // Programs of the earlier agent may still be running.
+        wait().await;
+        let result = match phase {
+            Phase::Announced => self.divert(family, size).await,
+            Phase::Diverted => self.conclude(family, size, carrier).await,
+            Phase::Grown => {
+                self.finish(node, (family, size)).await;
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            tracing::error!(
+                error = with_causes(&error),
+                "the growth that an earlier agent began cannot be finished; both tables stay in use until the next start"
+            );
+            future::pending::<()>().await;
         }
     }
 
@@ -123,20 +178,61 @@ impl Growth {
         }
     }
 
-    /// Grows a family's table to `size` positions. Everything that may be refused comes before the first device is touched.
+    /// Gives a family's table `size` positions. What may be refused comes before the first device is touched, as far as it is
+    /// not written down already what devices have.
     async fn grow(&mut self, family: Family, size: u32) -> Result<(), LoaderError> {
         self.origin.abandon();
         let announced = self.load(Phase::Announced, family, size).await?;
         let diverted = self.load(Phase::Diverted, family, size).await?;
         let grown = self.load(Phase::Grown, family, size).await?;
+        self.origin.enter(&announced.node)?;
+        self.swap(Phase::Announced, announced).await;
+        self.insist(&diverted.node).await;
+        let carrier = self.swap(Phase::Diverted, diverted).await;
+        self.carry_all(carrier, family).await;
+        self.enter_grown(grown, (family, size)).await;
+        Ok(())
+    }
+
+    /// The rest of it, from the second phase on.
+    async fn divert(&mut self, family: Family, size: u32) -> Result<(), LoaderError> {
+        let diverted = self.load(Phase::Diverted, family, size).await?;
+        let grown = self.load(Phase::Grown, family, size).await?;
+        self.insist(&diverted.node).await;
+        let carrier = self.swap(Phase::Diverted, diverted).await;
+        self.carry_all(carrier, family).await;
+        self.enter_grown(grown, (family, size)).await;
+        Ok(())
+    }
+
+    /// The rest of it, once all devices have the programs of the second phase.
+    async fn conclude(
+        &mut self,
+        family: Family,
+        size: u32,
+        carrier: Option<Carrier>,
+    ) -> Result<(), LoaderError> {
+        let grown = self.load(Phase::Grown, family, size).await?;
+        self.carry_all(carrier, family).await;
+        self.enter_grown(grown, (family, size)).await;
+        Ok(())
+    }
+
+    async fn enter_grown(&mut self, grown: Stage, table: (Family, u32)) {
         let node = grown.node;
-        self.enter(Phase::Announced, announced).await;
-        let carrier = self.enter(Phase::Diverted, diverted).await;
+        self.insist(&node).await;
+        self.swap(Phase::Grown, grown).await;
+        self.finish(node, table).await;
+    }
+
+    async fn carry_all(&self, carrier: Option<Carrier>, family: Family) {
         if let Some(carrier) = carrier {
-            self.carry(carrier, self.origin.flow_table_size(family))
-                .await;
+            let size = self.origin.flow_table_size(family);
+            self.carry(carrier, size).await;
         }
-        self.enter(Phase::Grown, grown).await;
+    }
+
+    async fn finish(&mut self, node: NodeConfig, (family, size): (Family, u32)) {
         while let Err(error) = self.origin.finish(node) {
             tracing::error!(
                 error = with_causes(&error),
@@ -146,7 +242,18 @@ impl Growth {
         }
         self.is_told = false;
         tracing::info!(%family, size, "the flow table has grown");
-        Ok(())
+    }
+
+    /// Writes down which programs devices get next. Without that nobody could go on after a sudden end; so it is tried until it
+    /// is done, and meanwhile the devices have those of the phase before.
+    async fn insist(&self, node: &NodeConfig) {
+        while let Err(error) = self.origin.enter(node) {
+            tracing::error!(
+                error = with_causes(&error),
+                "the flow table cannot go on growing for now"
+            );
+            time::sleep(RETRY).await;
+        }
     }
 
     async fn load(&self, phase: Phase, family: Family, size: u32) -> Result<Stage, LoaderError> {
@@ -156,7 +263,7 @@ impl Growth {
     }
 
     /// Puts the programs of a phase in the place of the earlier ones; returns when none of these runs any more.
-    async fn enter(&self, phase: Phase, stage: Stage) -> Option<Carrier> {
+    async fn swap(&self, phase: Phase, stage: Stage) -> Option<Carrier> {
         let (done, is_done) = oneshot::channel();
         let programs = stage.programs;
         // Refused when the agent is going down, as is the wait.

@@ -1,8 +1,8 @@
 //! The agent: takes one node's datapath up, keeps it true to the manifests, and takes it down.
 //!
-//! The only module that owns tasks. Everything it makes hangs on a value that undoes it when dropped,
-//! so that there is one way down: from a signal, an error or a panic alike. Tables are filled before
-//! the first program is attached: no packet ever meets a half-filled table.
+//! The only module that owns tasks. The datapath outlives it, however it ends: tables, programs, devices and routes stay for the
+//! next agent, or for `fulcrum cleanup`. Tables are filled before the first program is attached or takes the place of an earlier
+//! agent's: no packet ever meets a half-filled table.
 
 pub mod choice;
 pub mod controller;
@@ -13,7 +13,9 @@ pub mod health;
 pub mod node;
 pub mod packets;
 pub mod probe;
+pub mod reload;
 pub mod run_dir;
+mod supervisor;
 pub mod view;
 mod wires;
 
@@ -36,7 +38,7 @@ use tokio::{
 use crate::{
     apply::{BpfMaps, MapError},
     compile::NodeFacts,
-    config::{Config, EphemeralOverlap, Manifests},
+    config::{Config, EphemeralOverlap, Manifests, log::Log, reload::Given},
     control::{
         self,
         server::{Answer, ListenError, Server},
@@ -48,15 +50,17 @@ use crate::{
         pair::{HostPair, PairError},
         uplink::NodeAddresses,
     },
-    source::{self, ScanResult, dir::WatchError},
+    source::{self, ScanResult, touch::WatchError},
 };
 use controller::Controller;
 use devices::Devices;
 use flows::Walk;
 use growth::Growth;
+use health::sync::Moment;
 use node::{Node, Own};
 use packets::Packets;
 use probe::overlay::Readiness;
+use reload::Reload;
 use run_dir::{RunDir, RunDirError};
 use view::View;
 use wires::{News, Shown, Told, Wires};
@@ -70,7 +74,7 @@ const PENDING_LOOKS: usize = 4;
 type Published = Option<Arc<View>>;
 
 /// What an agent is started with.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Settings {
     /// What to serve and how.
     pub config: Config,
@@ -78,6 +82,10 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// Where the tables are pinned.
     pub bpffs: PathBuf,
+    /// What the configuration was made of, to be read again.
+    pub given: Given,
+    /// The log, whose level may change.
+    pub log: Log,
 }
 
 /// Why an agent does not start, or ends.
@@ -110,7 +118,7 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
-    /// Changes of the manifests cannot be followed.
+    /// Changes of the manifests or of the configuration file cannot be followed.
     #[error(transparent)]
     Watch(#[from] WatchError),
     /// Masqueraded connections may collide with the node's own.
@@ -125,22 +133,35 @@ pub enum AgentError {
 /// on the devices and the tables are full.
 pub async fn run(settings: Settings, ready: impl FnOnce()) -> Result<(), AgentError> {
     let mut signals = Signals::new().map_err(AgentError::Signals)?;
+    // From now on it ends nobody.
+    let hangups = signal(SignalKind::hangup()).map_err(AgentError::Signals)?;
     settings.config.flows.check_ephemeral()?;
+    let ready = || {
+        supervisor::ready();
+        ready();
+    };
     tokio::select! {
-        ended = work(settings, ready) => match ended? {},
+        ended = work(settings, hangups, ready) => match ended? {},
         name = signals.next() => {
             tracing::info!(signal = name, "stopping");
+            supervisor::stopping();
             Ok(())
         }
     }
 }
 
-/// Takes the datapath up and keeps it so; dropping the future takes it down.
-async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, AgentError> {
+/// Takes the datapath up and keeps it true; when the future is dropped, it goes on as it is.
+async fn work(
+    settings: Settings,
+    mut hangups: Signal,
+    ready: impl FnOnce(),
+) -> Result<Infallible, AgentError> {
     let Settings {
         config,
         run_dir,
         bpffs,
+        given,
+        log,
     } = settings;
     let run_dir = Arc::new(RunDir::open(&run_dir)?);
     let allocations = run_dir.allocations()?;
@@ -150,10 +171,11 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
     let (looks_in, looks) = mpsc::channel(PENDING_LOOKS);
     let (source_name, source) = open_source(&config.manifests, looks_in)?;
     let server = Server::bind(&control::socket(run_dir.path()))?;
-    let pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
+    let mut pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
     let own = node.own(&survey);
     let facts = facts(&config, &node, &pair);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
+    pair.keep();
     let packets = Packets::of(&mut datapath)?.map(Arc::new);
     let walk = Walk::new(&datapath, &config);
     let of_node = node_facts(&config, &node, own.clone());
@@ -171,28 +193,43 @@ async fn work(settings: Settings, ready: impl FnOnce()) -> Result<Infallible, Ag
         checking,
         reports,
         swaps,
-    } = Wires::new(looks, own);
+        telling,
+    } = Wires::new(looks, own, config.live());
+    let reload = Reload::new(given, log, telling)?;
     let origin = datapath.origin().clone();
-    let growth = Growth::new(origin, config.flow_table.max, swaps, packets.clone());
+    let unfinished = datapath.take_unfinished();
+    let sizes = config.flow_table;
+    let growth = Growth::new(origin, unfinished, sizes, swaps, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
-    let up = async {
-        let controller = first_listing(controller, &mut news, &told).await;
-        let n_devices = devices.look().await?;
-        tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
-        ready();
-        tokio::select! {
-            never = devices.follow() => match never {},
-            never = keep_true(controller, &mut news, &told) => match never {},
-            never = growth.follow() => match never {},
-        }
-    };
+    let up = up(&mut devices, controller, growth, &mut news, &told, ready);
     tokio::select! {
         ended = up => ended,
         never = serve(&server, shown, packets) => match never {},
         never = probe::follow(probing.targets, probing.readiness) => match never {},
-        never = health::follow(checking.health, checking.troubles) => match never {},
+        never = health::follow(checking.state, config.healthz, checking.troubles) => match never {},
         never = walk.follow(reports) => match never {},
+        never = reload.follow(&mut hangups) => match never {},
         ended = source => ended,
+    }
+}
+
+/// Fills the tables, then attaches the programs, then keeps both true.
+async fn up(
+    devices: &mut Devices,
+    controller: Controller<BpfMaps>,
+    growth: Growth,
+    news: &mut News,
+    told: &Told,
+    ready: impl FnOnce(),
+) -> Result<Infallible, AgentError> {
+    let controller = first_listing(controller, news, told).await;
+    let n_devices = devices.look().await?;
+    tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
+    ready();
+    tokio::select! {
+        never = devices.follow() => match never {},
+        never = keep_true(controller, news, told) => match never {},
+        never = growth.follow() => match never {},
     }
 }
 
@@ -313,6 +350,7 @@ async fn keep_true(mut turn: Turn, news: &mut News, told: &Told) -> Infallible {
             arrival.await
         };
         turn = if is_news {
+            told.sync.send_modify(|sync| sync.queue(Moment::now()));
             reconcile(controller, told).await
         } else {
             let controller = sweep(controller).await;
@@ -366,6 +404,9 @@ async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
         replace(&told.demand, outcome.demand);
         replace(&told.targets, outcome.targets);
         replace(&told.health, outcome.health);
+        if !outcome.is_incomplete {
+            told.sync.send_modify(|sync| sync.finish(Moment::now()));
+        }
     }
     Turn {
         controller,
@@ -382,16 +423,19 @@ fn replace<T: PartialEq>(channel: &watch::Sender<T>, value: T) {
     });
 }
 
+/// Tells how the agent fares: those who ask, and the service manager.
 async fn serve(
     server: &Server,
     Shown {
         view,
         devices,
         flows,
+        configuration,
     }: Shown,
     packets: Option<Arc<Packets>>,
 ) -> Infallible {
     let changes = view.clone();
+    let status = supervisor::follow(view.clone(), devices.clone());
     let answer = move |request: &control::Request| {
         let view = view
             .borrow()
@@ -406,10 +450,14 @@ async fn serve(
                 &view,
                 &devices.borrow(),
                 &flows.borrow(),
+                &configuration.borrow(),
             )),
         }
     };
-    server.serve(answer, changes).await
+    tokio::select! {
+        never = server.serve(answer, changes) => never,
+        never = status => never,
+    }
 }
 
 /// The signals that end the agent.

@@ -10,7 +10,7 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    config::Config,
+    config::{Config, reload::Live},
     loader::{
         device::{Selection, Uplinks},
         pair::routes::{self, Wanted},
@@ -66,6 +66,18 @@ impl Node {
         node.addresses = survey.node_addresses(config.node_ips, &node.selection);
         node.tell(&config.node_name, survey);
         node
+    }
+
+    /// Takes other devices than the configuration named so far.
+    pub fn select(&mut self, live: &Live) {
+        let Selection { uplinks, pods, .. } = &mut self.selection;
+        match (&live.uplinks, &*uplinks) {
+            (Some(patterns), _) => *uplinks = Uplinks::Named(patterns.clone()),
+            (None, Uplinks::Named(_)) => *uplinks = Uplinks::Found(BTreeSet::new()),
+            // What was found stays.
+            (None, Uplinks::Found(_)) => {}
+        }
+        pods.clone_from(&live.pod_devices);
     }
 
     /// Takes devices as uplinks that lead out of the node now, unless uplinks are named. One that was an
@@ -150,9 +162,12 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loader::{
-        device::{Device, Layer, Pair},
-        route::{Hop, Route},
+    use crate::{
+        config::ServiceSettings,
+        loader::{
+            device::{Device, Layer, Pair},
+            route::{Hop, Route},
+        },
     };
 
     fn survey(devices: &[u32], default_route: Option<u32>) -> Survey {
@@ -212,6 +227,26 @@ mod tests {
         );
         assert_eq!(after(&[2, 3], Some(3)), found(&[2, 3]));
         assert_eq!(after(&[3], Some(3)), found(&[3]), "the device went");
+    }
+
+    #[test]
+    fn other_devices_can_be_named_while_it_runs_and_none() {
+        let live = |uplinks: Option<&str>| Live {
+            uplinks: uplinks.map(|name| vec![name.parse().expect("a name")]),
+            pod_devices: Some(vec!["veth*".parse().expect("a pattern")]),
+            pod_cidrs: Vec::new(),
+            services: ServiceSettings::default(),
+        };
+        let mut node = node(Uplinks::Found(BTreeSet::from([2])));
+        node.select(&live(None));
+        assert_eq!(node.selection.uplinks, Uplinks::Found(BTreeSet::from([2])));
+        assert!(node.selection.pods.is_some());
+        node.select(&live(Some("eth3")));
+        let named = Uplinks::Named(vec!["eth3".parse().expect("a name")]);
+        assert_eq!(node.selection.uplinks, named);
+        node.select(&live(None));
+        node.follow(&survey(&[2, 3], Some(3)), &BTreeSet::new());
+        assert_eq!(node.selection.uplinks, Uplinks::Found(BTreeSet::from([3])));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{choice, devices::DeviceView, flows::FlowReport};
+use super::{choice, devices::DeviceView, flows::FlowReport, reload::ConfigurationView};
 use crate::{
     alloc::Addresses,
     compile::{NodeFacts, view},
@@ -78,6 +78,7 @@ pub fn answer(
     view: &Arc<View>,
     devices: &[DeviceView],
     flows: &FlowReport,
+    configuration: &ConfigurationView,
 ) -> Answer {
     match request {
         Request::Objects(query) => {
@@ -103,6 +104,7 @@ pub fn answer(
             "findings": view.findings,
             "troubles": view.troubles.iter().chain(&flows.troubles).collect::<Vec<_>>(),
             "flows": flows,
+            "configuration": configuration,
         })),
     }
 }
@@ -176,9 +178,13 @@ mod tests {
             namespace: Some("b".to_owned()),
             ..Query::all(Kind::Pod)
         };
-        let Answer::Objects(listing) =
-            answer(&Request::Objects(query), &view, &[], &FlowReport::default())
-        else {
+        let Answer::Objects(listing) = answer(
+            &Request::Objects(query),
+            &view,
+            &[],
+            &FlowReport::default(),
+            &ConfigurationView::default(),
+        ) else {
             panic!("objects are listed");
         };
         let mut names = Vec::new();
@@ -206,7 +212,13 @@ mod tests {
             troubles: vec!["it fills".to_owned()],
             ..FlowReport::default()
         };
-        let Answer::Value(status) = answer(&Request::Status, &view, &[device], &flows) else {
+        let Answer::Value(status) = answer(
+            &Request::Status,
+            &view,
+            &[device],
+            &flows,
+            &ConfigurationView::default(),
+        ) else {
             panic!("the status is one value");
         };
         assert_eq!(

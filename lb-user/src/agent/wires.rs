@@ -1,7 +1,7 @@
 //! What the agent's tasks tell each other, and by which channels.
 //!
 //! ```text
-//! sources, devices, probes, health checks ── News ──► reconciliation ── Told ──► devices, probes, health checks, askers
+//! sources, devices, probes, health checks, configuration ── News ──► reconciliation ── Told ──► devices, probes, health checks, askers
 //! ```
 
 use std::time::Duration;
@@ -17,12 +17,17 @@ use super::{
     devices::{Channels, DeviceView},
     flows::FlowReport,
     growth::Swap,
-    health::{self, Health, Troubles},
+    health::{
+        self, Health, Troubles,
+        sync::{Moment, Sync},
+    },
     node::{Demand, Own},
     probe::{overlay::Readiness, target::Targets},
+    reload::{ConfigurationView, Telling},
+    supervisor::{self, Watchdog},
     with_loopback,
 };
-use crate::{apply::LbMaps, source::ScanResult};
+use crate::{apply::LbMaps, config::reload::Live, source::ScanResult};
 
 /// Time between two sweeps of the tables.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -36,6 +41,8 @@ pub(super) struct Wires {
     pub(super) probing: Probing,
     pub(super) checking: Checking,
     pub(super) swaps: mpsc::Sender<Swap>,
+    /// What follows the configuration file.
+    pub(super) telling: Telling,
     /// What the walk through the flow tables finds.
     pub(super) reports: watch::Sender<FlowReport>,
 }
@@ -46,6 +53,7 @@ pub(super) struct Told {
     pub(super) demand: watch::Sender<Demand>,
     pub(super) targets: watch::Sender<Targets>,
     pub(super) health: watch::Sender<Health>,
+    pub(super) sync: watch::Sender<Sync>,
 }
 
 /// What those who ask are told.
@@ -53,6 +61,7 @@ pub(super) struct Shown {
     pub(super) view: watch::Receiver<Published>,
     pub(super) devices: watch::Receiver<Vec<DeviceView>>,
     pub(super) flows: watch::Receiver<FlowReport>,
+    pub(super) configuration: watch::Receiver<ConfigurationView>,
 }
 
 /// The probes' ends.
@@ -63,13 +72,13 @@ pub(super) struct Probing {
 
 /// The health check ports' ends.
 pub(super) struct Checking {
-    pub(super) health: watch::Receiver<Health>,
+    pub(super) state: health::State,
     pub(super) troubles: watch::Sender<Troubles>,
 }
 
 impl Wires {
-    /// Channels beside that of the sources' `looks`; the node has these addresses.
-    pub(super) fn new(looks: mpsc::Receiver<ScanResult>, own: Own) -> Self {
+    /// Channels beside that of the sources' `looks`; the node has these addresses, and `live` holds at the start.
+    pub(super) fn new(looks: mpsc::Receiver<ScanResult>, own: Own, live: Live) -> Self {
         let (view_in, view) = watch::channel(None);
         let (views, devices) = watch::channel(Vec::new());
         let (demand_in, demand) = watch::channel(Demand::default());
@@ -77,8 +86,11 @@ impl Wires {
         let (targets_in, targets) = watch::channel(Targets::new());
         let (readiness_in, readiness) = watch::channel(Readiness::new());
         let (health_in, health) = watch::channel(Health::default());
+        let (sync_in, sync) = watch::channel(Sync::starting(Moment::now()));
         let (swaps_in, swaps) = mpsc::channel(1);
         let (reports, flows) = watch::channel(FlowReport::default());
+        let (live_in, live) = watch::channel(live);
+        let (configuration_in, configuration) = watch::channel(ConfigurationView::default());
         let (troubles_in, troubles) = watch::channel(Troubles::new());
         Self {
             channels: Channels {
@@ -86,34 +98,43 @@ impl Wires {
                 addresses: addresses_in,
                 demand,
                 swaps,
+                live: live.clone(),
             },
             told: Told {
                 view: view_in,
                 demand: demand_in,
                 targets: targets_in,
                 health: health_in,
+                sync: sync_in,
             },
             news: News {
                 looks,
                 addresses,
                 readiness,
                 troubles,
+                live,
                 sweeps: time::interval(SWEEP),
+                watchdog: Watchdog::of_this_process(),
             },
             shown: Shown {
                 view,
                 devices,
                 flows,
+                configuration,
             },
             probing: Probing {
                 targets,
                 readiness: readiness_in,
             },
             checking: Checking {
-                health,
+                state: health::State { health, sync },
                 troubles: troubles_in,
             },
             swaps: swaps_in,
+            telling: Telling {
+                live: live_in,
+                view: configuration_in,
+            },
             reports,
         }
     }
@@ -127,24 +148,36 @@ pub(super) struct News {
     pub(super) readiness: watch::Receiver<Readiness>,
     /// Of the health check ports.
     pub(super) troubles: watch::Receiver<Troubles>,
+    /// What of the configuration can change.
+    pub(super) live: watch::Receiver<Live>,
     /// When the tables are swept.
     pub(super) sweeps: Interval,
+    /// Who must hear of the control loop now and then.
+    pub(super) watchdog: Watchdog,
 }
 
 impl News {
     /// Waits for the next news and hands it to the controller; false: it is time to sweep the tables instead.
     pub(super) async fn arrive<M: LbMaps>(&mut self, controller: &mut Controller<M>) -> bool {
-        tokio::select! {
-            _ = self.sweeps.tick() => return false,
-            look = next(&mut self.looks) => controller.absorb(look),
-            own = changed(&mut self.addresses) => {
-                controller.relocate(with_loopback(own.addresses));
-                controller.stand_in(own.stand_ins);
+        loop {
+            tokio::select! {
+                // It was no news.
+                () = self.watchdog.hungry() => {
+                    supervisor::feed(controller);
+                    continue;
+                }
+                _ = self.sweeps.tick() => return false,
+                look = next(&mut self.looks) => controller.absorb(look),
+                own = changed(&mut self.addresses) => {
+                    controller.relocate(with_loopback(own.addresses));
+                    controller.stand_in(own.stand_ins);
+                }
+                readiness = changed(&mut self.readiness) => controller.probed(readiness),
+                live = changed(&mut self.live) => controller.configure(live),
+                troubles = changed(&mut self.troubles) => controller.hear(health::texts(&troubles)),
             }
-            readiness = changed(&mut self.readiness) => controller.probed(readiness),
-            troubles = changed(&mut self.troubles) => controller.hear(health::texts(&troubles)),
+            return true;
         }
-        true
     }
 
     /// The next look of a source.

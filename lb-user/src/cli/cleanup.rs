@@ -21,6 +21,7 @@ use crate::{
     agent::run_dir,
     control,
     loader::{
+        hold,
         pair::{self, Leftover},
         pin,
     },
@@ -91,8 +92,9 @@ impl Traces {
         })
     }
 
-    /// Devices first: what comes by them still finds its tables.
+    /// What leads packets to programs first, then what holds the programs: nobody is led to where nothing is any more.
     fn remove(&self, bpffs: &Path, run_dir: &Path) -> anyhow::Result<()> {
+        hold::clear_filters(run_dir).context("cannot list the node's devices")?;
         for pair in &self.pairs {
             pair.remove()?;
         }

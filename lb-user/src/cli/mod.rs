@@ -26,7 +26,7 @@ mod yaml;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::{get::table, output::indented_json, yaml::document as yaml_document};
 use crate::{agent::run_dir, causes::with_causes, loader::pin};
@@ -76,8 +76,8 @@ impl Place {
 enum Verb {
     /// Run the agent: serve the manifests until SIGTERM or SIGINT
     ///
-    /// Its tables stay in the kernel when it ends, and the next agent of the same run directory takes them over: services
-    /// keep their backends, and connections go on. `fulcrum cleanup` removes them.
+    /// Its tables and programs stay in the kernel when it ends and serve on, and the next agent of the same run directory takes them
+    /// over: connections go on. `fulcrum cleanup` removes them.
     Run(run::RunArgs),
     /// Show services, endpoints, pods or nodes as the running agent sees them
     ///
@@ -130,9 +130,15 @@ enum Verb {
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
-    let CommandLine { place, verb } = CommandLine::parse();
+    let matches = CommandLine::command().get_matches();
+    let CommandLine { place, verb } =
+        CommandLine::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    // Of its verb, what was given and what is there by default.
+    let none = ArgMatches::default();
+    let given = matches.subcommand().map_or(&none, |(_, given)| given);
     let done = match verb {
-        Verb::Run(args) => run::run(args, &place),
+        // Its configuration file has the same flags.
+        Verb::Run(_) => run::run(given, &place),
         Verb::Get(args) => get::get(&args, &place),
         Verb::Describe(args) => describe::describe(&args, &place),
         Verb::Status(args) => status::status(&args, &place),
@@ -160,8 +166,6 @@ fn version() -> anyhow::Result<ExitCode> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

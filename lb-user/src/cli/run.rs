@@ -1,54 +1,37 @@
 //! `fulcrum run`: the agent in the foreground.
 
-use std::{
-    io::{self, IsTerminal},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use anyhow::Context;
-use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use clap::ArgMatches;
 
 use super::{Place, output};
 use crate::{
     agent::{self, Settings},
-    config::Flags,
+    config::reload::{AllFlags, Given},
 };
 
 /// Flags of `run`.
-#[expect(
-    clippy::doc_markdown,
-    reason = "the fields' documentation is help text for a terminal"
-)]
-#[derive(Args, Debug)]
-pub(super) struct RunArgs {
-    #[command(flatten)]
-    flags: Flags,
+pub(super) type RunArgs = AllFlags;
 
-    /// Least level that is logged: error, warn, info, debug or trace; or one per module, as in info,lb_user=debug
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    log_level: String,
-
-    /// Form of the log on standard error
-    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
-    log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    /// One line per event
-    Text,
-    /// One JSON object per line
-    Json,
-}
-
-pub(super) fn run(args: RunArgs, place: &Place) -> anyhow::Result<ExitCode> {
-    log(&args.log_level, args.log_format)?;
-    let config = args.flags.check()?;
+/// Runs the agent by the flags of `matches` and by the configuration file that they name.
+pub(super) fn run(matches: &ArgMatches, place: &Place) -> anyhow::Result<ExitCode> {
+    let (given, AllFlags { flags, log }) = Given::new(matches)?;
+    let log = log.start()?;
+    let config = match (flags.check(), given.path()) {
+        (Ok(config), _) => config,
+        (Err(error), None) => return Err(error.into()),
+        (Err(error), Some(path)) => {
+            return Err(error)
+                .with_context(|| format!("with the configuration file {}", path.display()));
+        }
+    };
     let settings = Settings {
         config,
         run_dir: place.run_dir.clone(),
         bpffs: place.bpffs.clone(),
+        given,
+        log,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -60,18 +43,4 @@ pub(super) fn run(args: RunArgs, place: &Place) -> anyhow::Result<ExitCode> {
     };
     runtime.block_on(agent::run(settings, ready))?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn log(level: &str, format: LogFormat) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(level)
-        .with_context(|| format!("--log-level {level:?}: not a level and not a filter"))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => log.with_target(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
 }

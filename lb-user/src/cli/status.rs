@@ -34,6 +34,23 @@ struct Status {
     troubles: Vec<String>,
     #[serde(default)]
     flows: Flows,
+    #[serde(default)]
+    configuration: Configuration,
+}
+
+#[derive(Default, Deserialize)]
+struct Configuration {
+    file: Option<String>,
+    error: Option<String>,
+    waiting: Vec<Waiting>,
+}
+
+/// A key whose value in the file takes effect with the next start.
+#[derive(Deserialize)]
+struct Waiting {
+    key: String,
+    value: String,
+    next: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -103,6 +120,7 @@ impl Status {
             text.push_str(&output::table(&["DEVICE", "ROLE", "HOOKS"], &rows));
         }
         text.push_str(&self.flows.text());
+        text.push_str(&self.configuration.text());
         let findings = self.findings.iter().map(Finding::line);
         let complaints: Vec<String> = self.troubles.iter().cloned().chain(findings).collect();
         if !complaints.is_empty() {
@@ -144,6 +162,26 @@ impl Flows {
                  {affinity_size}\n"
             );
             text.push_str(&told);
+        }
+        text
+    }
+}
+
+impl Configuration {
+    fn text(&self) -> String {
+        let Some(file) = &self.file else {
+            return String::new();
+        };
+        let mut text = match &self.error {
+            None => format!("\nconfiguration file {file}\n"),
+            Some(error) => format!("\nconfiguration file {file} is not in effect: {error}\n"),
+        };
+        if !self.waiting.is_empty() {
+            let rows = self.waiting.iter();
+            let rows: Vec<Vec<&str>> = rows
+                .map(|Waiting { key, value, next }| vec![key.as_str(), value, next])
+                .collect();
+            text.push_str(&output::table(&["KEY", "VALUE", "AT-NEXT-START"], &rows));
         }
         text
     }
@@ -222,6 +260,10 @@ mod tests {
                 }],
                 "sizes": {"flow_table_size": 200, "flow_table_max": 800, "affinity_size": 9},
             },
+            "configuration": {
+                "file": "/etc/f.yaml", "error": "f.yaml:1: unknown key `a`",
+                "waiting": [{"key": "timeout-udp", "value": "30s", "next": "7s"}],
+            },
         }))
         .expect("a status");
         let expected = "\
@@ -235,6 +277,10 @@ FLOW-TABLE   PLACES   USED     HALF-OPEN   ESTABLISHED   ENDING   EXPIRED
 IPv4         200      8 (4%)   1           4             3        5
 
 flow tables have 200 places and may grow to 800; clients remembered: 9
+
+configuration file /etc/f.yaml is not in effect: f.yaml:1: unknown key `a`
+KEY           VALUE   AT-NEXT-START
+timeout-udp   30s     7s
 
 no room
 a.yaml:3: error: Service default/web: has no port

@@ -1,19 +1,19 @@
 //! Programs on devices: which program a device takes, and by which hook.
 //!
-//! An [`Attachment`] is the only thing that keeps programs on a device: dropped, it detaches. Other
-//! programs on the device are left alone; ours is the first at ingress and the last at egress.
+//! Programs stay on a device until an [`Attachment`] is released, also when the agent ends; the next one puts its own in their
+//! place. Other programs on the device are left alone; ours is the first at ingress and the last at egress.
+
+use std::{collections::BTreeSet, path::PathBuf};
 
 use aya::{
     Ebpf,
-    programs::{
-        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
-        tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcError, qdisc_add_clsact},
-        xdp::XdpLink,
-    },
-    util::KernelVersion,
+    programs::{ProgramError, SchedClassifier, TcAttachType, Xdp},
 };
 
-use super::device::{Device, Layer, Role};
+use super::{
+    device::{Device, Layer, Role},
+    hold::{FIRST_PRIORITY, Hold, HoldError, Holds, Hook, LAST_PRIORITY},
+};
 use crate::{causes::with_causes, config::Mode};
 
 /// Names of the programs in the object.
@@ -31,11 +31,6 @@ mod program {
     pub(super) const CLASSIFIERS: [&str; 7] = [POD, UPLINK, UPLINK_L3, EGRESS, EGRESS_L3, HOST, LO];
 }
 
-/// Priorities of our filters where links do not exist: before and behind what others leave to the kernel's
-/// choice.
-const FIRST_PRIORITY: u16 = 1;
-const LAST_PRIORITY: u16 = u16::MAX;
-
 /// Whether one of our programs for TC has this name.
 pub fn is_ours(name: &str) -> bool {
     program::CLASSIFIERS.contains(&name)
@@ -51,25 +46,14 @@ pub fn is_priority_of_ours(priority: u32) -> bool {
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
-    hook: Hook,
     mode: Mode,
 }
 
-/// How TC programs are attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
-    /// By a link (Linux 6.6): goes with the process that holds it.
-    Tcx,
-    /// As a filter of the clsact qdisc, which stays on the device when the filter goes.
-    Clsact,
-}
-
-/// Our programs on one device, until dropped.
-#[derive(Debug)]
+/// Our programs on one device. Dropped, they stay there.
+#[derive(Debug, Default)]
 pub struct Attachment {
-    /// By the program's name.
-    tc: Vec<(&'static str, SchedClassifierLink)>,
-    xdp: Option<XdpLink>,
+    tc: Vec<Hold>,
+    xdp: Option<Hold>,
 }
 
 /// Why the programs cannot be used, or not on this device.
@@ -101,9 +85,6 @@ pub enum AttachError {
         /// What its packets begin with.
         layer: Layer,
     },
-    /// The clsact qdisc could not be added.
-    #[error("cannot add the clsact qdisc")]
-    Qdisc(#[source] TcError),
     /// The kernel refused.
     #[error("cannot attach the program {name:?}")]
     Attach {
@@ -111,7 +92,7 @@ pub enum AttachError {
         name: &'static str,
         /// The kernel's reason.
         #[source]
-        source: ProgramError,
+        source: HoldError,
     },
 }
 
@@ -129,86 +110,77 @@ impl Programs {
                 .load()
                 .map_err(|source| AttachError::Load { name, source })?;
         }
-        Ok(Self {
-            ebpf,
-            hook: Hook::of_this_kernel(),
-            mode,
-        })
+        Ok(Self { ebpf, mode })
     }
 
-    /// Attaches what `device` takes in this role.
+    /// Puts what `device` takes in this role on it; in the place of the programs of the same names in `earlier`, or of those
+    /// that an earlier agent has left there: at no moment has the device none.
     ///
     /// Native XDP that the device does not do is a warning: TC does the same work.
-    pub fn attach(&mut self, device: &Device, role: Role) -> Result<Attachment, AttachError> {
-        let mut tc = Vec::new();
-        // What goes out first: a reply that the host sends belongs to a connection that came in.
-        for (name, direction) in programs_for(device.layer, role)? {
-            tc.push((*name, self.attach_tc(device, name, *direction)?));
-        }
-        let wants_xdp =
-            self.mode == Mode::Xdp && role == Role::Uplink && device.layer == Layer::Ethernet;
-        let xdp = if wants_xdp {
-            self.attach_xdp(device)
-        } else {
-            None
-        };
-        Ok(Attachment { tc, xdp })
-    }
-
-    /// Takes the place of the programs of the same names that others have put on a device; at no moment has the
-    /// device none.
     ///
     /// # Errors
     /// The kernel refused: then none of them is left on the device.
-    pub fn take_over(&mut self, attachment: Attachment) -> Result<Attachment, AttachError> {
-        let mut tc = Vec::new();
-        for (name, link) in attachment.tc {
-            let refused = |source| AttachError::Attach { name, source };
-            let classifier = classifier(&mut self.ebpf, name)?;
-            let link = classifier.attach_to_link(link).map_err(refused)?;
-            tc.push((name, classifier.take_link(link).map_err(refused)?));
+    pub fn attach(
+        &mut self,
+        holds: &Holds,
+        device: &Device,
+        role: Role,
+        earlier: Option<Attachment>,
+    ) -> Result<Attachment, AttachError> {
+        let is_first = earlier.is_none();
+        let mut earlier = earlier.unwrap_or_default();
+        let earlier_xdp = earlier.xdp.take();
+        let mut put = Attachment::default();
+        if let Err(error) = self.attach_tc(holds, device, role, (&mut earlier, &mut put)) {
+            put.release();
+            earlier.xdp = earlier_xdp;
+            earlier.release();
+            return Err(error);
         }
-        let xdp = match attachment.xdp {
-            None => None,
-            Some(link) => {
-                let name = program::XDP_UPLINK;
-                let refused = |source| AttachError::Attach { name, source };
-                let program = xdp(&mut self.ebpf)?;
-                let link = program.attach_to_link(link).map_err(refused)?;
-                Some(program.take_link(link).map_err(refused)?)
-            }
-        };
-        Ok(Attachment { tc, xdp })
+        let takes_xdp =
+            self.mode == Mode::Xdp && role == Role::Uplink && device.layer == Layer::Ethernet;
+        // What a device has refused is not asked of it again and again.
+        if takes_xdp && (is_first || earlier_xdp.is_some()) {
+            put.xdp = self.attach_xdp(holds, device, earlier_xdp);
+        }
+        Ok(put)
     }
 
     fn attach_tc(
         &mut self,
+        holds: &Holds,
         device: &Device,
-        name: &'static str,
-        direction: TcAttachType,
-    ) -> Result<SchedClassifierLink, AttachError> {
-        let options = self.hook.options(&device.name, direction)?;
-        let refused = |source| AttachError::Attach { name, source };
-        let classifier = classifier(&mut self.ebpf, name)?;
-        let link = classifier
-            .attach_with_options(&device.name, direction, options)
-            .map_err(refused)?;
-        classifier.take_link(link).map_err(refused)
+        role: Role,
+        (earlier, put): (&mut Attachment, &mut Attachment),
+    ) -> Result<(), AttachError> {
+        // What goes out first: a reply that the host sends belongs to a connection that came in.
+        for place in programs_for(device.layer, role)? {
+            let (name, _) = *place;
+            let at = earlier.tc.iter().position(|hold| hold.program == name);
+            let earlier = at.map(|at| earlier.tc.swap_remove(at));
+            let classifier = classifier(&mut self.ebpf, name)?;
+            let hold = holds
+                .put_tc(classifier, device, *place, earlier)
+                .map_err(|source| AttachError::Attach { name, source })?;
+            put.tc.push(hold);
+        }
+        Ok(())
     }
 
-    fn attach_xdp(&mut self, device: &Device) -> Option<XdpLink> {
+    fn attach_xdp(
+        &mut self,
+        holds: &Holds,
+        device: &Device,
+        earlier: Option<Hold>,
+    ) -> Option<Hold> {
+        let name = program::XDP_UPLINK;
         let attached = xdp(&mut self.ebpf).and_then(|program| {
-            let refused = |source| AttachError::Attach {
-                name: program::XDP_UPLINK,
-                source,
-            };
-            let link = program
-                .attach_to_if_index(device.index, XdpMode::Driver)
-                .map_err(refused)?;
-            program.take_link(link).map_err(refused)
+            holds
+                .put_xdp(program, device, name, earlier)
+                .map_err(|source| AttachError::Attach { name, source })
         });
         match attached {
-            Ok(link) => Some(link),
+            Ok(hold) => Some(hold),
             Err(error) => {
                 let reason = with_causes(&error);
                 tracing::warn!(
@@ -227,43 +199,16 @@ impl Attachment {
     pub fn hooks(&self) -> &'static str {
         if self.xdp.is_some() { "tc+xdp" } else { "tc" }
     }
-}
 
-impl Hook {
-    /// What the running kernel has.
-    pub fn of_this_kernel() -> Self {
-        let has_tcx =
-            KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0));
-        if has_tcx { Self::Tcx } else { Self::Clsact }
+    /// Takes the programs off the device, which may be gone.
+    pub fn release(self) {
+        self.tc.into_iter().chain(self.xdp).for_each(Hold::release);
     }
 
-    fn options(
-        self,
-        device: &str,
-        direction: TcAttachType,
-    ) -> Result<TcAttachOptions, AttachError> {
-        let is_first = direction == TcAttachType::Ingress;
-        match self {
-            Self::Tcx if is_first => Ok(TcAttachOptions::TcxOrder(LinkOrder::first())),
-            Self::Tcx => Ok(TcAttachOptions::TcxOrder(LinkOrder::last())),
-            Self::Clsact => {
-                match qdisc_add_clsact(device) {
-                    Ok(()) => {}
-                    Err(TcError::NetlinkError(error))
-                        if error.raw_os_error() == Some(libc::EEXIST) => {}
-                    Err(error) => return Err(AttachError::Qdisc(error)),
-                }
-                let options = NlOptions {
-                    priority: if is_first {
-                        FIRST_PRIORITY
-                    } else {
-                        LAST_PRIORITY
-                    },
-                    ..NlOptions::default()
-                };
-                Ok(TcAttachOptions::Netlink(options))
-            }
-        }
+    /// Notes the pins that keep the programs where they are.
+    pub fn note_pins(&self, pins: &mut BTreeSet<PathBuf>) {
+        let holds = self.tc.iter().chain(&self.xdp);
+        pins.extend(holds.filter_map(Hold::pin).map(PathBuf::from));
     }
 }
 

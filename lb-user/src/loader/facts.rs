@@ -11,7 +11,7 @@ use lb_common::abi::NodeConfig;
 use crate::apply::Raw;
 
 /// Pins them.
-pub(super) fn pin(node: &NodeConfig, path: &Path) -> Result<(), PinFactsError> {
+fn pin(node: &NodeConfig, path: &Path) -> Result<(), PinFactsError> {
     let mut array = Array::<MapData, Raw<NodeConfig>>::create(1, 0)?;
     array.set(0, Raw(*node), 0)?;
     Ok(array.map().pin(path)?)
@@ -44,7 +44,12 @@ pub enum PinFactsError {
 
 /// Those that are pinned beside the tables in a directory; an error: nothing is, or it is of another layout.
 pub fn read(pin_dir: &Path) -> io::Result<NodeConfig> {
-    let map = MapData::from_pin(super::pin::facts(pin_dir)).map_err(io::Error::other)?;
+    read_at(&super::pin::facts(pin_dir))
+}
+
+/// Those that are pinned at `path`.
+pub(super) fn read_at(path: &Path) -> io::Result<NodeConfig> {
+    let map = MapData::from_pin(path).map_err(io::Error::other)?;
     let info = map.info().map_err(io::Error::other)?;
     if info.value_size() as usize != size_of::<NodeConfig>() {
         return Err(io::ErrorKind::InvalidData.into());

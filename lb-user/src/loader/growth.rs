@@ -20,15 +20,21 @@ use lb_common::abi::{
 };
 use lb_common::net::addr::Family;
 
-use super::{LoaderError, attach::Programs, facts, object, pin, tracer::Tracer};
-use crate::config::Mode;
+use super::{
+    LoaderError,
+    attach::Programs,
+    facts,
+    form::{self, Found},
+    inherit::Inheritance,
+    object, pin,
+    tracer::Tracer,
+};
+use crate::config::{FlowTableSizes, Mode};
 
 /// The program in the object.
 const CARRY: &str = "carry";
 /// Positions that one system call asks for: some milliseconds.
 const RUNS_PER_CALL: u32 = 16_384;
-/// Passes at most over a table that nobody uses: one moves all, the next finds that.
-const MAX_PASSES: u32 = 4;
 /// Words of `struct __sk_buff` in `linux/bpf.h`, as long as Linux 6.1 knows it.
 const CONTEXT_WORDS: usize = 46;
 /// Bytes that it takes on any kernel there is, and some more: one that is longer than what is given for it is not told.
@@ -64,6 +70,19 @@ pub struct Origin {
     pub mode: Mode,
     /// A device of the node.
     pub ifindex: u32,
+    /// Clients that affinity is remembered of.
+    pub affinity_size: u32,
+}
+
+/// A growth that an earlier agent began and did not finish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begun {
+    /// The phase whose programs some device may have; none has those of a later one.
+    pub phase: Phase,
+    /// Whose table grows.
+    pub family: Family,
+    /// Positions of the table that it grows into.
+    pub size: u32,
 }
 
 /// Programs of one phase, loaded and attached to nothing.
@@ -119,7 +138,8 @@ impl Origin {
             path: growing.clone(),
             source,
         })?;
-        let mut ebpf = object::load_beside(node, &self.pins(phase, family, &growing), size)?;
+        let pins = self.pins(phase, family, &growing);
+        let mut ebpf = object::load_on(node, self.affinity_size, &pins)?;
         #[cfg(feature = "bpf-log")]
         super::bpf_log::forward(&mut ebpf);
         let carrier = match phase {
@@ -137,38 +157,26 @@ impl Origin {
         })
     }
 
-    /// Puts a family's flows into a table of `size` positions, before any program uses either; then it has the usual pin.
-    /// One that is pinned as growing is used, with the flows that are in it.
-    pub(super) fn resize(&self, family: Family, size: u32) -> Result<Pass, LoaderError> {
-        let growing = pin::growing(&self.maps);
-        fs::create_dir_all(&growing).map_err(|source| GrowthError::Pins {
-            path: growing.clone(),
-            source,
-        })?;
-        let node = self.facts(Phase::Diverted, family, size);
-        let name = flow_table(family);
-        let mut pins = self.pins(Phase::Diverted, family, &growing);
-        // Whatever else is not there is made by those who know what it shall be like.
-        pins.retain(|(map, path)| *map == name || path.exists());
-        let mut ebpf = object::load_beside(node, &pins, size)?;
-        let carrier = Carrier::of(&mut ebpf, &growing.join(CARRY), family)?;
-        let mut sum = Pass::default();
-        for _ in 0..MAX_PASSES {
-            let pass = carrier.pass(self.flow_table_size(family))?;
-            sum.moved += pass.moved;
-            sum.kept = pass.kept;
-            if pass.moved == 0 {
-                break;
-            }
-        }
-        drop(carrier);
-        let program = growing.join(CARRY);
-        fs::remove_file(&program).map_err(|source| GrowthError::Pins {
-            path: program,
-            source,
-        })?;
-        rename(&growing.join(name), &self.maps.join(name))?;
-        Ok(sum)
+    /// Loads the programs of a table that does not grow, on maps that are made if they are not there.
+    pub(super) fn load_plain(&self) -> Result<Stage, LoaderError> {
+        let pins: Vec<_> = map::ALL
+            .into_iter()
+            .map(|map| (map, self.maps.join(map)))
+            .collect();
+        let mut ebpf = object::load_on(self.node, self.affinity_size, &pins)?;
+        #[cfg(feature = "bpf-log")]
+        super::bpf_log::forward(&mut ebpf);
+        Ok(Stage {
+            tracer: Tracer::pinned(&mut ebpf, &self.tracer, self.ifindex)?,
+            programs: Programs::load(ebpf, self.mode)?,
+            carrier: None,
+            node: self.node,
+        })
+    }
+
+    /// Notes that devices get the programs of a phase from now on; whoever follows this agent must go on from there.
+    pub fn enter(&self, node: &NodeConfig) -> Result<(), LoaderError> {
+        Ok(facts::replace(node, &marker(&self.maps))?)
     }
 
     /// Gives the larger table's pin the usual name: from now on it is the flow table, of the programs that were loaded
@@ -182,9 +190,7 @@ impl Origin {
                 rename(&pin, &self.maps.join(name))?;
             }
         }
-        let next = growing.join("node");
-        facts::pin(&node, &next)?;
-        rename(&next, &pin::facts(&self.maps))?;
+        facts::replace(&node, &pin::facts(&self.maps))?;
         self.node = node;
         self.abandon();
         Ok(())
@@ -240,6 +246,59 @@ impl Origin {
         }
         pins
     }
+}
+
+/// Where the facts are pinned of the programs of the latest phase.
+fn marker(maps: &Path) -> PathBuf {
+    pin::growing(maps).join("node")
+}
+
+/// What an earlier agent began, if its flow tables are taken over; what it had not got any device to use is removed.
+pub(super) fn begun(maps: &Path, inherited: &Inheritance) -> Option<Begun> {
+    let begun = find_begun(maps, inherited);
+    if begun.is_none() {
+        pin::abandon_growth(maps);
+    }
+    begun
+}
+
+fn find_begun(maps: &Path, inherited: &Inheritance) -> Option<Begun> {
+    let node = facts::read_at(&marker(maps)).ok()?;
+    let of_family = [
+        (Family::V4, node.flow_mask4, node.other_mask4),
+        (Family::V6, node.flow_mask6, node.other_mask6),
+    ];
+    of_family.into_iter().find_map(|(family, flows, other)| {
+        let size = table_to_grow_into(maps, family)?;
+        let old = inherited.flow_table_size(family)?;
+        let phase = match (flows + 1, other) {
+            (flows, 0) if flows == size => Phase::Grown,
+            (flows, other) if flows == size && other + 1 == old => Phase::Diverted,
+            (flows, other) if flows == old && other + 1 == size => Phase::Announced,
+            _ => return None,
+        };
+        Some(Begun {
+            phase,
+            family,
+            size,
+        })
+    })
+}
+
+/// Positions of the table that a family's is growing into.
+fn table_to_grow_into(maps: &Path, family: Family) -> Option<u32> {
+    let name = flow_table(family);
+    let wanted = form::wanted().ok()?.get(name).copied()?;
+    let Ok(Found::Map(found)) = form::found(&pin::growing(maps).join(name)) else {
+        return None;
+    };
+    let size = found.max_entries;
+    let is_alike = found
+        == form::Form {
+            max_entries: size,
+            ..wanted
+        };
+    (is_alike && FlowTableSizes::is_fit(size)).then_some(size)
 }
 
 /// The name of a family's flow table.
@@ -349,6 +408,7 @@ mod tests {
             tracer: PathBuf::from("/pins/trace"),
             mode: Mode::Tc,
             ifindex: 1,
+            affinity_size: 64,
         }
     }
 

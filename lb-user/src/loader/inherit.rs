@@ -31,7 +31,7 @@ use super::{
     facts,
     form::{self, Form, Found},
     growth::flow_table,
-    object::{Ground, ObjectError},
+    object::ObjectError,
 };
 use crate::{
     apply::{self, BpfMaps},
@@ -187,11 +187,6 @@ impl Inheritance {
         [Family::V4, Family::V6].map(|family| self.flow_table_size(family).unwrap_or(size))
     }
 
-    /// Notes that a flow table has another size now.
-    pub(super) fn note_flow_table(&mut self, family: Family, size: u32) {
-        self.flow_tables.insert(flow_table(family), size);
-    }
-
     /// The secret of the flow hash by which flows lie where they do, if any are taken over.
     pub fn hash_key(&self) -> Option<[u32; 12]> {
         self.hash_key
@@ -323,15 +318,6 @@ impl fmt::Display for Fault {
             }
             Self::Damaged(damage) => write!(f, "the tables are damaged: {damage}"),
         }
-    }
-}
-
-/// The maps that are taken over, and where the others shall be pinned; `size`: positions of flow tables that are made.
-pub(super) fn ground(inherited: &Inheritance, size: u32, maps: &Path) -> Ground {
-    let pins = map::ALL.into_iter();
-    Ground {
-        flow_tables: inherited.flow_table_sizes(size),
-        pins: pins.map(|name| (name, maps.join(name))).collect(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! The datapath in the kernel: loads the object, pins its maps, puts its programs on devices.
 //!
-//! Knows nothing of services; what the maps contain is [`crate::apply`]'s. The tables stay pinned for the next agent
-//! ([`inherit`]); everything else that it made goes when the [`Datapath`] and its [`attach::Attachment`]s are dropped.
+//! Knows nothing of services; what the maps contain is [`crate::apply`]'s. Tables and programs stay where they are when the
+//! agent ends, pinned for the next one ([`inherit`], [`hold`]).
 
 pub mod attach;
 #[cfg(feature = "bpf-log")]
@@ -11,24 +11,27 @@ pub mod device;
 pub mod facts;
 mod form;
 pub mod growth;
+pub mod hold;
 pub mod inherit;
 pub mod netlink;
 pub mod object;
 pub mod pair;
 pub mod pattern;
 pub mod pin;
-mod resize;
 pub mod route;
 pub mod sysctl;
 pub mod tracer;
 pub mod uplink;
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
+
+use lb_common::abi::NodeConfig;
 
 use crate::config::Mode;
 use attach::{AttachError, Attachment, Programs};
 use device::{Device, Role};
-use growth::Origin;
+use growth::{Begun, Carrier, Origin};
+use hold::Holds;
 use inherit::{InheritError, Inheritance};
 use object::{Facts, ObjectError};
 use pin::{PinDirectory, PinError};
@@ -39,9 +42,22 @@ use tracer::{TraceError, Tracer};
 pub struct Datapath {
     programs: Programs,
     pins: PinDirectory,
+    holds: Holds,
     origin: Origin,
+    unfinished: Option<Unfinished>,
     /// Until somebody takes it.
     tracer: Option<Tracer>,
+}
+
+/// A growth that an earlier agent began; its programs are loaded.
+#[derive(Debug)]
+pub struct Unfinished {
+    /// How far it was.
+    pub begun: Begun,
+    /// What carries flows over, in the phase that has it.
+    pub carrier: Option<Carrier>,
+    /// What the programs of its phase were loaded with.
+    pub node: NodeConfig,
 }
 
 /// Why there is no datapath.
@@ -53,6 +69,9 @@ pub enum LoaderError {
     /// What an earlier agent left is in the way.
     #[error(transparent)]
     Inherit(#[from] InheritError),
+    /// Programs could not be kept on devices.
+    #[error("cannot use the directory of pinned links")]
+    Links(#[source] std::io::Error),
     /// The object does not load.
     #[error(transparent)]
     Object(#[from] ObjectError),
@@ -83,30 +102,49 @@ impl Datapath {
         mode: Mode,
     ) -> Result<Self, LoaderError> {
         let mut pins = PinDirectory::open(bpffs, run_dir)?;
-        let mut inherited = Inheritance::enter(pins.maps(), &facts.flows)?;
-        resize::settle(&mut inherited, facts, pins.maps());
-        let ground = inherit::ground(&inherited, facts.flow_table.size, pins.maps());
-        let node = object::node_config(facts, ground.flow_tables, inherited.hash_key())?;
-        let mut ebpf = object::load_on(node, facts.flows.affinity_size, &ground)?;
-        #[cfg(feature = "bpf-log")]
-        bpf_log::forward(&mut ebpf);
-        facts::replace(&node, &pin::facts(pins.maps()))?;
-        let tracer = Tracer::pinned(&mut ebpf, &pins.tracer(), facts.host.near)?;
+        let holds = Holds::open(&pins.links(), run_dir).map_err(LoaderError::Links)?;
+        let inherited = Inheritance::enter(pins.maps(), &facts.flows)?;
+        let begun = growth::begun(pins.maps(), &inherited);
+        let sizes = inherited.flow_table_sizes(facts.flow_table.size);
         let origin = Origin {
-            node,
+            node: object::node_config(facts, sizes, inherited.hash_key())?,
             maps: pins.maps().to_owned(),
             tracer: pins.tracer(),
             mode,
             ifindex: facts.host.near,
+            affinity_size: facts.flows.affinity_size,
         };
-        let programs = Programs::load(ebpf, mode)?;
+        let stage = match begun {
+            None => origin.load_plain()?,
+            Some(begun) => {
+                let Begun {
+                    phase,
+                    family,
+                    size,
+                } = begun;
+                tracing::info!(%family, ?phase, size, "an earlier agent let the flow table grow; going on");
+                origin.load(phase, family, size)?
+            }
+        };
+        facts::replace(&origin.node, &pin::facts(pins.maps()))?;
         pins.keep();
         Ok(Self {
-            programs,
+            programs: stage.programs,
             pins,
+            holds,
             origin,
-            tracer: Some(tracer),
+            tracer: Some(stage.tracer),
+            unfinished: begun.map(|begun| Unfinished {
+                begun,
+                carrier: stage.carrier,
+                node: stage.node,
+            }),
         })
+    }
+
+    /// A growth that is to be finished, with what that takes; once, and before any other.
+    pub fn take_unfinished(&mut self) -> Option<Unfinished> {
+        self.unfinished.take()
     }
 
     /// What tells what would become of a packet; once.
@@ -124,18 +162,34 @@ impl Datapath {
         &self.origin
     }
 
-    /// Uses other programs from now on, for what is attached already too: see [`Datapath::take_over`].
+    /// Uses other programs from now on, for what is attached already too as soon as it is attached again.
     pub fn switch(&mut self, programs: Programs) {
         self.programs = programs;
     }
 
-    /// Puts the programs at hand in the place of the earlier ones on a device.
-    pub fn take_over(&mut self, attachment: Attachment) -> Result<Attachment, AttachError> {
-        self.programs.take_over(attachment)
+    /// Puts the programs for this role on a device: see [`Programs::attach`].
+    pub fn attach(
+        &mut self,
+        device: &Device,
+        role: Role,
+        earlier: Option<Attachment>,
+    ) -> Result<Attachment, AttachError> {
+        self.programs.attach(&self.holds, device, role, earlier)
     }
 
-    /// Puts the programs for this role on a device.
-    pub fn attach(&mut self, device: &Device, role: Role) -> Result<Attachment, AttachError> {
-        self.programs.attach(device, role)
+    /// Takes programs of earlier agents off all devices that they are not wanted on any more: `kept` are the attachments that
+    /// are, `others` the names of devices that have none.
+    pub fn sweep<'a>(&self, kept: impl Iterator<Item = &'a Attachment>, others: &[&str]) {
+        let mut pins = BTreeSet::new();
+        kept.for_each(|attachment| attachment.note_pins(&mut pins));
+        match self.holds.sweep(&pins, others) {
+            Ok(0) => {}
+            Ok(programs) => {
+                tracing::info!(programs, "took programs of an earlier agent off devices");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot take programs of an earlier agent off devices");
+            }
+        }
     }
 }

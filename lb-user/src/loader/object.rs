@@ -51,70 +51,37 @@ pub enum ObjectError {
     Random(#[source] getrandom::Error),
 }
 
-/// What the object is loaded on.
-#[derive(Clone, Debug)]
-pub struct Ground {
-    /// Positions of each flow table, IPv4's and IPv6's.
-    pub flow_tables: [u32; 2],
-    /// Where maps are pinned or shall be: a name in the object and a path each. Others are its own.
-    pub pins: Vec<(&'static str, PathBuf)>,
-}
-
 /// Loads the object on maps of its own; the facts are told as the programs have them.
 pub fn load(facts: Facts) -> Result<(Ebpf, NodeConfig), ObjectError> {
-    let ground = Ground {
-        flow_tables: [facts.flow_table.size; 2],
-        pins: Vec::new(),
-    };
-    let node = node_config(facts, ground.flow_tables, None)?;
-    Ok((load_on(node, facts.flows.affinity_size, &ground)?, node))
+    let node = node_config(facts, [facts.flow_table.size; 2], None)?;
+    Ok((load_on(node, facts.flows.affinity_size, &[])?, node))
 }
 
 /// Creates the maps, or takes those that are pinned whatever they are like, and makes the programs ready for the verifier.
+/// `pins`: where maps are pinned or shall be, a name in the object and a path each; others are its own.
 pub(super) fn load_on(
     node: NodeConfig,
     affinity_size: u32,
-    ground: &Ground,
+    pins: &[(&'static str, PathBuf)],
 ) -> Result<Ebpf, ObjectError> {
+    let flow_tables = [
+        (map::FLOWS4, node.flow_mask4),
+        (map::FLOWS6, node.flow_mask6),
+        (map::FLOWS4_OTHER, node.other_mask4),
+        (map::FLOWS6_OTHER, node.other_mask6),
+    ];
     let node = Raw(node);
-    let [v4, v6] = ground.flow_tables;
     let mut loader = EbpfLoader::new();
     loader
-        .map_max_entries(map::FLOWS4, v4)
-        .map_max_entries(map::FLOWS6, v6)
         .map_max_entries(map::AFFINITY4, affinity_size)
         .map_max_entries(map::AFFINITY6, affinity_size)
         .override_global(NODE, &node, true)
         .verifier_log_level(VerifierLogLevel::STATS);
-    for (name, path) in &ground.pins {
-        loader.map_pin_path(name, path.as_path());
+    for (name, mask) in flow_tables.into_iter().filter(|(_, mask)| *mask != 0) {
+        loader.map_max_entries(name, mask + 1);
     }
-    loader.load(OBJECT).map_err(ObjectError::Load)
-}
-
-/// Loads the object once more, with other facts and with the maps that are pinned: a name in the object and a path
-/// each. A pin that is not there yet is made, of a map of `flow_table_size` positions.
-pub(super) fn load_beside(
-    node: NodeConfig,
-    pins: &[(&'static str, PathBuf)],
-    flow_table_size: u32,
-) -> Result<Ebpf, ObjectError> {
-    let node = Raw(node);
-    let flow_tables = [
-        map::FLOWS4,
-        map::FLOWS6,
-        map::FLOWS4_OTHER,
-        map::FLOWS6_OTHER,
-    ];
-    let mut loader = EbpfLoader::new();
-    loader
-        .override_global(NODE, &node, true)
-        .verifier_log_level(VerifierLogLevel::STATS);
     for (name, path) in pins {
         loader.map_pin_path(name, path.as_path());
-        if flow_tables.contains(name) {
-            loader.map_max_entries(name, flow_table_size);
-        }
     }
     loader.load(OBJECT).map_err(ObjectError::Load)
 }

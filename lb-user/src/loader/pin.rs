@@ -5,11 +5,12 @@
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/trace
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/node
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/growing/<map>
+//! <bpffs>/fulcrum/<run directory>/links/<program>-<device>-<network namespace>
 //! ```
 //!
 //! So several agents share one BPF filesystem, and a reader of another layout finds nothing rather
-//! than misreading. The maps and `node` outlive their agent; `growing` does if it ends while a flow table grows; `trace` does
-//! not. Nothing outside of `<bpffs>/fulcrum/<run directory>` is ever removed.
+//! than misreading. Links, which keep programs on devices, are of no layout. They, the maps and `node` outlive their agent;
+//! `growing` does if it ends while a flow table grows; `trace` does not. Nothing outside of `<bpffs>/fulcrum/<run directory>` is ever removed.
 
 use std::{
     fmt::Write as _,
@@ -119,20 +120,20 @@ impl PinDirectory {
         tracer(&self.maps)
     }
 
+    /// The directory of what keeps programs on devices.
+    pub fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
     /// The directory that holds one file per map.
     pub fn maps(&self) -> &Path {
         &self.maps
     }
 
     /// Pins that are of no use without a living agent.
-    fn of_the_living(&self) -> [PathBuf; 4] {
+    fn of_the_living(&self) -> [PathBuf; 3] {
         let growing = growing(&self.maps);
-        [
-            self.tracer(),
-            growing.join("trace"),
-            growing.join("carry"),
-            growing.join("node"),
-        ]
+        [self.tracer(), growing.join("trace"), growing.join("carry")]
     }
 
     fn other_layouts(&self) -> Vec<PathBuf> {
@@ -153,7 +154,8 @@ impl Drop for PinDirectory {
                 let path = own.display();
                 tracing::warn!(%path, %error, "cannot remove the pins; `fulcrum cleanup` does");
             }
-            // Refused while another release's tables are there, which is as it should be.
+            // Refused while another release's tables or links are there, which is as it should be.
+            let _ = fs::remove_dir(self.links());
             let _ = fs::remove_dir(&self.root);
             return;
         }

@@ -39,11 +39,11 @@ impl Setting {
         }
     }
 
-    /// Writes the value, unless the setting has it.
-    pub fn make(&self) -> Result<(), SysctlError> {
+    /// Writes the value, unless the setting has it; returns whether it had another.
+    pub fn make(&self) -> Result<bool, SysctlError> {
         let result = match read(&self.path) {
-            Some(found) if found.trim() == self.value.to_string() => Ok(()),
-            _ => fs::write(file(&self.path), self.value.to_string()),
+            Some(found) if found.trim() == self.value.to_string() => Ok(false),
+            _ => fs::write(file(&self.path), self.value.to_string()).map(|()| true),
         };
         result.map_err(|source| SysctlError {
             setting: self.clone(),

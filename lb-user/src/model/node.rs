@@ -18,6 +18,8 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// `spec.podCIDRs`.
     pub pod_cidrs: Vec<IpNet>,
+    /// Whether it is about to go: `metadata.deletionTimestamp` is set, or the cluster's autoscaler has said so.
+    pub is_leaving: bool,
 }
 
 impl Node {

@@ -12,27 +12,16 @@ use std::{
     hash::{BuildHasher, RandomState},
     io::{self, Read},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use notify::{
-    EventKind, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode},
-};
-use tokio::{sync::mpsc, time};
+use tokio::sync::mpsc;
 
-use super::{Change, ScanResult, files::Files, manifest};
+pub use super::touch::WatchError;
+use super::{Change, ScanResult, files::Files, manifest, touch::Touch};
 use crate::model::finding::{Finding, Severity};
 
 /// Largest file that is read.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
-/// Quiet time after which a change is taken as complete.
-const DEBOUNCE: Duration = Duration::from_millis(200);
-/// Longest wait for quiet.
-const DEBOUNCE_MAX: Duration = Duration::from_secs(2);
-/// Time between looks without an event: for file systems that report none, and for a directory that
-/// was replaced.
-const RESCAN: Duration = Duration::from_secs(30);
 
 /// A directory of manifests, or one manifest file, and what was last read from it.
 #[derive(Debug)]
@@ -118,35 +107,10 @@ impl Directory {
     }
 }
 
-/// Why a directory cannot be watched.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot watch {}: {source}", path.display())]
-pub struct WatchError {
-    path: PathBuf,
-    source: notify::Error,
-}
-
 /// Sends a [`ScanResult`] at once, and again whenever something changed; returns when nobody
 /// listens any more.
-///
-/// The directory is watched, not the file: editors and `ConfigMap` volumes replace files.
 pub async fn watch(path: PathBuf, tx: mpsc::Sender<ScanResult>) -> Result<(), WatchError> {
-    let (touch, mut touched) = mpsc::channel(1);
-    let dir = watched_dir(&path);
-    let fail = |source| WatchError {
-        path: dir.clone(),
-        source,
-    };
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if event.map_or(true, |event| is_change(event.kind)) {
-            // A full channel is as good: the look is still to come.
-            let _ = touch.try_send(());
-        }
-    })
-    .map_err(fail)?;
-    watcher
-        .watch(&dir, RecursiveMode::NonRecursive)
-        .map_err(fail)?;
+    let mut touch = Touch::new(&path)?;
     let mut directory = Directory::new(path);
     let mut told = None;
     loop {
@@ -167,38 +131,8 @@ pub async fn watch(path: PathBuf, tx: mpsc::Sender<ScanResult>) -> Result<(), Wa
         }
         tokio::select! {
             () = tx.closed() => return Ok(()),
-            _ = touched.recv() => settle(&mut touched).await,
-            () = time::sleep(RESCAN) => {
-                // A directory that was replaced is another one to the kernel. While it is missing
-                // the scan says so.
-                let _ = watcher.watch(&dir, RecursiveMode::NonRecursive);
-            }
+            () = touch.wait() => {}
         }
-    }
-}
-
-/// Waits until nothing has happened for a while, but not for ever.
-async fn settle(touched: &mut mpsc::Receiver<()>) {
-    let quiet = async { while let Ok(Some(())) = time::timeout(DEBOUNCE, touched.recv()).await {} };
-    let _ = time::timeout(DEBOUNCE_MAX, quiet).await;
-}
-
-/// Whether an event may mean other content. Reading is none: our own would wake us for ever.
-fn is_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
-        EventKind::Access(_) => false,
-        _ => true,
-    }
-}
-
-fn watched_dir(path: &Path) -> PathBuf {
-    if path.is_dir() {
-        return path.to_owned();
-    }
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
     }
 }
 
@@ -247,7 +181,9 @@ pub fn read_all(input: impl Read) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::{os::unix::fs::symlink, time::Duration};
+
+    use tokio::time;
 
     use super::*;
     use crate::model::object::Object;

@@ -30,6 +30,7 @@ pub(crate) mod spelling;
 pub mod stdin;
 #[cfg(test)]
 mod tests;
+pub mod touch;
 mod yaml;
 
 /// One change of what a source holds.

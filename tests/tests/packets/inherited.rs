@@ -10,7 +10,7 @@ use std::{
 use aya::maps::{Array, IterableMap as _, MapData};
 use lb_common::abi::map;
 use lb_tests::{
-    balancer::{self, Balancer},
+    balancer::Balancer,
     client::{self, Exchange},
     netns::require_root,
     place::Place,
@@ -19,7 +19,7 @@ use lb_user::apply::{BpfMaps, LbMaps as _};
 
 use crate::{
     handover::{Client, end, start},
-    scene::{PORT, Scene},
+    scene::{LIMIT, PORT, Scene},
 };
 
 const BACKENDS: [&str; 2] = ["pod-1-1", "pod-2-1"];
@@ -27,8 +27,9 @@ const BACKENDS: [&str; 2] = ["pod-1-1", "pod-2-1"];
 /// The directory of the maps that an agent has left.
 fn maps(place: &Place) -> PathBuf {
     let only = |dir: &Path| {
-        let mut entries = fs::read_dir(dir).unwrap();
-        entries.next().unwrap().unwrap().path()
+        let entries = fs::read_dir(dir).unwrap();
+        let mut paths = entries.map(|entry| entry.unwrap().path());
+        paths.find(|path| !path.ends_with("links")).unwrap()
     };
     only(&only(&place.bpffs().join("fulcrum"))).join("maps")
 }
@@ -55,7 +56,7 @@ fn a_map_that_does_not_fit_is_made_anew_and_said_to_be() {
     }
     let mut scene = Scene::new(&BACKENDS, &[]);
     let mut clients = Client::all(&scene, 6_000);
-    let place = end(&mut scene, &clients, Balancer::stop);
+    let place = end(&mut scene, Balancer::stop);
     replace(&place, map::COUNTERS);
     start(&mut scene, &place, &[]);
     let log = scene.agent().log();
@@ -71,7 +72,7 @@ fn a_map_that_does_not_fit_is_made_anew_and_said_to_be() {
     for client in &mut clients {
         assert!(client.goes_on(), "nothing relies on counters");
     }
-    let place = end(&mut scene, &clients, Balancer::kill);
+    let place = end(&mut scene, Balancer::kill);
     replace(&place, map::BACKENDS6);
     start(&mut scene, &place, &[]);
     let log = scene.agent().log();
@@ -91,7 +92,7 @@ fn damaged_tables_are_made_anew_and_the_agent_serves() {
         return;
     }
     let mut scene = Scene::new(&BACKENDS, &[]);
-    let place = end(&mut scene, &[], Balancer::stop);
+    let place = end(&mut scene, Balancer::stop);
     let mut tables = BpfMaps::open(&maps(&place)).unwrap();
     let (key, mut service) = tables.services().unwrap().pop_first().unwrap();
     service.id = 0;
@@ -125,43 +126,49 @@ fn a_flow_table_of_another_size_keeps_its_connections() {
         [of(map::FLOWS4), of(map::FLOWS6)]
     };
     assert_eq!(size(&scene), [1_024; 2]);
-    let place = end(&mut scene, &clients, Balancer::kill);
-    start(&mut scene, &place, &["--flow-table-size=8192"]);
-    assert_eq!(size(&scene), [8_192; 2], "it is asked for");
-    for client in &mut clients {
-        assert!(client.goes_on());
+    // An agent that is asked for another size lets the tables grow at once; each ends in another phase of that, and what it
+    // has begun the next one finishes.
+    let phases = [
+        ("Announced", 8_192),
+        ("Diverted", 16_384),
+        ("Grown", 32_768),
+    ];
+    for (phase, wanted) in phases {
+        let place = end(&mut scene, Balancer::kill);
+        start(
+            &mut scene,
+            &place,
+            &[&format!("--flow-table-size={wanted}")],
+        );
+        let line = format!("programs swapped phase={phase}");
+        log_says(&scene, &line);
+        let place = end(&mut scene, Balancer::kill);
+        for client in &mut clients {
+            assert!(client.goes_on(), "{phase}, no agent: {}", client.name);
+        }
+        start(&mut scene, &place, &[]);
+        // The size is what its pin says, which is given last.
+        let what = format!("the table to grow on from {phase}");
+        let has_grown = || Ok(size(&scene).contains(&wanted).then_some(()));
+        lb_tests::poll::until(LIMIT, &what, has_grown).unwrap();
+        for client in &mut clients {
+            assert!(client.goes_on(), "{phase}: {}", client.name);
+        }
     }
-    // As after a growth that was begun: what is in the larger table is there alone, and the smaller one has the name.
-    let place = end(&mut scene, &clients, Balancer::kill);
-    let growing = maps(&place).with_file_name("growing");
-    fs::create_dir(&growing).unwrap();
-    let pin = maps(&place).join(map::FLOWS4);
-    fs::rename(&pin, growing.join(map::FLOWS4)).unwrap();
-    let smaller = Array::<MapData, [u8; 64]>::create(1_024, 1 << 10).unwrap();
-    smaller.map().pin(&pin).unwrap();
-    start(
-        &mut scene,
-        &place,
-        &["--flow-table-size=1024", "--flow-table-max=8192"],
-    );
-    let log = scene.agent().log();
-    assert!(
-        log.contains("an earlier agent was about to let the flow table grow"),
-        "{log}"
-    );
-    assert_eq!(size(&scene), [8_192; 2]);
-    for client in &mut clients {
-        assert!(client.goes_on());
-    }
-    assert!(!growing.exists());
+}
+
+/// Waits until the agent has said so.
+fn log_says(scene: &Scene, line: &str) {
+    lb_tests::poll::until(LIMIT, line, || {
+        Ok(scene.agent().log().contains(line).then_some(()))
+    })
+    .unwrap();
 }
 
 /// `fulcrum cleanup` in the network namespace of the node.
 fn cleanup(scene: &Scene, place: &Place, flags: &[&str]) -> Output {
     let node = &scene.deployment.cluster.nodes[0].namespace;
-    let mut command = node.command(balancer::binary().unwrap());
-    command.args(place.flags()).arg("cleanup").args(flags);
-    command.output().unwrap()
+    place.cleanup(node, flags).unwrap()
 }
 
 fn said(output: &Output) -> (String, String) {
@@ -183,7 +190,7 @@ fn a_cleanup_removes_every_trace_of_an_agent_that_has_ended() {
         let expected = format!("an agent with process id {pid} runs in ");
         assert!(said(&refused).1.contains(&expected), "{refused:?}");
     }
-    end(&mut scene, &[], Balancer::kill);
+    end(&mut scene, Balancer::kill);
     let devices = || {
         let node = &scene.deployment.cluster.nodes[0].namespace;
         let mut command = node.command("ip");

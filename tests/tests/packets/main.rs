@@ -20,3 +20,4 @@ mod restart;
 mod reuse;
 mod scene;
 mod sctp;
+mod unbroken;

@@ -17,7 +17,7 @@ use crate::scene::{LIMIT, PORT, Scene, ask, bound};
 
 const RESTARTS: usize = 5;
 
-struct SetOnDrop<'a>(&'a AtomicBool);
+pub(crate) struct SetOnDrop<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
@@ -26,7 +26,7 @@ impl Drop for SetOnDrop<'_> {
 }
 
 /// Asks again and again: by a connection each time, by a datagram from another port, by one from always the same.
-fn ask_until(
+pub(crate) fn ask_until(
     is_over: &AtomicBool,
     asked: &AtomicUsize,
     namespace: &Namespace,
@@ -42,6 +42,7 @@ fn ask_until(
             let answer = ask(&socket, front, LIMIT);
             tally.count(answer.ok_or_else(|| anyhow::anyhow!("no answer to port {fixed}")));
             asked.fetch_add(1, Ordering::Relaxed);
+            client::pace();
         }
         tally
     })

@@ -258,7 +258,7 @@ fn without_probes_the_status_decides_and_nobody_is_asked() {
         .values()
         .map(|it| it.n_local)
         .collect();
-    assert_eq!((n_local, outcome.health.is_healthy), (vec![1], true));
+    assert_eq!((n_local, outcome.health.is_leaving), (vec![1], false));
 }
 
 #[test]
@@ -357,5 +357,21 @@ fn tables_that_contradict_themselves_are_left_alone_and_told_of() {
         let told = "the tables cannot be taken over: the entry of 10.96.0.10:80/TCP names a service that cannot be";
         assert_eq!(outcome.view.troubles, [told]);
         assert_eq!(controller.maps.n_writes(), 1);
+    }
+}
+
+#[test]
+fn only_the_agents_own_node_makes_it_leave() {
+    let (mut controller, _dir) = controller(FakeMaps::default());
+    let leaving = |name| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec:\n  taints:\n  - {{key: \
+             ToBeDeletedByClusterAutoscaler, effect: NoSchedule}}\n"
+        )
+    };
+    for (name, expected) in [("n2", false), ("n1", true)] {
+        controller.absorb(look(&leaving(name)));
+        let health = controller.reconcile(SystemTime::now()).health;
+        assert_eq!(health.is_leaving, expected, "{name}");
     }
 }

@@ -11,9 +11,12 @@ use crate::model::object::ObjectName;
 const WEIGHT: &str = "x-load-balancing-endpoint-weight";
 
 /// 200 if the service has a ready endpoint on this node and the agent is healthy, else 503.
-pub(super) fn answer(name: &ObjectName, health: &Health) -> Result<Response<Full<Bytes>>, Error> {
+pub(super) fn answer(
+    name: &ObjectName,
+    health: &Health,
+    is_healthy: bool,
+) -> Result<Response<Full<Bytes>>, Error> {
     let n_local = health.checks.get(name).map_or(0, |check| check.n_local);
-    let is_healthy = health.is_healthy;
     let status = if is_healthy && n_local > 0 {
         StatusCode::OK
     } else {

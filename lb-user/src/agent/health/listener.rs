@@ -1,4 +1,4 @@
-//! A listening socket on all addresses of the node.
+//! A listening socket on one address or on all addresses of the node.
 
 use std::{
     io,
@@ -11,8 +11,13 @@ use tokio::net::TcpListener;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 128;
 
-/// Listens on a port of both families, or of IPv4 alone where the kernel has no IPv6. Called inside of a runtime.
-pub(super) fn open(port: u16) -> io::Result<TcpListener> {
+/// Listens on one address; on all addresses of both families where it is that of none (`0.0.0.0`, `::`), or of IPv4
+/// alone where the kernel has no IPv6. Called inside of a runtime.
+pub(super) fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    if !address.ip().is_unspecified() {
+        return bind(address);
+    }
+    let port = address.port();
     let lacks_v6 = |error: &io::Error| {
         matches!(
             error.raw_os_error(),

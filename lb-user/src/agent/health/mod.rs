@@ -1,57 +1,74 @@
-//! The servers of `healthCheckNodePort`: one per service with a policy of its own for clients outside.
+//! The servers of `healthCheckNodePort`, one per service with a policy of its own for clients outside, and that of
+//! `/healthz` and `/livez`.
 //!
-//! A port is opened as soon as its service asks for it and closed as soon as it does not, together with its connections.
-//! A port that cannot be had is told and tried again; the others are served all the same.
+//! A service's port is opened as soon as it asks for it and closed as soon as it does not, together with its
+//! connections. A port that cannot be had is told and tried again; the others are served all the same.
 
 pub mod answer;
 mod listener;
+mod own;
+mod port;
+pub mod sync;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     convert::Infallible,
-    sync::Arc,
-    time::Duration,
+    future, io,
+    net::{Ipv6Addr, SocketAddr},
+    time::Instant,
 };
 
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
-    task::{JoinHandle, JoinSet},
-    time,
-};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-use self::answer::answer;
+pub use self::port::{Owner, Troubles};
+use self::{
+    answer::answer,
+    own::OwnPort,
+    port::{Answer, Asked, settle},
+    sync::Sync,
+};
 use crate::{compile::health::HealthCheck, model::object::ObjectName};
-
-/// Connections that one port serves at a time; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 64;
-/// How long a client may take from its connection to the end of the answer.
-const LIMIT: Duration = Duration::from_secs(10);
-/// How long it may take for the head of its request.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
-/// Time until a port that could not be had is tried again, and a listener that failed is asked again.
-const RETRY: Duration = Duration::from_secs(1);
 
 /// What all health check ports say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Whether the agent carries out what the manifests say.
-    pub is_healthy: bool,
+    /// Whether this node is about to go, and should get no new connections.
+    pub is_leaving: bool,
     /// By service.
     pub checks: BTreeMap<ObjectName, HealthCheck>,
 }
 
-/// Ports that cannot be served, each with its service and the cause.
-pub type Troubles = BTreeMap<ObjectName, String>;
+/// What the servers tell, as it is at the moment.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// What follows from the manifests.
+    pub health: watch::Receiver<Health>,
+    /// Whether the tables say it.
+    pub sync: watch::Receiver<Sync>,
+}
 
-/// Serves the ports of `health`, and follows their changes for ever. Dropping the future closes all of them.
+/// Serves the ports of the services, and the agent's own at this address, and follows changes for ever. Dropping the
+/// future closes all of them.
 pub async fn follow(
-    health: watch::Receiver<Health>,
+    state: State,
+    own: Option<SocketAddr>,
     troubles: watch::Sender<Troubles>,
 ) -> Infallible {
-    let mut news = health.clone();
+    let own_port = async {
+        let Some(address) = own else {
+            return future::pending().await;
+        };
+        let state = state.clone();
+        port::serve(OwnPort { address, state }, troubles.clone()).await
+    };
+    tokio::select! {
+        never = own_port => never,
+        never = follow_services(&state, &troubles) => never,
+    }
+}
+
+async fn follow_services(state: &State, troubles: &watch::Sender<Troubles>) -> Infallible {
+    let mut news = state.health.clone();
     let mut running: BTreeMap<ObjectName, Running> = BTreeMap::new();
     loop {
         let wanted = ports(&news.borrow_and_update());
@@ -59,25 +76,21 @@ pub async fn follow(
         for (name, server) in gone.collect::<Vec<_>>() {
             // A port may go from one service to another, and is free only when the task has ended.
             server.end().await;
-            settle(&troubles, &name);
+            settle(troubles, &Owner::Service(name));
         }
         for (name, port) in wanted {
             running.entry(name.clone()).or_insert_with(|| {
-                let server = Server {
-                    name,
-                    port,
-                    health: health.clone(),
-                    troubles: troubles.clone(),
-                };
+                let state = state.clone();
+                let asked = ServicePort { name, port, state };
                 Running {
                     port,
-                    task: tokio::spawn(server.run()),
+                    task: tokio::spawn(port::serve(asked, troubles.clone())),
                 }
             });
         }
         if news.changed().await.is_err() {
             // Nobody is left who would want something else.
-            return std::future::pending().await;
+            return future::pending().await;
         }
     }
 }
@@ -110,84 +123,34 @@ impl Drop for Running {
 }
 
 /// One service's port.
-struct Server {
+#[derive(Clone, Debug)]
+struct ServicePort {
     name: ObjectName,
     port: u16,
-    health: watch::Receiver<Health>,
-    troubles: watch::Sender<Troubles>,
+    state: State,
 }
 
-impl Server {
-    async fn run(self) -> Infallible {
-        let listener = self.listen().await;
-        let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut tasks = JoinSet::new();
-        loop {
-            while tasks.try_join_next().is_some() {}
-            let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
-                return std::future::pending().await;
-            };
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let served = serve(self.name.clone(), self.health.clone(), stream);
-                    tasks.spawn(async move {
-                        // A client that is too slow has had its chance.
-                        let _ = time::timeout(LIMIT, served).await;
-                        drop(permit);
-                    });
-                }
-                // The client has given up, or there are no more files: in a while there may be.
-                Err(error) => {
-                    tracing::debug!(service = %self.name, %error, "cannot accept");
-                    time::sleep(RETRY).await;
-                }
-            }
-        }
+impl Asked for ServicePort {
+    fn owner(&self) -> Owner {
+        Owner::Service(self.name.clone())
     }
 
-    async fn listen(&self) -> TcpListener {
-        loop {
-            match listener::open(self.port) {
-                Ok(listener) => {
-                    settle(&self.troubles, &self.name);
-                    return listener;
-                }
-                Err(error) => self.complain(&error),
-            }
-            time::sleep(RETRY).await;
-        }
+    fn open(&self) -> io::Result<TcpListener> {
+        listener::open((Ipv6Addr::UNSPECIFIED, self.port).into())
     }
 
-    fn complain(&self, error: &std::io::Error) {
+    fn complaint(&self, error: &io::Error) -> String {
         let Self { name, port, .. } = self;
-        let text = format!(
+        format!(
             "Service {name}: its health check port {port} cannot be served: {error}; end what listens there, or \
              choose another `healthCheckNodePort`"
-        );
-        self.troubles.send_if_modified(|known| {
-            let before = known.insert(name.clone(), text.clone());
-            before.as_ref() != Some(&text)
-        });
+        )
     }
-}
 
-fn settle(troubles: &watch::Sender<Troubles>, name: &ObjectName) {
-    troubles.send_if_modified(|known| known.remove(name).is_some());
-}
-
-/// Answers one request, whatever it asks for.
-async fn serve(name: ObjectName, health: watch::Receiver<Health>, stream: TcpStream) {
-    let service = service_fn(|_| {
-        let answer = answer(&name, &health.borrow());
-        std::future::ready(answer)
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = served.await {
-        tracing::debug!(service = %name, %error, "a health check came to nothing");
+    /// The same, whatever it is asked for.
+    fn answer(&self, _path: &str) -> Answer {
+        let is_healthy = self.state.sync.borrow().is_healthy(Instant::now());
+        answer(&self.name, &self.state.health.borrow(), is_healthy)
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::{
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as Client},
+    net::{IpAddr, Ipv4Addr, TcpStream as Client},
+    time::Duration,
 };
 
-use tokio::task;
+use tokio::{task, time};
 
-use super::*;
+use super::{sync::Moment, *};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -17,7 +18,7 @@ fn name() -> ObjectName {
 
 fn health(port: u16, n_local: usize) -> Health {
     Health {
-        is_healthy: true,
+        is_leaving: false,
         checks: BTreeMap::from([(name(), HealthCheck { port, n_local })]),
     }
 }
@@ -28,17 +29,41 @@ fn free_port() -> u16 {
     listener.local_addr().expect("bound").port()
 }
 
+/// Something has waited for a long time to be carried out.
+fn late() -> Sync {
+    let long_ago = Instant::now().checked_sub(Duration::from_mins(3));
+    Sync::starting(Moment {
+        steady: long_ago.expect("the machine is up for a while"),
+        ..Moment::now()
+    })
+}
+
 struct Stage {
     health: watch::Sender<Health>,
+    sync: watch::Sender<Sync>,
     troubles: watch::Receiver<Troubles>,
 }
 
 impl Stage {
     fn new(health: Health) -> Self {
+        Self::with_own(health, None)
+    }
+
+    /// With the agent's own port.
+    fn with_own(health: Health, own: Option<SocketAddr>) -> Self {
         let (health, wanted) = watch::channel(health);
+        let (sync, synced) = watch::channel(Sync::starting(Moment::now()));
         let (told, troubles) = watch::channel(Troubles::new());
-        tokio::spawn(follow(wanted, told));
-        Self { health, troubles }
+        let state = State {
+            health: wanted,
+            sync: synced,
+        };
+        tokio::spawn(follow(state, own, told));
+        Self {
+            health,
+            sync,
+            troubles,
+        }
     }
 
     async fn until_troubled(&mut self, is_troubled: bool) -> Troubles {
@@ -49,7 +74,7 @@ impl Stage {
 }
 
 /// What a server says to this request.
-async fn said(address: SocketAddr, request: &'static str) -> std::io::Result<String> {
+async fn said(address: SocketAddr, request: &'static str) -> io::Result<String> {
     let exchange = move || {
         let mut client = Client::connect(address)?;
         client.write_all(request.as_bytes())?;
@@ -106,11 +131,8 @@ async fn the_answer_is_that_of_kube_proxy() {
         "{none}"
     );
 
-    let unhealthy = Health {
-        is_healthy: false,
-        ..health(port, 2)
-    };
-    stage.health.send_replace(unhealthy);
+    stage.health.send_replace(health(port, 2));
+    stage.sync.send_replace(late());
     let unhealthy = said(at(port), GET).await.expect("an answer");
     assert!(unhealthy.starts_with("HTTP/1.1 503 "), "{unhealthy}");
     assert!(
@@ -166,7 +188,7 @@ async fn a_port_passes_from_one_service_to_another() {
     let check = HealthCheck { port, n_local: 1 };
     let other = ObjectName::new("shop", "aaa");
     stage.health.send_replace(Health {
-        is_healthy: true,
+        is_leaving: false,
         checks: BTreeMap::from([(other, check)]),
     });
     let passed = async {
@@ -215,4 +237,62 @@ async fn a_service_that_goes_takes_its_trouble_with_it() {
     stage.until_troubled(true).await;
     stage.health.send_replace(Health::default());
     stage.until_troubled(false).await;
+}
+
+#[tokio::test]
+async fn the_agents_own_port_tells_of_the_node_and_of_the_agent() {
+    for any in [
+        IpAddr::from(Ipv4Addr::UNSPECIFIED),
+        Ipv6Addr::UNSPECIFIED.into(),
+    ] {
+        let port = free_port();
+        let stage = Stage::with_own(Health::default(), Some((any, port).into()));
+        until(at(port), true).await;
+        let ask = async |path| {
+            let request = match path {
+                "/healthz" => "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n",
+                "/livez" => "GET /livez?verbose HTTP/1.1\r\nHost: h\r\n\r\n",
+                _ => GET,
+            };
+            let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+            let text = said(v6, request).await.expect("an answer");
+            text.split(' ').nth(1).expect("a status").to_owned()
+        };
+        let answers = async || [ask("/healthz").await, ask("/livez").await, ask("/").await];
+        assert_eq!(answers().await, ["200", "200", "404"]);
+        stage.health.send_replace(Health {
+            is_leaving: true,
+            ..Health::default()
+        });
+        assert_eq!(answers().await, ["503", "200", "404"]);
+        stage.health.send_replace(Health::default());
+        stage.sync.send_replace(late());
+        assert_eq!(answers().await, ["503", "503", "404"]);
+    }
+}
+
+#[tokio::test]
+async fn the_agents_own_port_is_on_the_address_that_is_given() {
+    let port = free_port();
+    let stage = Stage::with_own(Health::default(), Some(at(port)));
+    until(at(port), true).await;
+    let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, port));
+    said(v6, GET).await.expect_err("nobody listens there");
+    drop(stage);
+}
+
+#[tokio::test]
+async fn the_agents_own_port_that_is_taken_is_told_and_tried_again() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let own = taken.local_addr().expect("bound");
+    let mut stage = Stage::with_own(Health::default(), Some(own));
+    let troubles = stage.until_troubled(true).await;
+    let expected = format!(
+        "/healthz and /livez cannot be served on {own}: Address already in use (os error 98); end what listens \
+         there, or give another `--healthz-bind-address`, or none"
+    );
+    assert_eq!(texts(&troubles), BTreeSet::from([expected]));
+    drop(taken);
+    stage.until_troubled(false).await;
+    until(own, true).await;
 }

@@ -3,8 +3,8 @@
 //! Routes for service addresses point at the node's end, `fulcrum0`; what is sent there comes in at the other
 //! end, `fulcrum1`, like a packet of any other client, with no default route, no ARP and no neighbour
 //! discovery. What the node's own stack must receive is injected at the ingress of `fulcrum0`. All this
-//! is made here, and goes when a [`HostPair`] is dropped: addresses, neighbours, routes and sysctls go
-//! with the devices. Nothing else of the node is changed.
+//! is made here, stays when the agent ends, and is removed by `fulcrum cleanup`: addresses, neighbours, routes and sysctls
+//! go with the devices. Nothing else of the node is changed.
 
 pub mod claim;
 pub mod name;
@@ -13,7 +13,7 @@ pub mod routes;
 pub mod settings;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{File, TryLockError},
     io,
     net::{IpAddr, Ipv6Addr},
@@ -36,12 +36,13 @@ use super::{
     sysctl::{self, SysctlError},
     uplink::Survey,
 };
+use crate::causes::with_causes;
 
 /// The largest that a veth takes. The pair must never be what makes a packet too large: whatever an uplink
 /// or a pod's device takes, replies of that size and what the stack shall fragment are injected here.
 const MTU: u32 = 65_535;
 
-/// The two devices, until dropped.
+/// The two devices. Dropped, they stay, unless they were never finished.
 #[derive(Debug)]
 pub struct HostPair {
     name: PairName,
@@ -54,6 +55,10 @@ pub struct HostPair {
     left_out: BTreeSet<(IpNet, Reason)>,
     /// Routes that could not be made or removed, and why; said once as well.
     refused: BTreeSet<(IpNet, String)>,
+    /// Whether the devices stay.
+    is_kept: bool,
+    /// What could not be mended, said once.
+    trouble: Option<String>,
 }
 
 /// What the programs must know about the pair; by default there is none.
@@ -163,11 +168,12 @@ impl HostPair {
             }
             Claim::Stranger { name } => return Err(PairError::Stranger { name }),
         };
+        let is_kept = ends.is_some();
         let (near, far) = match ends {
             Some(ends) => ends,
             None => create(&mut channel, &name)?,
         };
-        // From here on, whatever fails: dropping it removes the devices.
+        // From here on, whatever fails: dropping it removes the devices, if they are new.
         let mut pair = Self {
             name,
             near,
@@ -177,9 +183,26 @@ impl HostPair {
             channel,
             left_out: BTreeSet::new(),
             refused: BTreeSet::new(),
+            is_kept,
+            trouble: None,
         };
         pair.set_up(&run_dir)?;
         Ok(pair)
+    }
+
+    /// Keeps the devices from now on, whatever becomes of the agent.
+    pub fn keep(&mut self) {
+        self.is_kept = true;
+    }
+
+    /// Puts back what others have changed about the pair: settings, neighbours, the address. What does not work is said once,
+    /// and tried again the next time.
+    pub fn mend(&mut self) {
+        let trouble = self.restore().err().map(|error| with_causes(&error));
+        if let Some(error) = trouble.as_ref().filter(|_| trouble != self.trouble) {
+            tracing::warn!(error, "cannot mend the pair; tried again");
+        }
+        self.trouble = trouble;
     }
 
     /// What the programs must know.
@@ -266,33 +289,41 @@ impl HostPair {
     }
 
     fn set_up(&mut self, run_dir: &str) -> Result<(), PairError> {
-        let surroundings = Surroundings {
-            all_rp_filter: sysctl::number("net/ipv4/conf/all/rp_filter").unwrap_or(0),
-            has_ipv6: self.has_ipv6,
-        };
         if !self.has_ipv6 {
             tracing::info!(
                 "this kernel has no IPv6; processes of this node reach IPv4 services only"
             );
         }
+        let macs = self.macs()?;
         for (index, mac) in [(self.near, NEAR_MAC), (self.far, FAR_MAC)] {
-            let message = request::properties(index, mac, MTU, &name::alias(run_dir));
+            // Setting the same one again would forget the neighbours that an earlier agent's routes lead to.
+            let mac_to_set = (macs.get(&index) != Some(&mac)).then_some(mac);
+            let message = request::properties(index, mac_to_set, MTU, &name::alias(run_dir));
             self.set(index, format!("MTU {MTU}, MAC and alias"), message, 0)?;
         }
-        for setting in settings::settings(&self.name, surroundings) {
-            setting.make()?;
-        }
         self.clear_addresses()?;
-        let own = self.hairpin.near_address();
-        let message = request::address(self.near, own);
-        let flags = NLM_F_CREATE | NLM_F_REPLACE;
-        self.set(self.near, format!("the address {own}"), message, flags)?;
+        self.restore()
+    }
+
+    /// Makes settings, the address, neighbours, and the devices come up: what is so already stays as it is.
+    fn restore(&mut self) -> Result<(), PairError> {
+        let surroundings = Surroundings {
+            all_rp_filter: sysctl::number("net/ipv4/conf/all/rp_filter").unwrap_or(0),
+            has_ipv6: self.has_ipv6,
+        };
+        for setting in settings::settings(&self.name, surroundings) {
+            if setting.make()? && self.is_kept {
+                tracing::warn!(%setting, "something had changed a setting of the pair; put back");
+            }
+        }
+        self.address()?;
         for index in [self.far, self.near] {
             self.set(index, "the state up".to_owned(), request::up(index), 0)?;
         }
         for any in self.families() {
             let gateway = self.hairpin.gateway(any);
             let message = request::neighbour(self.near, gateway, FAR_MAC);
+            let flags = NLM_F_CREATE | NLM_F_REPLACE;
             self.set(
                 self.near,
                 format!("the neighbour {gateway}"),
@@ -303,15 +334,42 @@ impl HostPair {
         Ok(())
     }
 
+    /// Gives the node's end its address, unless it has it: then nobody is told of news that are none.
+    fn address(&mut self) -> Result<(), PairError> {
+        let own = self.hairpin.near_address();
+        let message = request::address(self.near, own);
+        let result = self.channel.change(message, NLM_F_CREATE | NLM_F_EXCL);
+        match result {
+            Err(source) if source.raw_os_error() != Some(libc::EEXIST) => Err(PairError::Set {
+                what: format!("the address {own}"),
+                device: self.name.near(),
+                source,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The MACs of all devices, by index.
+    fn macs(&mut self) -> Result<BTreeMap<u32, Mac>, PairError> {
+        let listed = self.channel.list(request::all_links());
+        let links = listed.map_err(PairError::List)?;
+        let links = links.iter().filter_map(request::link);
+        Ok(links
+            .filter_map(|link| Some((link.index, link.mac?)))
+            .collect())
+    }
+
     /// Removes the addresses that an earlier agent gave, with another hairpin address perhaps.
     fn clear_addresses(&mut self) -> Result<(), PairError> {
         let listed = self.channel.list(request::all_addresses());
+        let own = request::address(self.near, self.hairpin.near_address());
         for message in listed.map_err(PairError::List)? {
             let RouteNetlinkMessage::NewAddress(message) = message else {
                 continue;
             };
             let index = message.header.index;
-            if index == self.near || index == self.far {
+            let is_of_pair = index == self.near || index == self.far;
+            if is_of_pair && !request::is_same_address(&own, &message) {
                 let message = RouteNetlinkMessage::DelAddress(message);
                 self.set(index, "no old address".to_owned(), message, 0)?;
             }
@@ -350,6 +408,9 @@ impl HostPair {
 
 impl Drop for HostPair {
     fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
         let result = self.channel.change(request::delete(self.near), 0);
         match result {
             Err(error) if error.raw_os_error() != Some(libc::ENODEV) => {

@@ -42,13 +42,19 @@ pub(super) fn create(name: &PairName, mtu: u32) -> RouteNetlinkMessage {
     RouteNetlinkMessage::NewLink(message)
 }
 
-pub(super) fn properties(index: u32, mac: Mac, mtu: u32, alias: &str) -> RouteNetlinkMessage {
+pub(super) fn properties(
+    index: u32,
+    mac: Option<Mac>,
+    mtu: u32,
+    alias: &str,
+) -> RouteNetlinkMessage {
     let mut message = numbered(index);
     message.attributes = vec![
-        LinkAttribute::Address(mac.into()),
         LinkAttribute::Mtu(mtu),
         LinkAttribute::IfAlias(alias.to_owned()),
     ];
+    let mac = mac.map(|mac| LinkAttribute::Address(mac.into()));
+    message.attributes.extend(mac);
     RouteNetlinkMessage::SetLink(message)
 }
 
@@ -89,6 +95,17 @@ pub(super) fn address(index: u32, addr: Ipv4Addr) -> RouteNetlinkMessage {
         AddressAttribute::Address(addr.into()),
     ];
     RouteNetlinkMessage::NewAddress(message)
+}
+
+/// Whether a message of [`address`] asks for what an answer to [`all_addresses`] says.
+pub(super) fn is_same_address(asked: &RouteNetlinkMessage, found: &AddressMessage) -> bool {
+    let RouteNetlinkMessage::NewAddress(asked) = asked else {
+        return false;
+    };
+    let is_local = |attribute: &&AddressAttribute| matches!(attribute, AddressAttribute::Local(_));
+    let local = |message: &AddressMessage| message.attributes.iter().find(is_local).cloned();
+    let key = |message: &AddressMessage| (message.header.index, message.header.prefix_len);
+    key(asked) == key(found) && local(asked) == local(found)
 }
 
 /// A neighbour that nobody needs to be asked for.

@@ -14,13 +14,20 @@ use crate::{
     source::spelling,
 };
 
+/// The taint of a node that the cluster's autoscaler is about to remove.
+const TAINT_LEAVING: &str = "ToBeDeletedByClusterAutoscaler";
+
 /// A Node. The addresses of types that are IP addresses are kept in order.
 pub(crate) fn node(raw: core::Node, remarks: &mut Remarks) -> Node {
+    let is_deleted = raw.metadata.deletion_timestamp.is_some();
     let meta = meta(Kind::Node, raw.metadata, remarks);
+    let spec = raw.spec.unwrap_or_default();
+    let mut taints = spec.taints.iter().flatten();
     let addresses = raw.status.and_then(|status| status.addresses);
     Node {
         meta,
-        pod_cidrs: pod_cidrs(&raw.spec.unwrap_or_default(), remarks),
+        is_leaving: is_deleted || taints.any(|taint| taint.key == TAINT_LEAVING),
+        pod_cidrs: pod_cidrs(&spec, remarks),
         addresses: ips(&addresses.unwrap_or_default(), remarks),
     }
 }
@@ -115,6 +122,25 @@ mod tests {
             of(json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]}));
         assert_eq!(both.pod_cidrs.len(), 2);
         assert!(remarks.into_inner().is_empty());
+    }
+
+    #[test]
+    fn a_node_leaves_when_it_is_deleted_or_its_autoscaler_says_so() {
+        let is_leaving = |metadata, taints| {
+            let raw = json!({"metadata": metadata, "spec": {"taints": taints}});
+            let raw = serde_json::from_value(raw).expect("a node by type");
+            node(raw, &mut Remarks::default()).is_leaving
+        };
+        let name = json!({"name": "n"});
+        let taint = |key| json!([{"key": "other", "effect": "NoSchedule"}, {"key": key, "effect": "NoSchedule"}]);
+        assert!(!is_leaving(name.clone(), json!(null)));
+        assert!(!is_leaving(
+            name.clone(),
+            taint("node.kubernetes.io/unschedulable")
+        ));
+        assert!(is_leaving(name, taint(TAINT_LEAVING)));
+        let deleted = json!({"name": "n", "deletionTimestamp": "2026-01-01T00:00:00Z"});
+        assert!(is_leaving(deleted, json!(null)));
     }
 
     #[test]

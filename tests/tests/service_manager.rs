@@ -1,0 +1,302 @@
+//! What the agent tells who started it and who asks whether it lives: sd-notify, `/healthz` and `/livez`.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of tests fail as tests do: with a line number"
+)]
+
+use std::{
+    io::{Read as _, Write as _},
+    net::SocketAddr,
+    os::unix::net::UnixDatagram,
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use lb_tests::{
+    balancer::{Balancer, Launch, Manifests},
+    client,
+    netns::require_root,
+    place::Place,
+    poll,
+    topology::{Cluster, Config, Node},
+};
+use tempfile::TempDir;
+
+const LIMIT: Duration = Duration::from_secs(20);
+/// Time that the service manager gives the agent between two signs of life, in microseconds.
+const WATCHDOG_USEC: &str = "200000";
+/// kube-proxy's port.
+const PORT: u16 = 10256;
+
+const WEB: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {ports: [{port: 80}]}
+";
+
+/// A node and a directory of manifests.
+struct Scene {
+    cluster: Cluster,
+    manifests: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let config = Config {
+            pods: vec![1],
+            ..Config::default()
+        };
+        let scene = Self {
+            cluster: Cluster::new(&config).unwrap(),
+            manifests: tempfile::tempdir().unwrap(),
+        };
+        scene.write("web.yaml", WEB);
+        scene
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.manifests.path().join(name);
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn node(&self) -> &Node {
+        &self.cluster.nodes[0]
+    }
+
+    fn start(&self, place: &Place, flags: &[&str], environment: &[(&str, &str)]) -> Balancer {
+        let launch = Launch {
+            place,
+            manifests: Manifests::Path(self.manifests.path()),
+            flags,
+            environment,
+            wrapper: &[],
+        };
+        Balancer::launch(self.node(), launch).unwrap()
+    }
+
+    /// The status that the node says for a path, by both families, to the client outside.
+    fn status(&self, path: &str) -> Vec<String> {
+        let ask = |ip| -> anyhow::Result<String> {
+            let mut stream = client::connect(SocketAddr::new(ip, PORT))?;
+            write!(stream, "GET {path} HTTP/1.1\r\nHost: node\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer.split(' ').nth(1).unwrap_or_default().to_owned())
+        };
+        let client = &self.cluster.client.namespace;
+        let addresses = self.node().addresses.both();
+        client.run(|| addresses.map(ask).map(Result::unwrap).into())
+    }
+}
+
+/// The unit as it is installed.
+fn unit() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lb-user/dist/fulcrum.service");
+    std::fs::read_to_string(path).unwrap()
+}
+
+/// What the unit says of a key, which must stand in it once.
+fn setting(key: &str) -> String {
+    let unit = unit();
+    let values = unit.lines().filter_map(|line| line.split_once('='));
+    let values: Vec<_> = values.filter(|(found, _)| *found == key).collect();
+    let [(_, value)] = values[..] else {
+        panic!("{key} stands {} times in the unit", values.len());
+    };
+    value.to_owned()
+}
+
+/// The service manager's end.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn new(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).unwrap();
+        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        Self(socket)
+    }
+
+    /// The next line that begins like this; what comes before it is passed over.
+    fn next(&self, prefix: &str) -> String {
+        let mut buffer = [0; 1024];
+        loop {
+            let length = self.0.recv(&mut buffer);
+            let length = length.unwrap_or_else(|error| panic!("waited for {prefix}: {error}"));
+            let text = std::str::from_utf8(&buffer[..length]).unwrap().trim();
+            if text.starts_with(prefix) {
+                return text.to_owned();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_service_manager_is_told_how_the_agent_fares() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let manager = Manager::new(&path);
+    let environment = [
+        ("NOTIFY_SOCKET", path.to_str().unwrap()),
+        ("WATCHDOG_USEC", WATCHDOG_USEC),
+    ];
+    let balancer = scene.start(&Place::new().unwrap(), &[], &environment);
+    manager.next("READY=1");
+    // A service more, while signs of life go on.
+    scene.write("more.yaml", &WEB.replace("name: web", "name: more"));
+    manager.next("STATUS=2 services, ");
+    for _ in 0..3 {
+        manager.next("WATCHDOG=1");
+    }
+    assert!(balancer.stop().unwrap().success());
+    manager.next("STOPPING=1");
+}
+
+#[test]
+fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let manager = Manager::new(&path);
+    let environment = [
+        ("NOTIFY_SOCKET", path.to_str().unwrap()),
+        ("WATCHDOG_USEC", "1000"),
+        ("WATCHDOG_PID", "1"),
+    ];
+    let balancer = scene.start(&Place::new().unwrap(), &[], &environment);
+    assert!(balancer.stop().unwrap().success());
+    let mut buffer = [0; 1024];
+    loop {
+        let length = manager.0.recv(&mut buffer).unwrap();
+        let text = std::str::from_utf8(&buffer[..length]).unwrap();
+        assert!(!text.contains("WATCHDOG"), "{text}");
+        if text.contains("STOPPING=1") {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_node_that_leaves_is_no_longer_eligible_though_the_agent_lives() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let place = Place::new().unwrap();
+    let balancer = scene.start(&place, &[], &[]);
+    for (path, status) in [("/healthz", "200"), ("/livez", "200"), ("/other", "404")] {
+        assert_eq!(scene.status(path), [status; 2], "{path}");
+    }
+    // Another agent of the node finds the port taken, says so, and serves all the same.
+    let sibling = place.sibling("second");
+    let flags = [
+        "--host-device",
+        "other",
+        "--service-cidr",
+        "10.97.0.0/24,fd00:10:97::/112",
+    ];
+    let second = scene.start(&sibling, &flags, &[]);
+    let is_told = |status: &str| status.contains("cannot be served on 0.0.0.0:10256");
+    let what = "the port that is taken";
+    second
+        .fulcrum_until(&["status"], LIMIT, what, is_told)
+        .unwrap();
+    assert!(!is_told(&balancer.fulcrum(&["status"]).unwrap()));
+
+    let name = &scene.node().name;
+    let leaving = format!(
+        "apiVersion: v1\nkind: Node\nmetadata: {{name: {name}}}\nspec:\n  taints:\n  - {{key: \
+         ToBeDeletedByClusterAutoscaler, effect: NoSchedule}}\n"
+    );
+    scene.write("node.yaml", &leaving);
+    poll::until(LIMIT, "the node to say that it leaves", || {
+        Ok((scene.status("/healthz") == ["503"; 2]).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(scene.status("/livez"), ["200"; 2]);
+    // When the first one goes the other takes the port.
+    assert!(balancer.stop().unwrap().success());
+    second
+        .fulcrum_until(&["status"], LIMIT, "the port that is free", |status| {
+            !is_told(status)
+        })
+        .unwrap();
+    assert_eq!(scene.status("/livez"), ["200"; 2]);
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_understands() {
+    assert_eq!(setting("Type"), "notify");
+    assert_eq!(setting("Restart"), "always");
+    assert_eq!(setting("RuntimeDirectoryPreserve"), "yes");
+    assert_eq!(setting("WatchdogSec"), "2min");
+    assert_eq!(
+        setting("ExecStart"),
+        "/usr/bin/fulcrum run $FULCRUM_OPTIONS"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    // Whatever it starts must be there, and the manual is not installed here.
+    let unit = unit().replace("/usr/bin/fulcrum", "/bin/true");
+    let path = directory.path().join("fulcrum.service");
+    std::fs::write(&path, unit).unwrap();
+    let verified = Command::new("systemd-analyze")
+        .args(["verify", "--man=no"])
+        .arg(&path)
+        .output();
+    let Ok(verified) = verified else {
+        eprintln!("not verified: there is no systemd-analyze");
+        return;
+    };
+    // It says of what it does not know that it ignores it, and calls that a success.
+    let said = String::from_utf8_lossy(&verified.stderr);
+    assert!(
+        verified.status.success() && !said.contains("fulcrum.service"),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_capabilities_of_the_unit_suffice() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let capabilities = setting("CapabilityBoundingSet").to_lowercase();
+    let names = capabilities.split_whitespace();
+    let names: Vec<_> = names.map(|name| name.trim_start_matches("cap_")).collect();
+    let names = names.join(",+");
+    let bounding = format!("--bounding-set=-all,+{names}");
+    let inheritable = format!("--inh-caps=-all,+{names}");
+    let wrapper = ["setpriv", "--no-new-privs", &bounding, &inheritable];
+    let place = Place::new().unwrap();
+    // The second one takes over what the first one has left.
+    for _ in 0..2 {
+        let launch = Launch {
+            place: &place,
+            manifests: Manifests::Path(scene.manifests.path()),
+            flags: &["--mode", "xdp"],
+            environment: &[],
+            wrapper: &wrapper,
+        };
+        let balancer = Balancer::launch(scene.node(), launch).unwrap();
+        let process = std::fs::read_to_string(format!("/proc/{}/status", balancer.pid())).unwrap();
+        // CAP_NET_ADMIN is 12, CAP_PERFMON 38, CAP_BPF 39 (linux/capability.h).
+        let effective = format!("CapEff:\t{:016x}\n", 1_u64 << 12 | 1 << 38 | 1 << 39);
+        assert!(process.contains(&effective), "{process}");
+        let log = balancer.log();
+        for complaint in ["WARN", "ERROR", "not attached"] {
+            assert!(!log.contains(complaint), "{log}");
+        }
+        assert_eq!(scene.status("/healthz"), ["200"; 2]);
+        assert!(balancer.stop().unwrap().success());
+    }
+}
