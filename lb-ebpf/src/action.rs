@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use lb_common::{
-    abi::{NextHop, Reason},
+    abi::{NextHop, Reason, node::features},
     datapath::{Packet, Role, Tables, Verdict, Via, process},
     net::{
         addr::{Addr4, Addr6},
@@ -49,7 +49,8 @@ pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
         role,
     };
     // SAFETY: the context lives as long as the program.
-    if role == Role::Egress && unsafe { (*skb).ingress_ifindex } != 0 {
+    let is_forwarded = unsafe { (*skb).ingress_ifindex } != 0;
+    if role == Role::Egress && is_forwarded && node().features & features::LEAVING == 0 {
         count(&tables, Reason::PassForwarded);
         return TC_ACT_UNSPEC;
     }

@@ -22,8 +22,8 @@ use lb_common::{
 
 use crate::{
     memory::{
-        oldest4, oldest6, outdo4, outdo6, reserve4, reserve6, room4, room6, search4, search6,
-        unmark4, unmark6,
+        glance4, glance6, oldest4, oldest6, outdo4, outdo6, reserve4, reserve6, room4, room6,
+        search4, search6, unmark4, unmark6,
     },
     pieces::{note4, note6, recall4, recall6},
     stages::{try_source_tc4, try_source_tc6, try_source_xdp4, try_source_xdp6},
@@ -141,6 +141,7 @@ pub(crate) trait FamilyMaps: Addr {
     /// [`crate::memory`]'s global function of the family.
     fn reserve(key: &FlowKey<Self>, request: u32, now: u32, twin: u32) -> u64;
     fn search(key: &FlowKey<Self>, base: u32) -> u64;
+    fn glance(position: u32, now: u32) -> u64;
     fn room(home: u32, now: u32) -> u64;
     fn oldest(first: u32, second: u32, now: u32) -> u64;
     fn outdo(key: &FlowKey<Self>, mine: u32, base: u32) -> u32;
@@ -155,7 +156,7 @@ pub(crate) trait FamilyMaps: Addr {
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $room:path, $search:path, $oldest:path, $outdo:path, $unmark:path, $try_tc:path, $try_xdp:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $glance:path, $room:path, $search:path, $oldest:path, $outdo:path, $unmark:path, $try_tc:path, $try_xdp:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -224,6 +225,10 @@ macro_rules! bind {
                 $unmark(position)
             }
             #[inline(always)]
+            fn glance(position: u32, now: u32) -> u64 {
+                $glance(position, now)
+            }
+            #[inline(always)]
             fn room(home: u32, now: u32) -> u64 {
                 $room(home, now)
             }
@@ -266,6 +271,7 @@ bind!(
     recall4,
     note4,
     reserve4,
+    glance4,
     room4,
     search4,
     oldest4,
@@ -292,6 +298,7 @@ bind!(
     recall6,
     note6,
     reserve6,
+    glance6,
     room6,
     search6,
     oldest6,

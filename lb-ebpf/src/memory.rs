@@ -12,7 +12,7 @@ use lb_common::{
         FlowKey,
         clock::Tick,
         growth::OTHER,
-        reserve::{Oldest, Request, Reserved, Room},
+        reserve::{Glance, Oldest, Request, Reserved, Room},
         slot::Words,
         table::{FlowTable, Homes, Refusal, Sighting, Slots},
     },
@@ -69,6 +69,11 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
     }
 
     #[inline(always)]
+    fn glance(&self, table: &FlowTable<'_, A, Self>, position: u32) -> Glance {
+        Glance(A::glance(position, table.now()))
+    }
+
+    #[inline(always)]
     fn room(&self, table: &FlowTable<'_, A, Self>, home: u32) -> Room {
         Room(A::room(home, table.now()))
     }
@@ -77,7 +82,7 @@ impl<A: FamilyMaps> Slots<A> for KernelSlots {
 /// The parts of the flow table's algorithm that are global functions: the verifier checks each once for all its
 /// callers, where inlined they would take over a million instructions.
 macro_rules! global {
-    ($addr:ty, $search:ident, $reserve:ident, $room:ident, $oldest:ident, $outdo:ident, $unmark:ident) => {
+    ($addr:ty, $search:ident, $reserve:ident, $glance:ident, $room:ident, $oldest:ident, $outdo:ident, $unmark:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub(crate) extern "C" fn $search(key: *const FlowKey<$addr>, base: u32) -> u64 {
@@ -104,6 +109,12 @@ macro_rules! global {
                 return Refusal::Busy as u64;
             };
             table(now).reserve_here(key, Request(request), twin).0
+        }
+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $glance(position: u32, now: u32) -> u64 {
+            table::<$addr>(now).glance_here(position).0
         }
 
         #[unsafe(no_mangle)]
@@ -140,8 +151,12 @@ macro_rules! global {
     };
 }
 
-global!(Addr4, search4, reserve4, room4, oldest4, outdo4, unmark4);
-global!(Addr6, search6, reserve6, room6, oldest6, outdo6, unmark6);
+global!(
+    Addr4, search4, reserve4, glance4, room4, oldest4, outdo4, unmark4
+);
+global!(
+    Addr6, search6, reserve6, glance6, room6, oldest6, outdo6, unmark6
+);
 
 #[inline(always)]
 fn table<A: FamilyMaps>(now: u32) -> FlowTable<'static, A, KernelSlots> {

@@ -218,11 +218,8 @@ impl<const L2: u32> Packet for TcPacket<L2> {
 
     #[inline(always)]
     fn copy(&self, words: &mut [u32], len: u32) -> Option<()> {
-        let room = words.len() * size_of::<u32>();
+        let len = length(len, size_of_val(words) as u32)?;
         let to = words.as_mut_ptr().cast::<c_void>();
-        if len == 0 || len as usize > room {
-            return None;
-        }
         // SAFETY: `len` bytes fit into `words`; the helper checks them against the packet's.
         let error = unsafe { bpf_skb_load_bytes(self.skb.cast(), L2, to, len) };
         (error == 0).then_some(())
@@ -232,11 +229,8 @@ impl<const L2: u32> Packet for TcPacket<L2> {
     /// to sum up and cut: the new packet owes it nothing.
     #[inline(always)]
     fn replace(&mut self, words: &[u32], len: u32) -> Option<()> {
-        let room = words.len() * size_of::<u32>();
+        let len = length(len, size_of_val(words) as u32)?;
         let from = words.as_ptr().cast::<c_void>();
-        if len == 0 || len as usize > room {
-            return None;
-        }
         let offloads = u64::from(BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH);
         // SAFETY: no pointers but `from`, of which `len` bytes are read; the helpers check offsets and lengths.
         let error = unsafe {
@@ -368,6 +362,21 @@ fn bounded(at: u32) -> usize {
         asm!("{0} &= {1}", inout(reg) at, const OFFSET_MASK, options(pure, nomem, nostack, preserves_flags));
     }
     at
+}
+
+/// A length from 1 to `max`, as a helper wants it. That a number is not 0 tells the verifier nothing about its least value
+/// before Linux 6.8; so what it is shown is a number below `max`, and one added that the compiler cannot take away.
+#[inline(always)]
+pub(crate) fn length(len: u32, max: u32) -> Option<u32> {
+    let mut len = u64::from(len.wrapping_sub(1));
+    if len >= u64::from(max) {
+        return None;
+    }
+    // SAFETY: one instruction that takes and gives a number.
+    unsafe {
+        asm!("{0} += 1", inout(reg) len, options(pure, nomem, nostack, preserves_flags));
+    }
+    Some(len as u32)
 }
 
 /// A pointer to `T` at `at` bytes from `base`, if it ends before `end`.

@@ -22,6 +22,7 @@ use lb_common::{
 use crate::{
     maps::{FamilyMaps, PIECES, SCRATCH, SPARE},
     memory::KernelWords,
+    packet::length,
     tables::node,
 };
 
@@ -134,9 +135,9 @@ extern "C" fn release_piece(key: *const PieceKey, buffer: u32, now: u32) -> u64 
 pub(crate) fn hold(skb: *mut __sk_buff, len: u32, key: &PieceKey, now: Tick) -> u64 {
     // SAFETY: the context lives as long as the program.
     let (frame_len, ifindex) = unsafe { ((&raw const (*skb).len).read_volatile(), (*skb).ifindex) };
-    if frame_len == 0 || frame_len as usize > FRAME_LEN {
+    let Some(frame_len) = length(frame_len, FRAME_LEN as u32) else {
         return 0;
-    }
+    };
     let claim = Claim(claim_piece(key, now));
     if !claim.is_some() {
         return 0;
@@ -205,9 +206,9 @@ fn released(skb: *mut __sk_buff, key: &PieceKey, now: Tick) -> Released {
     let spare = spare.cast::<c_void>();
     // SAFETY: the context lives as long as the program.
     let own_len = unsafe { (&raw const (*skb).len).read_volatile() };
-    if own_len == 0 || own_len as usize > FRAME_LEN {
+    let Some(own_len) = length(own_len, FRAME_LEN as u32) else {
         return Released::None;
-    }
+    };
     let mut is_saved = false;
     for place in 0..capacity::PIECES_PER_SET {
         let claim = Claim(release_piece(key, first + place, now));
@@ -242,9 +243,9 @@ fn released(skb: *mut __sk_buff, key: &PieceKey, now: Tick) -> Released {
 /// Makes a packet out of `len` bytes.
 #[inline(always)]
 fn become_frame(skb: *mut __sk_buff, frame: *const c_void, len: u32) -> bool {
-    if len == 0 || len as usize > FRAME_LEN {
+    let Some(len) = length(len, FRAME_LEN as u32) else {
         return false;
-    }
+    };
     let flags = u64::from(BPF_F_RECOMPUTE_CSUM | BPF_F_INVALIDATE_HASH);
     // SAFETY: no pointers but `frame`, of which `len` bytes are read; the helpers check the packet's.
     unsafe {

@@ -1,6 +1,10 @@
 //! The datapath's tables on BPF maps: one body for both families and all programs.
 
-use core::{arch::asm, ffi::c_void, mem::MaybeUninit};
+use core::{
+    arch::asm,
+    ffi::c_void,
+    mem::{MaybeUninit, offset_of},
+};
 
 use aya_ebpf::{
     bindings::{BPF_ANY, bpf_fib_lookup as FibLookup},
@@ -278,18 +282,41 @@ fn route<A: FamilyMaps>(
     hop: &mut NextHop,
     source: &mut A,
 ) -> Route {
-    // SAFETY: all zero is a valid query.
-    let mut query: FibLookup = unsafe { MaybeUninit::zeroed().assume_init() };
+    let mut words = MaybeUninit::<[u64; size_of::<FibLookup>() / 8]>::uninit();
+    let words = words.as_mut_ptr().cast::<u64>();
+    for at in 0..size_of::<FibLookup>() / 8 {
+        // SAFETY: inside the query. One by one: the compiler would call a function that does it byte by byte.
+        unsafe { words.add(at).write_volatile(0) };
+    }
+    // SAFETY: as large as the query, aligned to more; all zero is a valid one.
+    let query = unsafe { &mut *words.cast::<FibLookup>() };
     query.family = A::AF;
     query.ifindex = ifindex;
     // A length makes the kernel report the route's own MTU.
     query.__bindgen_anon_1.tot_len = len.min(0xffff) as u16;
-    query.__bindgen_anon_3.ipv6_src = ends.src.words();
-    query.__bindgen_anon_4.ipv6_dst = ends.dst.words();
+    let addresses = [
+        (offset_of!(FibLookup, __bindgen_anon_3), ends.src),
+        (offset_of!(FibLookup, __bindgen_anon_4), ends.dst),
+    ];
+    for (offset, addr) in addresses {
+        let at = (&raw mut *query)
+            .cast::<u8>()
+            .wrapping_add(offset)
+            .cast::<u32>();
+        for (word, value) in addr
+            .words()
+            .into_iter()
+            .take(size_of::<A>() / 4)
+            .enumerate()
+        {
+            // SAFETY: inside the query; one by one as in `prefix`.
+            unsafe { at.add(word).write_volatile(value) };
+        }
+    }
     let size = size_of::<FibLookup>() as i32;
     let flags = node().fib_flags;
     // SAFETY: the context is this program's, the query `size` bytes long.
-    let mut found = unsafe { bpf_fib_lookup(ctx, &raw mut query, size, flags) };
+    let mut found = unsafe { bpf_fib_lookup(ctx, query, size, flags) };
     let mut narrow = 0;
     if found == FIB_FRAG_NEEDED {
         // That is all the kernel says of a packet that is too large: a small one finds the way.
@@ -297,7 +324,7 @@ fn route<A: FamilyMaps>(
         narrow = u32::from(unsafe { query.__bindgen_anon_1.mtu_result });
         query.__bindgen_anon_1.tot_len = 1;
         // SAFETY: as above.
-        found = unsafe { bpf_fib_lookup(ctx, &raw mut query, size, flags) };
+        found = unsafe { bpf_fib_lookup(ctx, query, size, flags) };
     }
     hop.ifindex = query.ifindex;
     // Without a route the query still holds the packet's own source.

@@ -24,6 +24,7 @@ use crate::{
 mod ephemeral;
 pub mod file;
 mod flows;
+mod forward;
 mod healthz;
 pub mod keys;
 pub mod log;
@@ -34,6 +35,7 @@ mod services;
 
 pub use ephemeral::EphemeralOverlap;
 pub use flows::{FlowFlags, FlowSettings, FlowTableSizes, Ping, TcpAfterRemoval};
+pub use forward::Forward;
 pub use healthz::{HealthzAddress, HealthzAddressError};
 pub use masquerade::Masquerade;
 pub use services::{
@@ -124,6 +126,13 @@ pub struct Flags {
     #[arg(long, value_enum, default_value_t = Mode::Tc)]
     pub mode: Mode,
 
+    /// Who forwards the packets of services between pods, other nodes and the outside
+    ///
+    /// Connections that are there keep to what they were opened with. What the stack forwards is not met in the driver
+    /// (--mode xdp).
+    #[arg(long, value_enum, default_value_t)]
+    pub forward: Forward,
+
     /// Run the readiness probes of the Pod manifests, which then decide who is ready [default: status.conditions does]
     ///
     /// Probes are httpGet, tcpSocket and grpc, of the pods of all nodes. A command (exec) is not run: of its container
@@ -177,6 +186,8 @@ pub struct Config {
     pub flow_table: FlowTableSizes,
     /// Where uplinks are met.
     pub mode: Mode,
+    /// Who forwards.
+    pub forward: Forward,
     /// Whether readiness probes are run.
     pub probe: bool,
     /// Where `/healthz` and `/livez` are answered.
@@ -341,6 +352,7 @@ impl Flags {
             flows,
             flow_table,
             mode: self.mode,
+            forward: self.forward,
             probe: self.probe,
             healthz: self.healthz_bind_address.0,
         })
@@ -537,6 +549,7 @@ mod tests {
                 is_given: true,
             },
             mode: Mode::Tc,
+            forward: Forward::Direct,
             probe: false,
             healthz: Some("0.0.0.0:10256".parse().expect("literal")),
         };

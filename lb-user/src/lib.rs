@@ -16,6 +16,7 @@ pub mod control;
 pub mod desired;
 pub mod flows;
 pub mod loader;
+pub mod mended;
 pub mod model;
 pub mod plan;
 pub mod source;

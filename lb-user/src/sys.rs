@@ -1,12 +1,17 @@
-//! System calls that no library has: many rows of an array map at a time, and waiting for readers.
+//! System calls that no library has: many rows of an array map at a time, waiting for readers, and the end of a link.
 //!
 //! Everything here is checked against the map before the kernel is told an address, so that nothing is
 //! left for callers to get wrong.
 
 use std::{
+    ffi::CString,
     io,
     marker::PhantomData,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    os::{
+        fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+        unix::ffi::OsStrExt as _,
+    },
+    path::Path,
     ptr, thread,
     time::Duration,
 };
@@ -37,9 +42,27 @@ struct BatchAttr {
     flags: u64,
 }
 
+/// `union bpf_attr` as `BPF_OBJ_GET` reads it.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct ObjectAttr {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// `union bpf_attr` as `BPF_LINK_DETACH` reads it.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct DetachAttr {
+    link_fd: u32,
+}
+
 /// `enum bpf_cmd` in `linux/bpf.h`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// `MEMBARRIER_CMD_GLOBAL` in `linux/membarrier.h`.
 const MEMBARRIER_CMD_GLOBAL: libc::c_long = 1;
@@ -123,7 +146,9 @@ impl<'a, V: Plain> Rows<'a, V> {
         match result {
             // The end of the map: what came before it is in the buffers.
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
-            result => result?,
+            result => {
+                result?;
+            }
         }
         let n_read = attr.count.min(count);
         // SAFETY: the kernel has written that many values behind the ones that were there, and every
@@ -160,22 +185,38 @@ pub(crate) fn wait_for_readers() {
     }
 }
 
+/// Takes the program of the link that is pinned at `path` off its device. It is off when this returns; of a link that merely
+/// nobody holds any more the kernel takes care by and by, while packets go on meeting the program.
+///
+/// # Errors
+/// No link is there, its device is gone (`ENOLINK`), or the kernel does not know how.
+pub(crate) fn detach(path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut get = ObjectAttr {
+        pathname: path.as_ptr().addr() as u64,
+        ..ObjectAttr::default()
+    };
+    // SAFETY: the kernel reads a string at `pathname`, which ends with a zero and outlives the call.
+    let fd = unsafe { bpf(BPF_OBJ_GET, &mut get) }?;
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made it for this call.
+    let link = unsafe { OwnedFd::from_raw_fd(fd) };
+    let link_fd = u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?;
+    // SAFETY: there is no address in it.
+    unsafe { bpf(BPF_LINK_DETACH, &mut DetachAttr { link_fd }) }?;
+    Ok(())
+}
+
 /// # Safety
 ///
 /// The addresses in `attr` must be those of memory that the command may read or write.
-unsafe fn bpf(command: libc::c_long, attr: &mut BatchAttr) -> io::Result<()> {
+unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attr` is as long as the size says; what it points to is the caller's promise.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            command,
-            ptr::from_mut(attr),
-            size_of::<BatchAttr>(),
-        )
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, ptr::from_mut(attr), size_of::<T>()) };
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {
-        Ok(())
+        Ok(result)
     }
 }

@@ -12,6 +12,7 @@
 //! | [`deployment`] | a cluster whose nodes all run it |
 //! | [`stage`] | every place that a connection comes from, and every place that it ends at |
 //! | [`progrun`], [`packet`], [`lone_node`] | the programs, run in the kernel on frames that a test makes |
+//! | [`hooks`] | programs on devices, whatever keeps them there |
 //! | [`verify`], [`listing`] | what the verifier says about them, and what their instructions say |
 //! | [`bench`] | the time that a packet takes |
 //! | [`truth`] | flows of packets with their expected outcomes, read from fact tables |
@@ -34,12 +35,15 @@ pub mod client;
 mod datagram;
 pub mod deployment;
 pub mod dial;
+pub mod firewall;
+pub mod hooks;
 pub mod icmp;
 mod ioctl;
 pub mod kernel;
 pub mod limits;
 pub mod link;
 pub mod listing;
+pub mod lone_backend;
 pub mod lone_node;
 pub mod manifest;
 pub mod netns;

@@ -1,8 +1,11 @@
 //! Waiting for a condition, with a deadline.
 //!
-//! The only place of the harness that pauses; a test that waits says for what and how long.
+//! The only place of the harness that pauses; a test that waits says for what and how long. On a machine that is slow
+//! throughout, an emulated one for example, all limits are longer, in proportion.
 
 use std::{
+    env,
+    sync::OnceLock,
     thread,
     time::{Duration, Instant},
 };
@@ -12,18 +15,34 @@ use anyhow::{Result, bail};
 /// Short enough to go unnoticed, long enough to leave the processor to what is waited for.
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// How many times slower than usual everything may be.
+const PATIENCE_VARIABLE: &str = "FULCRUM_PATIENCE";
+
+/// A limit as it is on this machine.
+pub fn patiently(limit: Duration) -> Duration {
+    static PATIENCE: OnceLock<u32> = OnceLock::new();
+    let patience = PATIENCE.get_or_init(|| factor(env::var(PATIENCE_VARIABLE).ok().as_deref()));
+    limit.saturating_mul(*patience)
+}
+
+fn factor(given: Option<&str>) -> u32 {
+    let given = given.and_then(|given| given.parse().ok());
+    given.unwrap_or(1).max(1)
+}
+
 /// Asks until `condition` gives a value; `what` completes "waited ... for".
 pub fn until<T>(
     limit: Duration,
     what: &str,
     mut condition: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let deadline = Instant::now() + limit;
+    let limit = patiently(limit);
+    let start = Instant::now();
     loop {
         if let Some(value) = condition()? {
             return Ok(value);
         }
-        if Instant::now() >= deadline {
+        if start.elapsed() >= limit {
             bail!("waited {limit:?} for {what}");
         }
         thread::sleep(PAUSE);
@@ -42,6 +61,12 @@ mod tests {
             Ok((asked == 3).then_some(asked))
         });
         assert_eq!(value.unwrap(), 3);
+    }
+
+    #[test]
+    fn limits_are_as_written_unless_the_machine_is_said_to_be_slow() {
+        assert_eq!([None, Some(""), Some("0"), Some("x")].map(factor), [1; 4]);
+        assert_eq!(factor(Some("10")), 10);
     }
 
     #[test]

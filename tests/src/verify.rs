@@ -120,7 +120,7 @@ impl Report {
     /// The figures for people.
     pub fn table(&self) -> String {
         let mut lines = vec![format!(
-            "{:<22}{:>10}{:>8}{:>10}{:>10}  helpers",
+            "{:<32}{:>10}{:>8}{:>10}{:>10}  helpers",
             "program", "verified", "stack", "xlated", "jited"
         )];
         lines.extend(self.programs.iter().map(|(name, figures)| {
@@ -132,7 +132,7 @@ impl Report {
                 helpers,
             } = figures;
             format!(
-                "{name:<22}{verified:>10}{stack:>8}{xlated:>10}{jited:>10}  {}",
+                "{name:<32}{verified:>10}{stack:>8}{xlated:>10}{jited:>10}  {}",
                 helpers.join(" ")
             )
         }));
@@ -140,30 +140,32 @@ impl Report {
     }
 }
 
-/// Facts with which programs are loaded, and what their names are followed by: as they usually run, and while the flow
-/// table of a family grows, when they know two. Which of the two new flows go into makes no difference here.
-fn phases() -> [(&'static str, NodeConfig); 3] {
+/// Facts with which programs are loaded, and what their names are followed by: as they usually run, where the stack
+/// forwards, and while the flow table of a family grows, when they know two. Which of the two new flows go into makes
+/// no difference here.
+fn phases() -> [(&'static str, NodeConfig); 6] {
     let usual = NodeConfig::default();
-    let growing = NodeConfig {
-        features: usual.features | features::SETTLING,
+    let stack = NodeConfig {
+        features: usual.features | features::FORWARD_STACK | features::LEAVING,
         ..usual
+    };
+    let growing4 = |node: NodeConfig| NodeConfig {
+        features: node.features | features::SETTLING,
+        other_mask4: 2047,
+        ..node
+    };
+    let growing6 = |node: NodeConfig| NodeConfig {
+        features: node.features | features::SETTLING,
+        other_mask6: 2047,
+        ..node
     };
     [
         ("", usual),
-        (
-            " (growing 4)",
-            NodeConfig {
-                other_mask4: 2047,
-                ..growing
-            },
-        ),
-        (
-            " (growing 6)",
-            NodeConfig {
-                other_mask6: 2047,
-                ..growing
-            },
-        ),
+        (" (stack)", stack),
+        (" (growing 4)", growing4(usual)),
+        (" (growing 4, stack)", growing4(stack)),
+        (" (growing 6)", growing6(usual)),
+        (" (growing 6, stack)", growing6(stack)),
     ]
 }
 

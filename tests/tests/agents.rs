@@ -9,24 +9,24 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::Path,
-    process::{Command, Output},
+    process::Output,
     time::Duration,
 };
 
-use aya::programs::{SchedClassifier, TcAttachType, loaded_programs};
+use aya::programs::loaded_programs;
 use lb_common::abi::map;
 use lb_tests::{
     balancer::{self, Balancer, Manifests},
     client::{self, Exchange, UdpMode},
-    manifest::{self, Manifest, Pod, Port, Service},
+    hooks,
+    lone_backend::LoneBackend,
+    manifest::{self, Manifest, Port, Service},
     netns::require_root,
     place::Place,
     poll,
-    server::Server,
-    topology::{Cluster, Config, Node, UPLINK},
+    topology::{Node, UPLINK},
 };
 use serde_json::Value;
-use tempfile::TempDir;
 
 const PORT: u16 = 80;
 const TARGET: u16 = 8080;
@@ -281,33 +281,26 @@ fn what_others_take_off_a_device_is_put_back() {
     let scene = Scene::new();
     let balancer = scene.start(&Place::new().unwrap());
     let programs = scene.programs();
-    let links = links(balancer.place());
+    let links = hooks::pins(balancer.place()).unwrap();
+    let expected = if hooks::are_links() { 8 } else { 0 };
     assert_eq!(
         links.len(),
-        8,
+        expected,
         "two of each device, one of the pair and of lo: {links:?}"
     );
-    for link in &links {
-        let output = Command::new("bpftool")
-            .args(["link", "detach", "pinned"])
-            .arg(link)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-    assert_eq!(scene.programs(), [0; 0]);
+    let namespace = &scene.node().namespace;
+    hooks::take_off(namespace, balancer.place(), &scene.devices()).unwrap();
+    // They may be there again before anybody looks; so the agent must say that they were not.
     poll::until(LIMIT, "the programs to be put back", || {
-        Ok((scene.programs() == programs).then_some(()))
+        let is_said = balancer
+            .log()
+            .contains("the program was taken off the device; put back");
+        Ok((is_said && scene.programs() == programs).then_some(()))
     })
     .unwrap();
     scene.expect_answers(WEB);
-    let log = balancer.log();
-    assert!(
-        log.contains("the program was taken off the device; put back"),
-        "{log}"
-    );
     poll::until(LIMIT, "the pins to be put back", || {
-        Ok((self::links(balancer.place()) == links).then_some(()))
+        Ok((hooks::pins(balancer.place())? == links).then_some(()))
     })
     .unwrap();
     // Pins that somebody removes take nothing off while the agent runs, and are there again when it ends.
@@ -317,23 +310,11 @@ fn what_others_take_off_a_device_is_put_back() {
     let place = balancer.place().clone();
     poll::until(LIMIT, "the pins to be put back", || {
         assert_eq!(scene.programs(), programs);
-        Ok((self::links(&place) == links).then_some(()))
+        Ok((hooks::pins(&place)? == links).then_some(()))
     })
     .unwrap();
     balancer.kill().unwrap();
     scene.expect_answers(WEB);
-}
-
-/// The pins of the links of an agent.
-fn links(place: &Place) -> Vec<std::path::PathBuf> {
-    let run_dirs = std::fs::read_dir(place.bpffs().join("fulcrum")).unwrap();
-    let dirs = run_dirs.map(|dir| dir.unwrap().path().join("links"));
-    let mut links: Vec<_> = dirs
-        .flat_map(|dir| std::fs::read_dir(dir).unwrap())
-        .map(|link| link.unwrap().path())
-        .collect();
-    links.sort();
-    links
 }
 
 #[test]
@@ -349,7 +330,7 @@ fn manifests_may_be_json_or_lists_and_come_by_standard_input() {
                           "selector": {{"app": "web"}}}}}}"#
         )
     };
-    let pods = scene.pods();
+    let pods = scene.0.pods();
     let one = object("one", "10.96.0.31");
     let list = format!(
         r#"{{"apiVersion": "v1", "kind": "List", "items": [{one}, {}]}}"#,
@@ -442,39 +423,23 @@ fn allocated_cluster_ips_stay_over_a_restart() {
     }
 }
 
-/// A node, a pod that asks, one that answers, and a directory of manifests that say so.
-struct Scene {
-    _server: Server,
-    cluster: Cluster,
-    manifests: TempDir,
-}
+/// A pod that asks, one that answers, and a service before that.
+struct Scene(LoneBackend);
 
 impl Scene {
     fn new() -> Self {
-        let config = Config {
-            pods: vec![2],
-            ..Config::default()
-        };
-        let cluster = Cluster::new(&config).unwrap();
-        let server = &cluster.nodes[0].pods[1];
-        let scene = Self {
-            _server: Server::hostname(&server.namespace, &server.name, TARGET).unwrap(),
-            manifests: tempfile::tempdir().unwrap(),
-            cluster,
-        };
+        let scene = Self(LoneBackend::new(TARGET).unwrap());
         let web = Manifest::default().with(&service("web", &WEB));
         web.write(&scene.path().join("web.yaml")).unwrap();
-        scene.pods().write(&scene.path().join("pods.yaml")).unwrap();
         scene
     }
 
     fn node(&self) -> &Node {
-        &self.cluster.nodes[0]
+        self.0.node()
     }
 
-    /// The directory of manifests: a service `web` before the pod that answers.
     fn path(&self) -> &Path {
-        self.manifests.path()
+        self.0.path()
     }
 
     fn start(&self, place: &Place) -> Balancer {
@@ -483,11 +448,7 @@ impl Scene {
 
     /// A service before the pod that answers, in one document.
     fn manifest(&self, name: &str, ips: &[&str]) -> Manifest {
-        self.pods().with(&service(name, ips))
-    }
-
-    fn pods(&self) -> Manifest {
-        Manifest::nodes_of(&self.cluster).with(&Pod::of(self.node(), &self.node().pods[1], "web"))
+        self.0.pods().with(&service(name, ips))
     }
 
     /// One exchange of each protocol with each address: the pod answers.
@@ -508,8 +469,12 @@ impl Scene {
     fn expect_nobody(&self, ips: [&str; 2]) {
         let asking = &self.node().pods[0].namespace;
         for ip in ips {
-            let answer = asking.run(|| client::hit(Exchange::Tcp, frontend(ip)));
-            answer.unwrap_err();
+            // The kernel takes a program off a moment after its link's pin is gone.
+            poll::until(LIMIT, "nobody to answer", || {
+                let answer = asking.run(|| client::hit(Exchange::Tcp, frontend(ip)));
+                Ok(answer.is_err().then_some(()))
+            })
+            .unwrap();
         }
     }
 
@@ -518,17 +483,19 @@ impl Scene {
         place.cleanup(&self.node().namespace, &[]).unwrap()
     }
 
-    /// The ids of the programs on the node's devices.
-    fn programs(&self) -> Vec<u32> {
+    /// The devices of the node's pods, and its uplink.
+    fn devices(&self) -> Vec<&str> {
         let devices = self.node().pods.iter().map(|pod| pod.device.as_str());
-        let devices: Vec<&str> = devices.chain([UPLINK]).collect();
-        let of_device = |device: &&str| {
-            let (_, programs) = SchedClassifier::query_tcx(device, TcAttachType::Ingress).unwrap();
-            programs.into_iter().map(|program| program.id())
-        };
-        self.node()
-            .namespace
-            .run(|| devices.iter().flat_map(of_device).collect())
+        devices.chain([UPLINK]).collect()
+    }
+
+    /// The ids of the programs on them.
+    fn programs(&self) -> Vec<u32> {
+        let namespace = &self.node().namespace;
+        let devices = self.devices().into_iter();
+        devices
+            .flat_map(|device| hooks::at_ingress(namespace, device).unwrap())
+            .collect()
     }
 }
 

@@ -22,15 +22,18 @@ use lb_tests::{
     poll,
     topology::{Cluster, Config, Node},
 };
-use lb_user::loader::{
-    netlink::Netlink,
-    pair::{
-        HostPair, PairError,
-        name::{Hairpin, PairName},
-        routes::Wanted,
+use lb_user::{
+    loader::{
+        netlink::Netlink,
+        pair::{
+            HostPair, PairError,
+            name::{Hairpin, PairName},
+            routes::Wanted,
+        },
+        sysctl,
+        uplink::{NodeAddresses, Survey},
     },
-    sysctl,
-    uplink::{NodeAddresses, Survey},
+    mended,
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -191,7 +194,7 @@ fn a_pair_without_an_alias_that_has_our_macs_is_replaced() {
 }
 
 #[test]
-fn another_agents_pair_is_taken_only_when_that_agent_has_ended() {
+fn another_agents_pair_is_never_taken_as_it_may_serve_on() {
     if !require_root() {
         return;
     }
@@ -207,7 +210,7 @@ fn another_agents_pair_is_taken_only_when_that_agent_has_ended() {
             other.to_str().unwrap(),
             why,
             "--host-device",
-            "ip link delete fulcrum0",
+            &format!("fulcrum --run-dir {} cleanup", other.display()),
         ];
         for part in parts {
             assert!(error.contains(part), "{part}: {error}");
@@ -219,9 +222,7 @@ fn another_agents_pair_is_taken_only_when_that_agent_has_ended() {
     lock.lock().unwrap();
     refused("runs;");
     drop(lock);
-    let mut pair = make(&node).unwrap();
-    lead(&mut pair, &node, &["203.0.113.9"]);
-    assert_eq!(everything(&node), WHOLE);
+    refused("has ended, but what it left in the kernel serves on");
 }
 
 #[test]
@@ -251,23 +252,72 @@ fn devices_of_strangers_are_left_alone() {
 }
 
 #[test]
-fn nothing_stays_of_a_pair_that_could_not_be_finished() {
+fn settings_that_cannot_be_made_are_said_and_made_when_they_can_be() {
     if !require_root() {
         return;
     }
     let node = bare_node("1");
     let before = everything(&node);
-    let error = node.run(|| {
+    let mut pair = node.run(|| {
         read_only_sysctls();
-        HostPair::make(PairName::default(), Path::new(RUN_DIR), Hairpin::default()).unwrap_err()
+        HostPair::make(PairName::default(), Path::new(RUN_DIR), Hairpin::default()).unwrap()
     });
-    let text = error.to_string();
+    let (device, text) = pair.trouble().unwrap();
     assert!(
-        text.contains("cannot set /proc/sys/net/ipv4/conf/fulcrum0/")
+        device == "fulcrum0"
+            && text.contains("cannot set /proc/sys/net/ipv4/conf/fulcrum0/")
             && text.contains("mounted writable"),
         "{text}"
     );
+    node.run(|| pair.mend());
+    assert_eq!(pair.trouble(), None);
+    lead(&mut pair, &node, &["203.0.113.9"]);
+    assert_eq!(everything(&node), WHOLE);
+    // Nothing stays of a pair that was never finished.
+    drop(pair);
     assert_eq!(everything(&node), before);
+}
+
+#[test]
+fn what_others_change_about_the_pair_is_put_back_and_counted() {
+    if !require_root() {
+        return;
+    }
+    let node = bare_node("1");
+    let mut pair = make(&node).unwrap();
+    pair.keep();
+    lead(&mut pair, &node, &["203.0.113.9"]);
+    let indexes = indexes(&node);
+    let count = |thing: &str| mended::counts().get(thing).copied().unwrap_or(0);
+    for (thing, change) in [
+        ("address", "addr flush dev fulcrum0 to 169.254.90.2/32"),
+        ("neighbour", "neigh flush dev fulcrum0 nud permanent"),
+        (
+            "neighbour",
+            "neigh replace fe80::f0:1c lladdr 02:00:00:00:00:99 dev fulcrum0 nud permanent",
+        ),
+        ("route", "route del 10.96.0.0/12"),
+        (
+            "route",
+            "route replace 203.0.113.9 via 169.254.90.7 dev fulcrum0 proto 102 onlink advmss 1410",
+        ),
+        ("device", "link set fulcrum1 address 02:00:00:00:00:99"),
+        ("device", "link set fulcrum0 mtu 1500"),
+        ("device", "link set fulcrum0 down"),
+        ("device", "link del fulcrum0"),
+    ] {
+        let before = count(thing);
+        node.ip(&[change.to_owned()]).unwrap();
+        node.run(|| pair.mend());
+        lead(&mut pair, &node, &["203.0.113.9"]);
+        assert_eq!(everything(&node), WHOLE, "{change}");
+        assert_eq!(self::indexes(&node), indexes, "{change}");
+        assert!(count(thing) > before, "{change}");
+    }
+    let before = mended::counts();
+    node.run(|| pair.mend());
+    lead(&mut pair, &node, &["203.0.113.9"]);
+    assert_eq!(mended::counts(), before, "nothing was changed");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     io::{Read as _, Write as _},
     net::SocketAddr,
     os::unix::net::UnixDatagram,
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
@@ -77,6 +77,14 @@ impl Scene {
         Balancer::launch(self.node(), launch).unwrap()
     }
 
+    /// Starts an agent that is told where a service manager is, and what it expects.
+    fn start_under(&self, manager: &Manager, watchdog: &[(&str, &str)]) -> Balancer {
+        let path = Manager::path(&manager.directory);
+        let mut environment = watchdog.to_vec();
+        environment.push(("NOTIFY_SOCKET", path.to_str().unwrap()));
+        self.start(&Place::new().unwrap(), &[], &environment)
+    }
+
     /// The status that the node says for a path, by both families, to the client outside.
     fn status(&self, path: &str) -> Vec<String> {
         let ask = |ip| -> anyhow::Result<String> {
@@ -110,20 +118,28 @@ fn setting(key: &str) -> String {
 }
 
 /// The service manager's end.
-struct Manager(UnixDatagram);
+struct Manager {
+    socket: UnixDatagram,
+    directory: TempDir,
+}
 
 impl Manager {
-    fn new(path: &Path) -> Self {
-        let socket = UnixDatagram::bind(path).unwrap();
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(Self::path(&directory)).unwrap();
         socket.set_read_timeout(Some(LIMIT)).unwrap();
-        Self(socket)
+        Self { socket, directory }
+    }
+
+    fn path(directory: &TempDir) -> PathBuf {
+        directory.path().join("notify")
     }
 
     /// The next line that begins like this; what comes before it is passed over.
     fn next(&self, prefix: &str) -> String {
         let mut buffer = [0; 1024];
         loop {
-            let length = self.0.recv(&mut buffer);
+            let length = self.socket.recv(&mut buffer);
             let length = length.unwrap_or_else(|error| panic!("waited for {prefix}: {error}"));
             let text = std::str::from_utf8(&buffer[..length]).unwrap().trim();
             if text.starts_with(prefix) {
@@ -139,14 +155,8 @@ fn the_service_manager_is_told_how_the_agent_fares() {
         return;
     }
     let scene = Scene::new();
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("notify");
-    let manager = Manager::new(&path);
-    let environment = [
-        ("NOTIFY_SOCKET", path.to_str().unwrap()),
-        ("WATCHDOG_USEC", WATCHDOG_USEC),
-    ];
-    let balancer = scene.start(&Place::new().unwrap(), &[], &environment);
+    let manager = Manager::new();
+    let balancer = scene.start_under(&manager, &[("WATCHDOG_USEC", WATCHDOG_USEC)]);
     manager.next("READY=1");
     // A service more, while signs of life go on.
     scene.write("more.yaml", &WEB.replace("name: web", "name: more"));
@@ -164,19 +174,13 @@ fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
         return;
     }
     let scene = Scene::new();
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("notify");
-    let manager = Manager::new(&path);
-    let environment = [
-        ("NOTIFY_SOCKET", path.to_str().unwrap()),
-        ("WATCHDOG_USEC", "1000"),
-        ("WATCHDOG_PID", "1"),
-    ];
-    let balancer = scene.start(&Place::new().unwrap(), &[], &environment);
+    let manager = Manager::new();
+    let watchdog = [("WATCHDOG_USEC", "1000"), ("WATCHDOG_PID", "1")];
+    let balancer = scene.start_under(&manager, &watchdog);
     assert!(balancer.stop().unwrap().success());
     let mut buffer = [0; 1024];
     loop {
-        let length = manager.0.recv(&mut buffer).unwrap();
+        let length = manager.socket.recv(&mut buffer).unwrap();
         let text = std::str::from_utf8(&buffer[..length]).unwrap();
         assert!(!text.contains("WATCHDOG"), "{text}");
         if text.contains("STOPPING=1") {

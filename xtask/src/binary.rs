@@ -75,7 +75,8 @@ fn release_dir() -> PathBuf {
     target_dir().join("release")
 }
 
-fn target_dir() -> PathBuf {
+/// Where all that is built goes.
+pub(crate) fn target_dir() -> PathBuf {
     let target =
         std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
     workspace::root().join(target)

@@ -25,6 +25,7 @@ mod ci;
 mod deny;
 mod dist;
 mod fuzz;
+mod kernel;
 mod privilege;
 mod run;
 mod setup;
@@ -67,6 +68,15 @@ enum Verb {
     Test {
         #[arg(value_enum, default_value_t)]
         selection: suite::Selection,
+        /// In a virtual machine, on Debian 12's Linux 6.1 or the kernel of another Debian package.
+        #[arg(
+            long,
+            value_name = "PACKAGE",
+            num_args = 0..=1,
+            require_equals = true,
+            default_missing_value = kernel::CURRENT
+        )]
+        kernel: Option<String>,
         /// Passed to the test runner, e.g. a part of a test's name.
         #[arg(last = true)]
         filter: Vec<String>,
@@ -113,7 +123,14 @@ fn run_verb(verb: Verb) -> Result<ExitCode> {
         Verb::Build => binary::build()?,
         Verb::Dist { binary, into } => dist::run(binary, into)?,
         Verb::Demo { arguments } => return Err(binary::demo(&arguments)),
-        Verb::Test { selection, filter } => return suite::run(selection, &filter),
+        Verb::Test {
+            selection,
+            kernel: Some(package),
+            filter,
+        } => return kernel::run(selection, &filter, &package),
+        Verb::Test {
+            selection, filter, ..
+        } => return suite::run(selection, &filter),
         Verb::Tidy => tidy::run()?,
         Verb::Verify { arguments } => verify::run(&arguments)?,
         Verb::Deny => deny::run()?,

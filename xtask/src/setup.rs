@@ -22,7 +22,11 @@ use crate::{
 };
 
 /// Programs that the tests and the demo run, and the packages they come in.
-const TEST_TOOLS: [(&str, &str); 2] = [("ip", "iproute2"), ("bpftool", "bpftool")];
+const TEST_TOOLS: [(&str, &str); 3] = [
+    ("ip", "iproute2"),
+    ("bpftool", "bpftool"),
+    ("nft", "nftables"),
+];
 
 /// The system's directories of programs for root, which are missing from the `PATH` of some root shells.
 const SYSTEM_DIRS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/sbin"];
@@ -88,7 +92,7 @@ fn test_tools() -> Result<()> {
 }
 
 /// Installing is left to the user on systems that we do not know, and to root on those that we do.
-fn can_install() -> bool {
+pub(crate) fn can_install() -> bool {
     privilege::is_root() && Path::new("/etc/debian_version").exists() && is_program("apt-get")
 }
 
@@ -123,16 +127,7 @@ fn linker_packages() -> Vec<String> {
 
 fn install_packages(packages: &[String]) -> Result<()> {
     eprintln!("setup: installing Debian packages: {}", packages.join(" "));
-    // Another apt on this machine is waited for; a package that stands in the way is never removed.
-    let apt_get = || {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").args([
-            "-qq",
-            "-o",
-            "DPkg::Lock::Timeout=600",
-        ]);
-        command
-    };
+    // A package that stands in the way is never removed.
     run::succeed(apt_get().arg("update"))?;
     run::succeed(
         apt_get()
@@ -140,6 +135,15 @@ fn install_packages(packages: &[String]) -> Result<()> {
             .args(packages),
     )
     .with_context(|| format!("installing {}", packages.join(" ")))
+}
+
+/// apt, which waits for another one on this machine.
+pub(crate) fn apt_get() -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-qq", "-o", "DPkg::Lock::Timeout=600"]);
+    command
 }
 
 fn install_linker() -> Result<()> {
@@ -170,7 +174,7 @@ fn install_linker() -> Result<()> {
 }
 
 /// Holds off other runs of setup in this workspace until it is dropped.
-fn lock() -> Result<File> {
+pub(crate) fn lock() -> Result<File> {
     let target = workspace::root().join("target");
     fs::create_dir_all(&target).with_context(|| format!("make {}", target.display()))?;
     let path = target.join(format!("{TOOLS_DIR}.lock"));
@@ -192,7 +196,8 @@ fn missing_packages(programs: &[(&str, &str)]) -> Vec<String> {
         .collect()
 }
 
-fn is_program(name: &str) -> bool {
+/// Whether a program is where root finds it.
+pub(crate) fn is_program(name: &str) -> bool {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
         .chain(SYSTEM_DIRS.map(Into::into))

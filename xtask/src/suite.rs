@@ -32,7 +32,7 @@ const LEVELS: [(&str, Level); 6] = [
 ];
 
 /// Makes a test that needs root fail where it would skip.
-const REQUIRE_ROOT_VARIABLE: &str = "FULCRUM_REQUIRE_ROOT";
+pub(crate) const REQUIRE_ROOT_VARIABLE: &str = "FULCRUM_REQUIRE_ROOT";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
@@ -114,7 +114,7 @@ fn requires_root(selection: Selection) -> bool {
 }
 
 /// The runs of cargo that cover these levels.
-fn commands(selection: Selection) -> Result<Vec<Command>> {
+pub(crate) fn commands(selection: Selection) -> Result<Vec<Command>> {
     let suites = if selection == Selection::Unit {
         Vec::new()
     } else {

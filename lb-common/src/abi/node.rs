@@ -87,6 +87,10 @@ pub mod features {
     /// The flow table is growing, or another proxy's connections are taken over: TCP in the middle of an unknown
     /// connection is dropped, since its retransmit may find the flow, and not reset.
     pub const SETTLING: u32 = 1 << 2;
+    /// New connections are forwarded by the stack ([`crate::datapath`], `leave`).
+    pub const FORWARD_STACK: u32 = 1 << 3;
+    /// Some connections are: what was forwarded is looked at on its way out.
+    pub const LEAVING: u32 = 1 << 4;
 }
 
 /// Values of [`NodeConfig::masquerade`].

@@ -49,10 +49,12 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     }
     let backend = found.slot.backend();
     let next_hop = found.slot.next_hop();
-    // On the way out only what the host itself answers is not yet what it should be. By any other device such an
-    // answer is forged: the stack would refuse its source, this node's own, and must not be helped.
-    let is_answer = direction == Direction::Reply && next_hop == NextHopRef::STACK;
-    if (tables.role() == Role::Egress) != is_answer {
+    // On the way out only what the host itself answers is not yet what it should be, or what the stack has forwarded
+    // ([`super::leave`]). By any other device an answer of the host's own is forged: the stack would refuse its source,
+    // and must not be helped.
+    let is_out =
+        next_hop == NextHopRef::STACK && (direction == Direction::Reply) != flags.leaving();
+    if (tables.role() == Role::Egress) != is_out {
         return Followed::Decided(Decision::Pass(Reason::PassNoService));
     }
     if on_loss == OnLoss::OpenAnew
@@ -126,7 +128,7 @@ fn opens_anew<A: Addr, T: Tables<A>>(
     found: &Found<A, <T::Slots as Slots<A>>::Words>,
 ) -> bool {
     if !proto::has_connections(work.key.proto) {
-        return is_gone(tables, found.slot.backend());
+        return !found.slot.flags().leaving() && is_gone(tables, found.slot.backend());
     }
     if !work.tcp.opens() {
         return false;

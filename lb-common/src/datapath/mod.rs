@@ -9,6 +9,7 @@ mod deliver;
 mod explain;
 mod follow;
 mod fragment;
+mod leave;
 mod open;
 mod parse;
 mod policy;
@@ -176,8 +177,12 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
         },
         done => return done,
     };
-    if !is_known_now && open::choose(work, tables) {
-        open::open(work, tables, existing);
+    if !is_known_now {
+        if leave::is_nothing(tables) {
+            work.decision = Decision::Pass(Reason::PassNoService);
+        } else if open::choose(work, tables) {
+            open::open(work, tables, existing);
+        }
     }
     let is_unserved = existing == Existing::Replace && work.decision.is_for_want_of_backends();
     if is_known_now || is_unserved {

@@ -3,6 +3,7 @@
 use super::{
     Decision, Hook, Role, Tables, Via, Work, deliver,
     follow::{count_xdp, refuse},
+    leave,
     policy::{self, Call, Client},
     source::{self, Attempt, CANDIDATES},
 };
@@ -17,7 +18,7 @@ use crate::{
         Direction,
         clock::{age, seconds},
         reserve::Claim,
-        slot::BackendRef,
+        slot::{BackendRef, SlotFlags},
         table::{Existing, FlowTable, Refusal, Slots},
     },
     net::{addr::Addr, ip::proto},
@@ -94,9 +95,9 @@ pub(super) fn choose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> b
 /// What becomes of a packet that opens no flow.
 #[inline(always)]
 pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Result<(), Decision> {
-    // Nothing begins on the way out: what a process dials comes by the host's own device.
+    // No service is dialled on the way out: what a process dials comes by the host's own device.
     if tables.role() == Role::Egress {
-        return Err(Decision::Pass(Reason::PassNoService));
+        return leave::begin(work, tables);
     }
     work.frontend = ServiceKey::new(work.key.ends.dst, work.key.dport, work.key.proto);
     if !tables.service(&work.frontend, &mut work.call.service) {
@@ -262,8 +263,19 @@ pub(super) fn find_way<A: Addr, T: Tables<A>>(
     work: &mut Work<A>,
     tables: &T,
 ) -> Result<Via, Reason> {
+    if tables.role() == Role::Egress {
+        work.flow.next_hop = NextHopRef::STACK;
+        return Ok(Via::Stack);
+    }
     work.flow.rewrite.ends.src = work.key.ends.src;
+    work.flow.source = SlotFlags::default();
     work.flow.next_hop = NextHopRef::NONE;
+    work.call.is_left_to_stack =
+        leave::is_left_to_stack(tables) && !deliver::is_here(work, tables, Direction::Original);
+    if work.call.is_left_to_stack {
+        work.flow.next_hop = NextHopRef::STACK;
+        return Ok(Via::Stack);
+    }
     if T::HOOK == Hook::Xdp && work.flow.local {
         work.source = A::default();
         deliver::is_here(work, tables, Direction::Original);
@@ -344,6 +356,10 @@ fn give_up<A: Addr, S: Slots<A>>(
 /// dials what would answer it without asking anybody.
 #[inline(always)]
 pub(super) fn masquerade<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
+    // That of what leaves is known.
+    if tables.role() == Role::Egress {
+        return;
+    }
     work.search.is_node = 0;
     exchange_source(work, tables);
     work.search.preferred = work.flow.rewrite.ends.src;
@@ -363,13 +379,18 @@ fn exchange_source<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
     flow.rewrite.sport = key.sport;
     call.is_masqueraded = false;
     let is_hairpin = ends.dst == key.ends.src;
-    if is_hairpin && tables.role() == Role::Pod && !tables.hairpin_addr().is_unspecified() {
+    if is_hairpin
+        && tables.role() == Role::Pod
+        && !call.is_left_to_stack
+        && !tables.hairpin_addr().is_unspecified()
+    {
         ends.src = tables.hairpin_addr();
         call.is_masqueraded = true;
         return;
     }
     let mode = tables.node().masquerade;
-    let is_here = matches!(flow.next_hop, NextHopRef::STACK | NextHopRef::HOST);
+    let is_here =
+        matches!(flow.next_hop, NextHopRef::STACK | NextHopRef::HOST) && !call.is_left_to_stack;
     let is_loopback = call.client == Client::Host && key.ends.src.is_loopback();
     let is_due = if mode == masquerade::AS_NEEDED {
         !is_here && (is_hairpin || returns_elsewhere(tables.role(), call, flow.local))
@@ -377,6 +398,11 @@ fn exchange_source<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) {
         !is_here && is_hairpin || policy::is_masqueraded_by_kube_proxy(mode, call)
     };
     if !is_due && !is_loopback {
+        return;
+    }
+    if call.is_left_to_stack {
+        call.is_masqueraded = true;
+        flow.source = SlotFlags::MASQUERADED;
         return;
     }
     // A process of the node's own is seen as if it had dialled the backend: by the source that the way prefers.

@@ -75,6 +75,8 @@ pub struct Call {
     pub is_affine: bool,
     /// Its source gives way to one of this node's.
     pub is_masqueraded: bool,
+    /// The stack forwards it, and exchanges its source on the way out, if at all.
+    pub is_left_to_stack: bool,
     /// Somebody says which addresses are pods'; false also where nobody asks.
     pub knows_pods: bool,
 }

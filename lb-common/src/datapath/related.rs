@@ -113,11 +113,12 @@ fn error<A: Addr, P: Packet, T: Tables<A>>(
     let backend = found.slot.backend();
     let next_hop = found.slot.next_hop();
     found.slot.rewrite(&mut work.flow.rewrite);
-    // On the way out are the node's own errors, about packets that it received or could not send on; they go the
-    // right way already. Errors from the node's own server that come by any other device are forged.
+    // On the way out are errors of the node's own, about packets that it received or could not send on, and those that
+    // the stack has forwarded; they go the right way already. Errors from the node's own server that come by any other device are forged.
     let is_out = tables.role() == Role::Egress;
-    let is_own = direction == Direction::Reply && work.icmp.old.dst == work.flow.rewrite.ends.dst;
-    let is_forged = direction == Direction::Reply && next_hop == NextHopRef::STACK && !is_out;
+    let may_leave = (direction == Direction::Reply) != found.slot.flags().leaving();
+    let is_own = may_leave && work.icmp.old.dst == work.flow.rewrite.ends.dst;
+    let is_forged = may_leave && next_hop == NextHopRef::STACK && !is_out;
     if is_out && !is_own || is_forged || !table.is_still(&found) {
         return Decision::Pass(Reason::PassNoService);
     }

@@ -15,5 +15,5 @@ mod spec;
 pub use error::error_about;
 pub use node::{FakeHop, FakeNode, FakeTables, Outcome};
 pub use packet::FakePacket;
-pub use slots::{AtomicWord, FakePair, FakeSlots, FakeWordRows, FakeWords};
+pub use slots::{AtomicWord, FakePair, FakeSlots, FakeWordRows, FakeWords, StdWord};
 pub use spec::{PacketSpec, Transport};

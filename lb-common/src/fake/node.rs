@@ -236,6 +236,11 @@ impl<A: Addr> FakeNode<A> {
         &self.flows
     }
 
+    /// Switches on these of [`crate::abi::node::features`], and no others.
+    pub fn set_features(&mut self, features: u32) {
+        self.config.features = features;
+    }
+
     /// The node's facts.
     pub fn config(&self) -> &NodeConfig {
         &self.config

@@ -30,35 +30,56 @@ pub trait AtomicWord: Default {
     fn add(&self, value: u32);
 }
 
-impl AtomicWord for AtomicU32 {
-    fn load(&self) -> u32 {
-        self.load(SeqCst)
-    }
+/// Implements [`AtomicWord`] for a wrapper of an atomic word, whose field is its first: the standard library's, or a model
+/// checker's.
+#[macro_export]
+macro_rules! atomic_word {
+    ($word:ty, $ordering:expr) => {
+        impl $crate::fake::AtomicWord for $word {
+            fn load(&self) -> u32 {
+                self.0.load($ordering)
+            }
 
-    fn store(&self, value: u32) {
-        self.store(value, SeqCst);
-    }
+            fn store(&self, value: u32) {
+                self.0.store(value, $ordering);
+            }
 
-    fn exchange(&self, old: u32, new: u32) -> bool {
-        self.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
-    }
+            fn exchange(&self, old: u32, new: u32) -> bool {
+                self.0
+                    .compare_exchange(old, new, $ordering, $ordering)
+                    .is_ok()
+            }
 
-    fn set_bits(&self, bits: u32) {
-        self.fetch_or(bits, SeqCst);
-    }
+            fn set_bits(&self, bits: u32) {
+                self.0.fetch_or(bits, $ordering);
+            }
 
-    fn keep_bits(&self, bits: u32) {
-        self.fetch_and(bits, SeqCst);
-    }
+            fn keep_bits(&self, bits: u32) {
+                self.0.fetch_and(bits, $ordering);
+            }
 
-    fn add(&self, value: u32) {
-        self.fetch_add(value, SeqCst);
+            fn add(&self, value: u32) {
+                self.0.fetch_add(value, $ordering);
+            }
+        }
+    };
+}
+
+/// A word of the standard library's.
+#[derive(Debug, Default)]
+pub struct StdWord(AtomicU32);
+
+impl From<u32> for StdWord {
+    fn from(value: u32) -> Self {
+        Self(value.into())
     }
 }
 
+atomic_word!(StdWord, SeqCst);
+
 /// The memory of a flow table, laid out as [`FlowSlot`] is. `&FakeSlots` is what the table takes.
 #[derive(Debug)]
-pub struct FakeSlots<A, W = AtomicU32> {
+pub struct FakeSlots<A, W = StdWord> {
     words: Vec<W>,
     family: PhantomData<A>,
 }
@@ -128,7 +149,7 @@ impl<'s, A: Addr, W: AtomicWord> Slots<A> for &'s FakeSlots<A, W> {
 
 /// Words of any layout in a row: what is not the flow table's.
 #[derive(Debug)]
-pub struct FakeWordRows<W = AtomicU32> {
+pub struct FakeWordRows<W = StdWord> {
     words: Vec<W>,
     stride: usize,
 }
@@ -183,7 +204,7 @@ impl<'s, W: AtomicWord> Shelf for &'s FakeWordRows<W> {
 
 /// The memory of two tables: of the one that is inserted into, and of the other.
 #[derive(Debug)]
-pub struct FakePair<'s, A, W = AtomicU32> {
+pub struct FakePair<'s, A, W = StdWord> {
     /// The one.
     pub first: &'s FakeSlots<A, W>,
     /// The other.

@@ -105,6 +105,37 @@ impl Reserved {
 /// connection in ten million then finds no place (simulated; `lb-common/tests/flow_table/fill.rs` measures it).
 const SPARE: u32 = 5;
 
+/// What may be done with a place, in one word, since it crosses a call in the BPF object: the state word, and how many
+/// ticks its flow has waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance(pub u64);
+
+impl Glance {
+    /// Nothing is there, or a flow that ended long enough ago.
+    const FREE: u32 = u32::MAX;
+
+    #[inline(always)]
+    fn new(word: StateWord, waited: u32) -> Self {
+        Self(u64::from(word.0) << 32 | u64::from(waited))
+    }
+
+    #[inline(always)]
+    fn word(self) -> StateWord {
+        StateWord((self.0 >> 32) as u32)
+    }
+
+    #[inline(always)]
+    fn is_free(self) -> bool {
+        self.waited() == Self::FREE
+    }
+
+    /// Zero: the flow may not give way.
+    #[inline(always)]
+    fn waited(self) -> u32 {
+        self.0 as u32
+    }
+}
+
 /// What a bucket has room for, in one word: it crosses a call in the BPF object. State word and position of the
 /// first free place, and how many there are, up to [`SPARE`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -332,20 +363,12 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         let mut places = 0;
         for place in 0..BUCKET {
             let position = place_from(home, place) & self.mask;
-            let Some(slot) = self.slot(position) else {
-                break;
-            };
-            let word = slot.state();
-            let found = Found {
-                position,
-                slot,
-                word,
-            };
-            if !self.is_over(&found, REUSE_AFTER) {
+            let glance = self.slots.glance(self, position);
+            if !glance.is_free() {
                 continue;
             }
             if places == 0 {
-                first = Claim::at(position, word);
+                first = Claim::at(position, glance.word());
             }
             places += 1;
             if places == SPARE {
@@ -362,22 +385,38 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
         let mut oldest_age = 0;
         for place in 0..2 * BUCKET {
             let position = homes.place(place) & self.mask;
-            let Some(slot) = self.slot(position) else {
-                break;
-            };
-            let word = slot.state();
-            let waited = 1 + age(self.now, slot.last_seen());
-            let may_go = match word.state() {
-                State::HalfOpen => true,
-                State::Closed => !slot.flags().reset() || waited > RESET_HOLDS,
-                _ => false,
-            };
-            if may_go && waited > oldest_age {
+            let glance = self.slots.glance(self, position);
+            let waited = glance.waited();
+            if waited > oldest_age {
                 oldest_age = waited;
-                oldest = Oldest(u64::from(word.0) << 32 | u64::from(position & self.mask));
+                oldest = Oldest(u64::from(glance.word().0) << 32 | u64::from(position));
             }
         }
         oldest
+    }
+
+    /// Whether a place is free, and else whether its flow may give way.
+    #[inline(always)]
+    pub fn glance_here(&self, position: u32) -> Glance {
+        let Some(slot) = self.slot(position) else {
+            return Glance::new(StateWord(0), 0);
+        };
+        let word = slot.state();
+        let found = Found {
+            position,
+            slot,
+            word,
+        };
+        if self.is_over(&found, REUSE_AFTER) {
+            return Glance::new(word, Glance::FREE);
+        }
+        let waited = 1 + age(self.now, slot.last_seen());
+        let may_go = match word.state() {
+            State::HalfOpen => true,
+            State::Closed => !slot.flags().reset() || waited > RESET_HOLDS,
+            _ => false,
+        };
+        Glance::new(word, if may_go { waited } else { 0 })
     }
 
     /// True if nothing is in the slot, or a flow that ended `grace` ticks ago.

@@ -116,6 +116,13 @@ impl SlotFlags {
     /// A RST went one way or the other.
     pub const RESET: Self = Self(1 << 6);
 
+    /// The stack forwards what this flow has rewritten, and its source gives way on the way out: to that of another flow,
+    /// which is [`SlotFlags::LEAVING`].
+    pub const MASQUERADED: Self = Self(1 << 7);
+    /// The flow exchanges the source of what the stack forwards: its packets are rewritten on their way out, their answers
+    /// on the way in, and not the other way round.
+    pub const LEAVING: Self = Self(1 << 8);
+
     const REPLY: u16 = 1 << 0;
     const LOCAL: u16 = 1 << 3;
 
@@ -127,6 +134,13 @@ impl SlotFlags {
             Direction::Reply => Self::REPLY,
         };
         Self(direction | if local { Self::LOCAL } else { 0 })
+    }
+
+    /// These and others.
+    #[inline(always)]
+    #[must_use]
+    pub fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
     }
 
     /// Which way the slot's packets go.
@@ -167,6 +181,18 @@ impl SlotFlags {
     #[inline(always)]
     pub fn orphan(self) -> bool {
         self.0 & Self::ORPHAN.0 != 0
+    }
+
+    /// See [`SlotFlags::MASQUERADED`].
+    #[inline(always)]
+    pub fn masqueraded(self) -> bool {
+        self.0 & Self::MASQUERADED.0 != 0
+    }
+
+    /// See [`SlotFlags::LEAVING`].
+    #[inline(always)]
+    pub fn leaving(self) -> bool {
+        self.0 & Self::LEAVING.0 != 0
     }
 
     /// The backend runs on this node.

@@ -39,7 +39,7 @@ use core::marker::PhantomData;
 use super::{
     Direction, FlowKey, Rewrite,
     clock::{Tick, age, row},
-    reserve::{Claim, Oldest, Request, Reserved, Room},
+    reserve::{Claim, Glance, Oldest, Request, Reserved, Room},
     slot::{BackendRef, Slot, SlotFlags, State, StateWord, Words},
 };
 use crate::{
@@ -82,6 +82,15 @@ pub trait Slots<A: Addr> {
         Self: Sized,
     {
         table.search_here(key)
+    }
+
+    /// Carries out [`FlowTable::glance_here`]; likewise.
+    #[inline(always)]
+    fn glance(&self, table: &FlowTable<'_, A, Self>, position: u32) -> Glance
+    where
+        Self: Sized,
+    {
+        table.glance_here(position)
     }
 
     /// Carries out [`FlowTable::room_here`]; likewise.
@@ -168,6 +177,8 @@ pub struct NewFlow<A> {
     pub back: NextHopRef,
     /// The backend runs on this node.
     pub local: bool,
+    /// [`SlotFlags::MASQUERADED`], [`SlotFlags::LEAVING`] or none.
+    pub source: SlotFlags,
 }
 
 /// Whether the source port of a connection that has ended may be taken by another's at once.
@@ -327,7 +338,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         new: &NewFlow<A>,
         existing: Existing,
     ) -> Result<Claim, Refusal> {
-        let flags = SlotFlags::new(Direction::Original, new.local);
+        let flags = SlotFlags::new(Direction::Original, new.local).and(new.source);
         let request = Request::new(flags, existing, Rest::Broken);
         match self.reserve(key, request, Claim::NOWHERE.position).claim() {
             // Another CPU has just opened this very connection: the retransmit finds it.
@@ -349,7 +360,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         rest: Rest,
     ) -> Reserved {
         new.rewrite.answered_by(key.proto, &mut new.reply);
-        let flags = SlotFlags::new(Direction::Reply, new.local);
+        let flags = SlotFlags::new(Direction::Reply, new.local).and(new.source);
         let request = Request::new(flags, Existing::Keep, rest);
         self.reserve(&new.reply, request, original)
     }

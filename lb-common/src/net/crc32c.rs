@@ -9,45 +9,61 @@ const POLYNOMIAL: u32 = 0x82f6_3b78;
 /// A length has at most this many bits.
 const LENGTH_BITS: usize = 17;
 
-/// x^(8 * 2^k) modulo the polynomial: what 2^k zero bytes multiply a remainder by.
-static ZERO_BYTES: [u32; LENGTH_BITS] = zero_bytes();
+/// What 2^k zero bytes make of a remainder, nibble by nibble: `ZERO_BYTES[k][n][v]` is what becomes of the value `v` in
+/// the `n`th nibble. A remainder is the sum of its nibbles, and so is what becomes of it.
+static ZERO_BYTES: [[[u32; 16]; 8]; LENGTH_BITS] = zero_bytes();
 
-const fn zero_bytes() -> [u32; LENGTH_BITS] {
-    let mut powers = [0; LENGTH_BITS];
-    // x^8.
+const fn zero_bytes() -> [[[u32; 16]; 8]; LENGTH_BITS] {
+    let mut tables = [[[0; 16]; 8]; LENGTH_BITS];
+    // x^8, and then x^(8 * 2^k), modulo the polynomial.
     let mut power = 1 << (31 - 8);
     let mut k = 0;
     while k < LENGTH_BITS {
-        powers[k] = power;
+        let mut at = 0;
+        while at < 8 * 16 {
+            let (nibble, value) = (at / 16, at % 16);
+            tables[k][nibble][value] = multiply((value as u32) << (4 * nibble), power);
+            at += 1;
+        }
         power = multiply(power, power);
         k += 1;
     }
-    powers
+    tables
 }
 
-/// Remainder of the product of two remainders. Without a branch on the data: in the BPF object each would
-/// double what the verifier has to follow.
-#[inline(always)]
+/// Remainder of the product of two remainders.
 const fn multiply(a: u32, b: u32) -> u32 {
     let (mut factor, mut product) = (b, 0);
     let mut bit = 0;
     while bit < 32 {
         // From x^0 on.
-        let is_set = ((a << bit) >> 31).wrapping_neg();
-        product ^= factor & is_set;
-        factor = factor >> 1 ^ POLYNOMIAL & (factor & 1).wrapping_neg();
+        if a << bit >> 31 == 1 {
+            product ^= factor;
+        }
+        factor = factor >> 1 ^ if factor & 1 == 1 { POLYNOMIAL } else { 0 };
         bit += 1;
     }
     product
+}
+
+/// The remainder after as many zero bytes as the table is for. Without a branch on the data: in the BPF object each would
+/// double what the verifier has to follow.
+#[inline(always)]
+fn moved(remainder: u32, table: &[[u32; 16]; 8]) -> u32 {
+    let mut moved = 0;
+    for (nibble, values) in table.iter().enumerate() {
+        moved ^= values[(remainder >> (4 * nibble) & 15) as usize];
+    }
+    moved
 }
 
 /// The remainder after a 32-bit word (memory order) went in, without any inversion.
 #[inline(always)]
 fn word(remainder: u32, word: u32) -> u32 {
     // Least significant bit first is how the bytes go in, so the word is a remainder that is moved on by its length.
-    multiply(
+    moved(
         remainder ^ u32::from_le_bytes(word.to_ne_bytes()),
-        ZERO_BYTES[2],
+        &ZERO_BYTES[2],
     )
 }
 
@@ -57,8 +73,8 @@ fn word(remainder: u32, word: u32) -> u32 {
 pub fn replace_first(check: u32, old: u32, new: u32, len: u32) -> u32 {
     let mut difference = word(0, old ^ new);
     let behind = len.saturating_sub(4);
-    for (k, power) in ZERO_BYTES.iter().enumerate() {
-        let moved = multiply(difference, *power);
+    for (k, table) in ZERO_BYTES.iter().enumerate() {
+        let moved = moved(difference, table);
         let is_set = (behind >> k & 1).wrapping_neg();
         difference = moved & is_set | difference & !is_set;
     }

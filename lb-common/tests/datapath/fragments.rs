@@ -1,7 +1,5 @@
 //! Fragments follow the first one of their datagram, in whatever order they come.
 
-use std::sync::atomic::AtomicU32;
-
 use lb_common::{
     abi::{
         Fragment,
@@ -13,7 +11,7 @@ use lb_common::{
         capacity, place,
     },
     datapath::Verdict,
-    fake::{FakePacket, FakeTables, FakeWordRows, PacketSpec},
+    fake::{FakePacket, FakeTables, FakeWordRows, PacketSpec, StdWord},
     fragment::record,
     net::{
         addr::{Addr, Addr4, Addr6},
@@ -419,7 +417,7 @@ fn nobody_is_told_about_a_later_fragment<A: Addr>() {
 
 /// Twice as many datagrams as there is room for: those of others stay.
 fn the_oldest_record_of_a_source_gives_way<A: Addr>() {
-    let rows = FakeWordRows::<AtomicU32>::new(capacity::FRAGMENTS + 1, size_of::<Fragment<A>>());
+    let rows = FakeWordRows::<StdWord>::new(capacity::FRAGMENTS + 1, size_of::<Fragment<A>>());
     let hash_key = World::<A>::config().hash_key;
     let of = |client| request(local_pod::<A>(client), UDP).key();
     let victims = |client: u32| 1000 * client..1000 * client + 200;

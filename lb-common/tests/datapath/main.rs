@@ -34,6 +34,7 @@ mod refused;
 mod sctp;
 mod sockets;
 mod source_ports;
+mod stack;
 mod states;
 mod told;
 mod truth;

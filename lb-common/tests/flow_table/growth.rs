@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use lb_common::{
     abi::{NodeConfig, next_hop::NextHopRef},
-    fake::{AtomicWord, FakePair, FakeSlots},
+    fake::{AtomicWord, FakePair, FakeSlots, StdWord},
     flow::{
         FlowKey, Rewrite,
         clock::{REUSE_AFTER, seconds},
@@ -253,7 +253,7 @@ fn neighbouring_phases_do_not_open_two_connections_with_the_same_answers() {
 #[test]
 fn a_reply_of_a_live_connection_in_the_other_table_is_taken() {
     for (first, second) in [(One, Two), (Two, One)] {
-        let tables = Tables::<core_word::Plain>::empty();
+        let tables = Tables::<StdWord>::empty();
         let [key, rival] = [from_client(1, VIP), from_client(1, addr(10, 96, 0, 2))];
         tables
             .open(first, &key, 1, Existing::Keep)
@@ -299,7 +299,7 @@ fn neighbouring_phases_open_a_closed_connection_anew_once() {
 /// UDP whose backend is gone: what is under way from the old backend is translated, whichever table it is in.
 #[test]
 fn a_flow_opened_anew_in_the_new_table_leaves_its_orphan_in_the_old() {
-    let tables = Tables::<core_word::Plain>::empty();
+    let tables = Tables::<StdWord>::empty();
     let key = from_client(1, VIP);
     tables
         .open(One, &key, 1, Existing::Keep)
@@ -431,7 +431,7 @@ fn answers_stay_taken_while_their_flow_is_carried_over() {
 
 #[test]
 fn a_copy_says_all_that_the_flow_did() {
-    let tables = Tables::<core_word::Plain>::empty();
+    let tables = Tables::<StdWord>::empty();
     let key = from_client(1, VIP);
     let answers = reply_key(&to_backend(&key, 1), key.proto);
     tables
@@ -449,7 +449,7 @@ fn a_copy_says_all_that_the_flow_did() {
         [key, answers].map(|key| {
             tables.as_in(phase, NOW, |table| {
                 let slot = table.find(&key).expect("there").slot;
-                let counts = FakeSlots::<Addr4, core_word::Plain>::new(1);
+                let counts = FakeSlots::<Addr4, StdWord>::new(1);
                 let copy = FakeSlots::slot(&counts, 0);
                 copy.copy_counts(slot);
                 let state = slot.state().state();
@@ -473,7 +473,7 @@ fn a_copy_says_all_that_the_flow_did() {
 /// The old entry of a flow that has ended and begun anew in the new table must not hide it, nor hold its key.
 #[test]
 fn a_copy_that_ended_gives_way_whatever_its_old_slots_say() {
-    let tables = Tables::<core_word::Plain>::empty();
+    let tables = Tables::<StdWord>::empty();
     let key = from_client(1, VIP);
     tables
         .open(One, &key, 1, Existing::Keep)
@@ -491,7 +491,7 @@ fn a_copy_that_ended_gives_way_whatever_its_old_slots_say() {
 /// It is looked for in one table after the other: that the copy has ended is not undone by what the old slots say.
 #[test]
 fn a_flow_whose_copy_has_ended_is_not_found_in_its_old_slots() {
-    let tables = Tables::<core_word::Plain>::empty();
+    let tables = Tables::<StdWord>::empty();
     let key = from_client(1, VIP);
     tables
         .open(One, &key, 1, Existing::Keep)
@@ -507,7 +507,7 @@ fn a_flow_whose_copy_has_ended_is_not_found_in_its_old_slots() {
 
 #[test]
 fn what_has_ended_is_not_carried_over() {
-    let tables = Tables::<core_word::Plain>::empty();
+    let tables = Tables::<StdWord>::empty();
     let key = from_client(1, VIP);
     tables
         .open(One, &key, 1, Existing::Keep)
@@ -524,7 +524,7 @@ fn what_has_ended_is_not_carried_over() {
 /// A place where something has been is no copy of a live flow in the other table, which keeps its key.
 #[test]
 fn a_live_flow_in_the_other_table_keeps_its_key_whatever_was_in_the_place_for_it_here() {
-    let tables = Tables::<core_word::Plain>::empty();
+    let tables = Tables::<StdWord>::empty();
     let key = from_client(1, VIP);
     tables
         .open(One, &key, 1, Existing::Keep)
@@ -548,10 +548,6 @@ fn a_live_flow_in_the_other_table_keeps_its_key_whatever_was_in_the_place_for_it
     });
     assert_eq!(opened, Err(Refusal::Busy));
     assert_eq!(tables.read(One, &key), Some(to_backend(&key, 1).rewrite));
-}
-
-mod core_word {
-    pub(super) type Plain = std::sync::atomic::AtomicU32;
 }
 
 /// What happens between two steps of a growth.
@@ -619,7 +615,7 @@ proptest! {
     /// At every step of a growth, whatever was opened before is found by the programs of both phases at hand.
     #[test]
     fn every_prefix_of_a_growth_finds_every_flow(events in proptest::collection::vec(event(), 1..200)) {
-        let tables = Tables::<core_word::Plain>::empty();
+        let tables = Tables::<StdWord>::empty();
         let mut flows: std::collections::BTreeMap<u32, u32> = std::collections::BTreeMap::new();
         let mut steps = steps().into_iter();
         let mut phases = [Before, Before];

@@ -8,7 +8,8 @@
 use std::sync::Arc;
 
 use lb_common::{
-    fake::{AtomicWord, FakeSlots},
+    atomic_word,
+    fake::FakeSlots,
     flow::{
         FlowKey, Rewrite,
         clock::{REUSE_AFTER, seconds},
@@ -40,31 +41,7 @@ pub(crate) const NOW: u32 = 1_000;
 #[derive(Default)]
 pub(crate) struct Word(AtomicU32);
 
-impl AtomicWord for Word {
-    fn load(&self) -> u32 {
-        self.0.load(SeqCst)
-    }
-
-    fn store(&self, value: u32) {
-        self.0.store(value, SeqCst);
-    }
-
-    fn exchange(&self, old: u32, new: u32) -> bool {
-        self.0.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
-    }
-
-    fn set_bits(&self, bits: u32) {
-        self.0.fetch_or(bits, SeqCst);
-    }
-
-    fn keep_bits(&self, bits: u32) {
-        self.0.fetch_and(bits, SeqCst);
-    }
-
-    fn add(&self, value: u32) {
-        self.0.fetch_add(value, SeqCst);
-    }
-}
+atomic_word!(Word, SeqCst);
 
 pub(crate) type Memory = Arc<FakeSlots<Addr4, Word>>;
 

@@ -1,9 +1,9 @@
 //! Memory at one of the accesses to which something else is done first: one CPU is stopped while others work.
 
-use std::{cell::Cell, sync::atomic::AtomicU32};
+use std::cell::Cell;
 
 use lb_common::{
-    fake::{FakePair, FakeWords},
+    fake::{FakePair, FakeWords, StdWord},
     flow::{slot::Words, table::Slots},
     net::addr::Addr4,
 };
@@ -42,7 +42,7 @@ impl<'m> Slots<Addr4> for &'m Stopped<'m> {
 
 #[derive(Clone, Copy)]
 pub(crate) struct Stepping<'m> {
-    words: FakeWords<'m, AtomicU32>,
+    words: FakeWords<'m, StdWord>,
     stopped: &'m Stopped<'m>,
 }
 

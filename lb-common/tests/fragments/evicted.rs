@@ -39,7 +39,7 @@ impl OneBucket {
 }
 
 impl<'m> Records for &'m OneBucket {
-    type Words = FakeWords<'m, std::sync::atomic::AtomicU32>;
+    type Words = FakeWords<'m, lb_common::fake::StdWord>;
 
     fn words(&self, position: u32) -> Option<Self::Words> {
         self.0.row(position % PLACES)

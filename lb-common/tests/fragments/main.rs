@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use lb_common::{
     abi::{Fragment, HeldPiece, NodeConfig, PieceKey, capacity, held_piece::FRAME_LEN},
-    fake::{AtomicWord, FakeWordRows, FakeWords},
+    atomic_word,
+    fake::{FakeWordRows, FakeWords},
     flow::FlowKey,
     fragment::{
         record::{self, Known, Records},
@@ -29,31 +30,7 @@ const PLACES: u32 = 8;
 #[derive(Default)]
 struct Word(AtomicU32);
 
-impl AtomicWord for Word {
-    fn load(&self) -> u32 {
-        self.0.load(SeqCst)
-    }
-
-    fn store(&self, value: u32) {
-        self.0.store(value, SeqCst);
-    }
-
-    fn exchange(&self, old: u32, new: u32) -> bool {
-        self.0.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
-    }
-
-    fn set_bits(&self, bits: u32) {
-        self.0.fetch_or(bits, SeqCst);
-    }
-
-    fn keep_bits(&self, bits: u32) {
-        self.0.fetch_and(bits, SeqCst);
-    }
-
-    fn add(&self, value: u32) {
-        self.0.fetch_add(value, SeqCst);
-    }
-}
+atomic_word!(Word, SeqCst);
 
 /// What one CPU has: memory that is shared, and its own scratch. All datagrams share one bucket, all sources one set.
 struct Cpu<'m> {

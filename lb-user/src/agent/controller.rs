@@ -25,11 +25,12 @@ use super::{
 };
 use crate::{
     alloc::Allocations,
-    apply::{self, LbMaps, RestoreError, Retry},
+    apply::{self, LbMaps, Mend, Part, RestoreError, Retry},
     causes::with_causes,
     compile::{self, Compiled, NodeFacts},
     config::reload::Live,
     desired::{Desired, FrontendKind, Place, PortName},
+    mended,
     model::{
         finding::{Finding, Severity},
         object::{ObjectName, ObjectRef},
@@ -38,6 +39,9 @@ use crate::{
     source::{Change, ScanResult},
     store::{Snapshot, Store},
 };
+
+/// How many entries that were put back are named at once.
+const MAX_NAMED: usize = 10;
 
 /// The tables and what they should contain.
 #[derive(Debug)]
@@ -64,6 +68,10 @@ pub struct Controller<M> {
     news: BTreeMap<ObjectRef, News>,
     /// A service had affinity when clients were last swept.
     had_affinity: bool,
+    /// What of the tables is compared with the ledger next.
+    to_audit: Part,
+    /// Why that could not be done, said once.
+    audit_troubles: BTreeMap<Part, String>,
 }
 
 /// What became of an object.
@@ -113,6 +121,8 @@ impl<M: LbMaps> Controller<M> {
             news: BTreeMap::new(),
             // An earlier agent's services may have had some.
             had_affinity: true,
+            to_audit: Part::default(),
+            audit_troubles: BTreeMap::new(),
         }
     }
 
@@ -225,6 +235,32 @@ impl<M: LbMaps> Controller<M> {
                 error = with_causes(&error),
                 "clients are remembered for too long"
             );
+        }
+    }
+
+    /// Compares a part of the tables with what was written there, the next one each time, and puts back what something else
+    /// has changed.
+    pub fn audit(&mut self) {
+        if !self.is_restored {
+            return;
+        }
+        let part = self.to_audit;
+        self.to_audit = part.next();
+        match apply::audit(part, &self.ledger, &mut self.maps) {
+            Ok(mends) => {
+                self.audit_troubles.remove(&part);
+                told(&mends);
+            }
+            Err(error) => {
+                let error = with_causes(&error);
+                if self.audit_troubles.get(&part) != Some(&error) {
+                    tracing::warn!(
+                        error,
+                        "cannot put back what something had changed in the tables; tried again"
+                    );
+                }
+                self.audit_troubles.insert(part, error);
+            }
         }
     }
 
@@ -347,6 +383,33 @@ impl<M: LbMaps> Controller<M> {
             holds.insert(trouble.clone());
         }
         self.told = holds;
+    }
+}
+
+/// Counts what was put back, and names the first ones.
+fn told(mends: &[Mend]) {
+    for mend in mends {
+        mended::count(mend.thing);
+    }
+    for mend in mends.iter().take(MAX_NAMED) {
+        let (table, entry) = (mend.thing.name(), &mend.name);
+        if mend.is_stranger {
+            tracing::warn!(
+                table,
+                entry,
+                "something had made an entry of the tables; removed"
+            );
+        } else {
+            tracing::warn!(
+                table,
+                entry,
+                "something had changed an entry of the tables; put back"
+            );
+        }
+    }
+    let more = mends.len().saturating_sub(MAX_NAMED);
+    if more > 0 {
+        tracing::warn!(more, "so it was with more entries");
     }
 }
 

@@ -8,6 +8,8 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     future,
+    pin::pin,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -30,6 +32,7 @@ use crate::{
         device::{Device, Role, Selection},
         netlink::{Netlink, NetlinkError},
         pair::HostPair,
+        uplink::Survey,
     },
 };
 
@@ -52,6 +55,9 @@ pub struct DeviceView {
     pub role: Role,
     /// The hooks in use; absent if nothing could be attached.
     pub hooks: Option<&'static str>,
+    /// Why native XDP is not among them though it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_xdp: Option<String>,
     /// Why nothing could be attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -63,10 +69,14 @@ pub struct Devices {
     pair: HostPair,
     attached: BTreeMap<u32, Attached>,
     node: Node,
-    netlink: Netlink,
+    netlink: Arc<Netlink>,
     datapath: Datapath,
     channels: Channels,
     is_incomplete: bool,
+    /// Whether something has changed since the last look.
+    is_due: bool,
+    /// When devices that play a part, but have no programs yet, were first heard of.
+    appeared: BTreeMap<u32, Instant>,
     /// Whether what earlier agents left on devices is gone, as far as it shall not stay.
     is_swept: bool,
 }
@@ -109,10 +119,12 @@ impl Devices {
             pair,
             attached: BTreeMap::new(),
             node,
-            netlink,
+            netlink: Arc::new(netlink),
             datapath,
             channels,
             is_incomplete: false,
+            is_due: false,
+            appeared: BTreeMap::new(),
             is_swept: false,
         }
     }
@@ -122,6 +134,8 @@ impl Devices {
     ///
     /// A device that fails is told once and tried again at each look.
     pub async fn look(&mut self) -> Result<usize, NetlinkError> {
+        // Nobody waited for the programs while there were none.
+        drop(self.netlink.heard());
         self.look_again(false).await
     }
 
@@ -130,7 +144,7 @@ impl Devices {
             self.pair.mend();
         }
         let demand = self.channels.demand.borrow_and_update().clone();
-        let survey = self.netlink.survey().await?;
+        let survey = self.survey().await?;
         self.node.select(&self.channels.live.borrow_and_update());
         self.node.follow(&survey, &demand.pod_cidrs);
         let n_served = self.attach_all(survey.devices.clone(), is_check);
@@ -140,6 +154,57 @@ impl Devices {
         self.is_incomplete = self.pair.lead(&wanted, &survey);
         super::replace(&self.channels.addresses, self.node.own(&survey));
         Ok(n_served)
+    }
+
+    /// Everything that there is. Where that is much it takes its time, and devices that appear meanwhile do not wait for it.
+    async fn survey(&mut self) -> Result<Survey, NetlinkError> {
+        let netlink = Arc::clone(&self.netlink);
+        self.is_due = false;
+        let mut survey = pin!(netlink.survey());
+        loop {
+            tokio::select! {
+                survey = &mut survey => return survey,
+                () = netlink.changed() => {
+                    self.is_due = true;
+                    self.greet();
+                }
+            }
+        }
+    }
+
+    /// Puts the programs on devices that have just appeared; the next look sees to all else that events mean.
+    fn greet(&mut self) {
+        let mut is_news = false;
+        for (index, heard) in self.netlink.heard().devices {
+            let Some((device, since)) = heard else {
+                self.appeared.remove(&index);
+                continue;
+            };
+            let is_new = !self.attached.contains_key(&index);
+            if let Some(role) = self.node.selection.role(&device).filter(|_| is_new) {
+                self.appeared.entry(index).or_insert(since);
+                self.attach(device, role);
+                is_news = true;
+            }
+        }
+        if is_news {
+            self.show();
+        }
+    }
+
+    /// Publishes the devices; returns how many are served.
+    fn show(&self) -> usize {
+        let mut views: Vec<DeviceView> = self.attached.values().map(Attached::view).collect();
+        let n_served = views.iter().filter(|view| view.error.is_none()).count();
+        views.extend(self.pair.trouble().map(|(name, error)| DeviceView {
+            name,
+            role: Role::Host,
+            hooks: None,
+            no_xdp: None,
+            error: Some(error.to_owned()),
+        }));
+        super::replace(&self.channels.views, views);
+        n_served
     }
 
     /// `is_check`: what is attached is put there once more, in case that somebody has taken it away.
@@ -172,10 +237,8 @@ impl Devices {
             self.sweep(&names);
             self.is_swept = true;
         }
-        let views: Vec<DeviceView> = self.attached.values().map(Attached::view).collect();
-        let n_served = views.iter().filter(|view| view.error.is_none()).count();
-        self.channels.views.send_replace(views);
-        n_served
+        self.appeared.clear();
+        self.show()
     }
 
     /// Takes off what an earlier agent left on devices that play no part any more.
@@ -200,8 +263,11 @@ impl Devices {
             } else {
                 CHECK.saturating_sub(checked.elapsed())
             };
-            // Looks again when the time is up.
-            let _ = time::timeout(rest, self.changed()).await;
+            if !self.is_due {
+                // Looks again when the time is up.
+                let _ = time::timeout(rest, self.changed()).await;
+            }
+            self.greet();
             let start = Instant::now();
             let is_check = checked.elapsed() >= CHECK;
             if is_check {
@@ -214,7 +280,16 @@ impl Devices {
                 );
                 time::sleep(RETRY).await;
             }
-            time::sleep(PAUSE.max(start.elapsed() * PAUSE_FACTOR)).await;
+            self.rest(PAUSE.max(start.elapsed() * PAUSE_FACTOR)).await;
+        }
+    }
+
+    /// Leaves the processor to others for a while; but whatever appears meanwhile gets its programs.
+    async fn rest(&mut self, pause: Duration) {
+        let end = time::Instant::now() + pause;
+        while time::timeout_at(end, self.netlink.changed()).await.is_ok() {
+            self.is_due = true;
+            self.greet();
         }
     }
 
@@ -272,7 +347,19 @@ impl Devices {
         match &attachment {
             Ok(attachment) if is_new => {
                 let hooks = attachment.hooks();
-                tracing::info!(device = name, role = role_name, hooks, "device attached");
+                let since = self.appeared.remove(&device.index);
+                let after_ms = since.map(|since| since.elapsed().as_millis());
+                tracing::info!(
+                    device = name,
+                    role = role_name,
+                    hooks,
+                    after_ms,
+                    "device attached"
+                );
+            }
+            Err(_) if !device.exists() => {
+                tracing::debug!(device = name, "device went before it was served");
+                return;
             }
             Err(error) if trouble.as_ref() != Some(error) => {
                 tracing::warn!(
@@ -306,6 +393,12 @@ impl Attached {
             name: self.device.name.clone(),
             role: self.role,
             hooks: self.attachment.as_ref().ok().map(Attachment::hooks),
+            no_xdp: self
+                .attachment
+                .as_ref()
+                .ok()
+                .and_then(Attachment::no_xdp)
+                .map(str::to_owned),
             error: self.attachment.as_ref().err().cloned(),
         }
     }

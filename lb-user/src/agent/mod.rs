@@ -8,6 +8,7 @@ pub mod choice;
 pub mod controller;
 pub mod devices;
 pub mod flows;
+pub mod forward;
 pub mod growth;
 pub mod health;
 pub mod node;
@@ -26,7 +27,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{
@@ -55,6 +56,7 @@ use crate::{
 use controller::Controller;
 use devices::Devices;
 use flows::Walk;
+use forward::Forwarding;
 use growth::Growth;
 use health::sync::Moment;
 use node::{Node, Own};
@@ -63,7 +65,7 @@ use probe::overlay::Readiness;
 use reload::Reload;
 use run_dir::{RunDir, RunDirError};
 use view::View;
-use wires::{News, Shown, Told, Wires};
+use wires::{Arrival, News, Shown, Told, Wires};
 
 /// Time until what the kernel refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -173,8 +175,9 @@ async fn work(
     let server = Server::bind(&control::socket(run_dir.path()))?;
     let mut pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
     let own = node.own(&survey);
-    let facts = facts(&config, &node, &pair);
-    let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, config.mode)?;
+    let Forwarding { by_stack, mode } = Forwarding::choose(&config);
+    let facts = facts(&config, &node, &pair, by_stack);
+    let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, mode)?;
     pair.keep();
     let packets = Packets::of(&mut datapath)?.map(Arc::new);
     let walk = Walk::new(&datapath, &config);
@@ -234,12 +237,13 @@ async fn up(
 }
 
 /// What is fixed when the programs are loaded.
-fn facts(config: &Config, node: &Node, pair: &HostPair) -> Facts {
+fn facts(config: &Config, node: &Node, pair: &HostPair, by_stack: bool) -> Facts {
     Facts {
         flow_table: config.flow_table,
         addresses: node.addresses,
         host: pair.facts(),
         masquerade: config.services.masquerade,
+        by_stack,
         flows: config.flows,
     }
 }
@@ -343,21 +347,29 @@ async fn keep_true(mut turn: Turn, news: &mut News, told: &Told) -> Infallible {
             is_incomplete,
         } = turn;
         let arrival = news.arrive(&mut controller);
-        let is_news = if is_incomplete {
+        let arrival = if is_incomplete {
             // The pause ends early with news; without any, the same is tried again.
-            time::timeout(RETRY, arrival).await.unwrap_or(true)
+            time::timeout(RETRY, arrival).await.unwrap_or(Arrival::News)
         } else {
             arrival.await
         };
-        turn = if is_news {
-            told.sync.send_modify(|sync| sync.queue(Moment::now()));
-            reconcile(controller, told).await
-        } else {
-            let controller = sweep(controller).await;
-            Turn {
-                controller,
-                is_incomplete,
+        let controller = match arrival {
+            Arrival::News => {
+                told.sync.send_modify(|sync| sync.queue(Moment::now()));
+                turn = reconcile(controller, told).await;
+                continue;
             }
+            Arrival::Sweep => sweep(controller).await,
+            Arrival::Audit => {
+                let start = Instant::now();
+                let controller = audit(controller).await;
+                news.audited(start.elapsed());
+                controller
+            }
+        };
+        turn = Turn {
+            controller,
+            is_incomplete,
         };
     }
 }
@@ -369,6 +381,15 @@ async fn sweep(mut controller: Controller<BpfMaps>) -> Controller<BpfMaps> {
             Ok(now) => controller.sweep(now),
             Err(error) => tracing::warn!(%error, "cannot read the clock"),
         }
+        controller
+    });
+    joined(work.await).await
+}
+
+/// Looks whether the tables are what they should be, on a thread of its own for the same reason.
+async fn audit(mut controller: Controller<BpfMaps>) -> Controller<BpfMaps> {
+    let work = task::spawn_blocking(move || {
+        controller.audit();
         controller
     });
     joined(work.await).await

@@ -133,7 +133,8 @@ impl RunDir {
         }
     }
 
-    /// Keeps allocations over restarts, also of the machine: all or nothing of the new file is there.
+    /// Keeps allocations over restarts of the agent, and of the machine if the directory is on a disk (`/run` is not): all or
+    /// nothing of the new file is there.
     pub fn keep(&self, allocations: &Allocations) -> Result<(), RunDirError> {
         let path = self.path.join(ALLOCATIONS);
         let write = || -> io::Result<()> {

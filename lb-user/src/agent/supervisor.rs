@@ -138,6 +138,7 @@ mod tests {
             name: "eth0".to_owned(),
             role: Role::Uplink,
             hooks: None,
+            no_xdp: None,
             error: error.map(str::to_owned),
         }
     }

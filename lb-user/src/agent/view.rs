@@ -12,6 +12,7 @@ use crate::{
     compile::{NodeFacts, view},
     control::{Query, Request, server::Answer},
     desired::PortName,
+    mended,
     model::{
         finding::Finding,
         object::{Kind, ObjectName, ObjectRef},
@@ -105,6 +106,7 @@ pub fn answer(
             "troubles": view.troubles.iter().chain(&flows.troubles).collect::<Vec<_>>(),
             "flows": flows,
             "configuration": configuration,
+            "mended": mended::counts(),
         })),
     }
 }
@@ -201,6 +203,7 @@ mod tests {
             name: "eth0".to_owned(),
             role: crate::loader::device::Role::Uplink,
             hooks: Some("tc"),
+            no_xdp: None,
             error: None,
         };
         let finding = Finding::about_file(Severity::Error, "web.yaml", "is no YAML");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::{
     sync::{mpsc, watch},
-    time::{self, Interval},
+    time::{self, Instant, Interval},
 };
 
 use super::{
@@ -31,6 +31,10 @@ use crate::{apply::LbMaps, config::reload::Live, source::ScanResult};
 
 /// Time between two sweeps of the tables.
 const SWEEP: Duration = Duration::from_secs(30);
+/// Time between two looks at a part of the tables, of which there are five.
+const AUDIT: Duration = Duration::from_secs(1);
+/// The pause is at least so many times as long as the look was: a large table takes no more than a hundredth of a CPU.
+const AUDIT_FACTOR: u32 = 100;
 
 /// Every channel, by who holds which end.
 pub(super) struct Wires {
@@ -114,6 +118,7 @@ impl Wires {
                 troubles,
                 live,
                 sweeps: time::interval(SWEEP),
+                audit: Instant::now() + AUDIT,
                 watchdog: Watchdog::of_this_process(),
             },
             shown: Shown {
@@ -152,13 +157,26 @@ pub(super) struct News {
     pub(super) live: watch::Receiver<Live>,
     /// When the tables are swept.
     pub(super) sweeps: Interval,
+    /// When the tables are compared with what was written there.
+    pub(super) audit: Instant,
     /// Who must hear of the control loop now and then.
     pub(super) watchdog: Watchdog,
 }
 
+/// What the control loop has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// Something is known that was not.
+    News,
+    /// It is time to clear the tables of what nobody goes by any more.
+    Sweep,
+    /// It is time to look whether the tables are what they should be.
+    Audit,
+}
+
 impl News {
-    /// Waits for the next news and hands it to the controller; false: it is time to sweep the tables instead.
-    pub(super) async fn arrive<M: LbMaps>(&mut self, controller: &mut Controller<M>) -> bool {
+    /// Waits for the next news and hands it to the controller, or until it is time for something else.
+    pub(super) async fn arrive<M: LbMaps>(&mut self, controller: &mut Controller<M>) -> Arrival {
         loop {
             tokio::select! {
                 // It was no news.
@@ -166,7 +184,8 @@ impl News {
                     supervisor::feed(controller);
                     continue;
                 }
-                _ = self.sweeps.tick() => return false,
+                _ = self.sweeps.tick() => return Arrival::Sweep,
+                () = time::sleep_until(self.audit) => return Arrival::Audit,
                 look = next(&mut self.looks) => controller.absorb(look),
                 own = changed(&mut self.addresses) => {
                     controller.relocate(with_loopback(own.addresses));
@@ -176,8 +195,13 @@ impl News {
                 live = changed(&mut self.live) => controller.configure(live),
                 troubles = changed(&mut self.troubles) => controller.hear(health::texts(&troubles)),
             }
-            return true;
+            return Arrival::News;
         }
+    }
+
+    /// Notes that a look at the tables took so long.
+    pub(super) fn audited(&mut self, took: Duration) {
+        self.audit = Instant::now() + AUDIT.max(took * AUDIT_FACTOR);
     }
 
     /// The next look of a source.

@@ -266,9 +266,12 @@ where
     }
 
     fn delete_service(&mut self, addr: A, key: &FrontendKey) -> Result<(), TableError> {
-        let result = self
-            .services
-            .remove(&Raw(ServiceKey::new(addr, key.port, key.proto)));
+        // As it was found: others may have written where nothing should be.
+        let raw = ServiceKey {
+            pad: key.pad,
+            ..ServiceKey::new(addr, key.port, key.proto)
+        };
+        let result = self.services.remove(&Raw(raw));
         let table = self.names.services;
         absent_is_gone(result)
             .map_err(|error| refused(Access::Delete, table, display_key(key), error))

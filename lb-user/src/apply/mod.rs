@@ -4,6 +4,7 @@
 //! has failed is left out; the failure of one service port stops no other. Never decides what the tables
 //! should say, and never retries for longer than [`Retry`] allows.
 
+mod audit;
 mod bpf;
 mod dump;
 mod fake;
@@ -35,6 +36,7 @@ use thiserror::Error;
 
 use self::retry::Tries;
 pub use self::{
+    audit::{Mend, Part, audit},
     bpf::BpfMaps,
     dump::{Names, dump},
     fake::FakeMaps,

@@ -9,11 +9,13 @@ use std::{
 };
 
 use ipnet::IpNet;
+use lb_common::abi::node::features;
 
 use super::{legacy, nftables, node_ports, policy, programs};
 use crate::{
     causes::with_causes,
     loader::{
+        self,
         device::{Device, Pair, Selection, Uplinks},
         netlink::{Netlink, NetlinkError},
         pattern::Pattern,
@@ -136,11 +138,17 @@ impl Facts {
                 legacy: legacy::read(),
                 devices: all,
                 programs,
+                by_stack: is_by_stack(&agent.pins),
             },
             node_ports: node_ports::look(agent),
             rp_filters,
         }
     }
+}
+
+/// Whether the programs that serve leave it to the stack to forward; false also where none do.
+fn is_by_stack(pins: &Path) -> bool {
+    loader::facts::read(pins).is_ok_and(|node| node.features & features::FORWARD_STACK != 0)
 }
 
 async fn survey() -> Result<Survey, NetlinkError> {

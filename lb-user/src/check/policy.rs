@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::{
     Item,
     legacy::Legacy,
-    netfilter::{Lost, Ruleset},
+    netfilter::{ChainName, Lost, Ruleset},
     ok, warn,
 };
 
@@ -23,6 +23,8 @@ pub struct Found {
     pub devices: Vec<String>,
     /// Programs and filters of others on the devices that we attach to.
     pub programs: Vec<Program>,
+    /// An agent runs, or has run, by which the stack forwards.
+    pub by_stack: bool,
 }
 
 /// A program or filter at TC that is not ours.
@@ -95,8 +97,8 @@ const KUBE_PROXY_CHAIN: &str = "KUBE-SERVICES";
 const KUBE_PROXY_TABLE: &str = "kube-proxy";
 const KUBE_PROXY_DEVICE: &str = "kube-ipvs0";
 
-const REMEDY: &str = "enforce what they enforce where such traffic passes: in the pods' own network namespaces, or \
-    before it reaches the node";
+const REMEDY: &str = "run with --forward stack, by which such traffic passes there again, or enforce it where it passes \
+    anyway: in the pods' own network namespaces, or before it reaches the node";
 
 /// All items about what traffic of services passes no more.
 pub fn items(found: &Found) -> Vec<Item> {
@@ -110,8 +112,10 @@ pub fn items(found: &Found) -> Vec<Item> {
             "run as root to know what traffic of services passes no more",
         )),
     }
-    items.extend(rules.lost().iter().map(firewall));
-    items.extend(found.legacy.unread.iter().map(|it| {
+    let judged = if found.by_stack { passed } else { firewall };
+    items.extend(rules.lost().iter().map(judged));
+    let unread = found.legacy.unread.iter().filter(|_| !found.by_stack);
+    items.extend(unread.map(|it| {
         warn(
             "firewall",
             format!(
@@ -131,9 +135,33 @@ pub fn items(found: &Found) -> Vec<Item> {
     items
 }
 
-fn firewall(lost: &Lost) -> Item {
+/// The first chain that does anything to forwarded packets, and what; none: there is no reason to have them pass there.
+pub fn first_filter(nftables: &Ruleset, legacy: &Legacy) -> Option<String> {
+    let mut rules = legacy.rules.clone();
+    rules.merge(nftables.clone());
+    let unread = || {
+        let unread = legacy.unread.first()?;
+        Some(format!(
+            "{} table {} of the old iptables",
+            unread.family, unread.table
+        ))
+    };
+    rules.lost().first().map(chain).or_else(unread)
+}
+
+/// A chain and what it does.
+fn chain(lost: &Lost) -> String {
     let policy = lost.drops.then(|| "policy drop".to_owned());
     let what: Vec<String> = policy.into_iter().chain(lost.acts.clone()).collect();
+    let ChainName {
+        family,
+        table,
+        chain,
+    } = &lost.name;
+    format!("table {family} {table} chain {chain} ({})", what.join(", "))
+}
+
+fn firewall(lost: &Lost) -> Item {
     let whose = ENGINES.iter().filter(|(_, traces)| {
         traces.iter().any(|trace| match trace {
             Trace::Chain(begin) => lost.reached.iter().any(|it| it.starts_with(begin)),
@@ -150,13 +178,20 @@ fn firewall(lost: &Lost) -> Item {
     warn(
         "firewall",
         format!(
-            "traffic to services is redirected past FORWARD: table {} {} chain {} ({}){by} no longer sees it",
-            lost.name.family,
-            lost.name.table,
-            lost.name.chain,
-            what.join(", "),
+            "traffic to services is redirected past FORWARD: {}{by} no longer sees it",
+            chain(lost),
         ),
         REMEDY,
+    )
+}
+
+fn passed(lost: &Lost) -> Item {
+    ok(
+        "firewall",
+        format!(
+            "{} sees traffic to services, which the stack forwards",
+            chain(lost)
+        ),
     )
 }
 
@@ -164,6 +199,7 @@ fn firewall(lost: &Lost) -> Item {
 fn engines(found: &Found, rules: &Ruleset) -> Vec<Item> {
     let told: BTreeSet<String> = rules.lost().into_iter().flat_map(|it| it.reached).collect();
     let trace = |trace: &Trace| match trace {
+        Trace::Chain(_) if found.by_stack => None,
         Trace::Chain(begin) => rules
             .chains
             .keys()
@@ -262,6 +298,7 @@ mod tests {
             legacy: Legacy::default(),
             devices: vec!["lo".to_owned(), "eth0".to_owned()],
             programs: Vec::new(),
+            by_stack: false,
         }
     }
 
@@ -291,9 +328,41 @@ mod tests {
             };
         });
         let expected = "warn  firewall: traffic to services is redirected past FORWARD: table inet filter chain forward \
-            (policy drop) no longer sees it; enforce what they enforce where such traffic passes: in the pods' own \
-            network namespaces, or before it reaches the node";
+            (policy drop) no longer sees it; run with --forward stack, by which such traffic passes there again, or enforce \
+            it where it passes anyway: in the pods' own network namespaces, or before it reaches the node";
         assert_eq!(lines, [expected]);
+    }
+
+    #[test]
+    fn where_the_stack_forwards_a_firewall_is_as_it_should_be() {
+        let lines = said(|rules, found| {
+            put(rules, "FORWARD", true, &[">cali-FORWARD"]);
+            put(rules, "cali-FORWARD", false, &["drop"]);
+            put(rules, "cali-other", false, &["drop"]);
+            found.by_stack = true;
+        });
+        let expected = "ok    firewall: table ip filter chain FORWARD (policy drop, drop) sees traffic to services, \
+            which the stack forwards";
+        assert_eq!(lines, [expected]);
+    }
+
+    #[test]
+    fn the_first_chain_that_does_anything_is_the_reason_to_let_the_stack_forward() {
+        let mut rules = Ruleset::default();
+        let mut legacy = Legacy::default();
+        assert_eq!(first_filter(&rules, &legacy), None);
+        put(&mut rules, "FORWARD", false, &[">KUBE-FORWARD"]);
+        assert_eq!(first_filter(&rules, &legacy), None);
+        legacy.unread.push(Unread {
+            family: "ip",
+            table: "filter".to_owned(),
+            tool: "iptables",
+        });
+        let unread = first_filter(&rules, &legacy).expect("nobody knows what it says");
+        assert_eq!(unread, "ip table filter of the old iptables");
+        put(&mut rules, "KUBE-FORWARD", false, &["drop"]);
+        let first = first_filter(&rules, &legacy).expect("it drops");
+        assert_eq!(first, "table ip filter chain FORWARD (drop)");
     }
 
     #[test]

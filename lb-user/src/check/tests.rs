@@ -20,6 +20,7 @@ fn good() -> Facts {
             legacy: legacy::Legacy::default(),
             devices: Vec::new(),
             programs: Vec::new(),
+            by_stack: false,
         },
         node_ports: node_ports::Found::default(),
         rp_filters: vec![filter("all", 0), filter("eth0", 2)],

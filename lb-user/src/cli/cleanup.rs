@@ -21,7 +21,7 @@ use crate::{
     agent::run_dir,
     control,
     loader::{
-        hold,
+        filter, hold,
         pair::{self, Leftover},
         pin,
     },
@@ -42,7 +42,7 @@ pub(super) struct CleanupArgs {
 /// One thing that is left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Trace {
-    /// `device`, `pin`, `directory` or `socket`.
+    /// `filter`, `device`, `pin`, `directory` or `socket`.
     kind: &'static str,
     /// Its name, or where it is.
     name: String,
@@ -51,6 +51,7 @@ struct Trace {
 /// All that is left of agents of one run directory.
 #[derive(Debug)]
 struct Traces {
+    filters: Vec<filter::Left>,
     pairs: Vec<Leftover>,
     /// The directories that pins are in follow them.
     pins: Vec<PathBuf>,
@@ -86,6 +87,8 @@ impl Traces {
         };
         let socket = control::socket(run_dir);
         Ok(Self {
+            filters: hold::filters_left(run_dir)
+                .context("cannot list the filters on the node's devices")?,
             pairs: pair::left_behind(run_dir)?,
             pins,
             socket: socket.exists().then_some(socket),
@@ -94,7 +97,10 @@ impl Traces {
 
     /// What leads packets to programs first, then what holds the programs: nobody is led to where nothing is any more.
     fn remove(&self, bpffs: &Path, run_dir: &Path) -> anyhow::Result<()> {
-        hold::clear_filters(run_dir).context("cannot list the node's devices")?;
+        for filter in &self.filters {
+            let refused = || format!("cannot remove the filter {filter}");
+            filter.remove().with_context(refused)?;
+        }
         for pair in &self.pairs {
             pair.remove()?;
         }
@@ -114,6 +120,10 @@ impl Traces {
     }
 
     fn list(&self) -> Vec<Trace> {
+        let filter = |filter: &filter::Left| Trace {
+            kind: "filter",
+            name: filter.to_string(),
+        };
         let device = |pair: &Leftover| Trace {
             kind: "device",
             name: pair.name.clone(),
@@ -128,7 +138,8 @@ impl Traces {
             kind: "socket",
             name: path.display().to_string(),
         };
-        let devices = self.pairs.iter().map(device);
+        let filters = self.filters.iter().map(filter);
+        let devices = filters.chain(self.pairs.iter().map(device));
         let pins = devices.chain(self.pins.iter().map(pin));
         pins.chain(self.socket.iter().map(socket)).collect()
     }
@@ -152,6 +163,7 @@ mod tests {
     #[test]
     fn everything_is_named_with_its_kind_and_directories_after_what_is_in_them() {
         let traces = Traces {
+            filters: Vec::new(),
             pairs: Vec::new(),
             pins: [
                 "/b/f/r/v4/maps/slots",

@@ -1,6 +1,6 @@
 //! `fulcrum status`: how the running agent fares.
 
-use std::process::ExitCode;
+use std::{collections::BTreeMap, process::ExitCode};
 
 use anyhow::Context;
 use clap::Args;
@@ -36,6 +36,9 @@ struct Status {
     flows: Flows,
     #[serde(default)]
     configuration: Configuration,
+    /// What was put back, by kind.
+    #[serde(default)]
+    mended: BTreeMap<String, u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -83,6 +86,9 @@ struct Device {
     name: String,
     role: Role,
     hooks: Option<String>,
+    /// Why XDP is not among them though it was asked for.
+    #[serde(default)]
+    no_xdp: Option<String>,
     #[serde(default)]
     error: String,
 }
@@ -115,12 +121,13 @@ impl Status {
     fn render(&self) -> String {
         let mut text = format!("agent {} serves {} services\n", self.pid, self.n_services);
         if !self.devices.is_empty() {
-            let rows: Vec<Vec<&str>> = self.devices.iter().map(Device::cells).collect();
+            let rows: Vec<Vec<String>> = self.devices.iter().map(Device::cells).collect();
             text.push('\n');
             text.push_str(&output::table(&["DEVICE", "ROLE", "HOOKS"], &rows));
         }
         text.push_str(&self.flows.text());
         text.push_str(&self.configuration.text());
+        text.push_str(&self.mended());
         let findings = self.findings.iter().map(Finding::line);
         let complaints: Vec<String> = self.troubles.iter().cloned().chain(findings).collect();
         if !complaints.is_empty() {
@@ -131,6 +138,19 @@ impl Status {
             }
         }
         text
+    }
+}
+
+impl Status {
+    /// What something else had removed or changed.
+    fn mended(&self) -> String {
+        if self.mended.is_empty() {
+            return String::new();
+        }
+        let counts = self.mended.iter();
+        let counts: Vec<String> = counts.map(|(name, n)| format!("{name} {n}")).collect();
+        let counts = counts.join(", ");
+        format!("\nput back what something else had removed or changed: {counts}\n")
     }
 }
 
@@ -202,12 +222,13 @@ impl FlowTable {
 }
 
 impl Device {
-    fn cells(&self) -> Vec<&str> {
-        vec![
-            &self.name,
-            self.role.name(),
-            self.hooks.as_deref().unwrap_or(&self.error),
-        ]
+    fn cells(&self) -> Vec<String> {
+        let hooks = match (&self.hooks, &self.no_xdp) {
+            (Some(hooks), Some(reason)) => format!("{hooks} (no native XDP: {reason})"),
+            (Some(hooks), None) => hooks.clone(),
+            (None, _) => self.error.clone(),
+        };
+        vec![self.name.clone(), self.role.name().to_owned(), hooks]
     }
 }
 
@@ -246,6 +267,7 @@ mod tests {
             "pid": 7, "generation": 1, "n_services": 2,
             "devices": [
                 {"name": "eth0", "role": "uplink", "hooks": "tc+xdp"},
+                {"name": "eth1", "role": "uplink", "hooks": "tc", "no_xdp": "taken"},
                 {"name": "tun0", "role": "pod", "hooks": null, "error": "no program"},
             ],
             "findings": [{
@@ -264,6 +286,7 @@ mod tests {
                 "file": "/etc/f.yaml", "error": "f.yaml:1: unknown key `a`",
                 "waiting": [{"key": "timeout-udp", "value": "30s", "next": "7s"}],
             },
+            "mended": {"route": 2, "program": 1},
         }))
         .expect("a status");
         let expected = "\
@@ -271,6 +294,7 @@ agent 7 serves 2 services
 
 DEVICE   ROLE     HOOKS
 eth0     uplink   tc+xdp
+eth1     uplink   tc (no native XDP: taken)
 tun0     pod      no program
 
 FLOW-TABLE   PLACES   USED     HALF-OPEN   ESTABLISHED   ENDING   EXPIRED
@@ -281,6 +305,8 @@ flow tables have 200 places and may grow to 800; clients remembered: 9
 configuration file /etc/f.yaml is not in effect: f.yaml:1: unknown key `a`
 KEY           VALUE   AT-NEXT-START
 timeout-udp   30s     7s
+
+put back what something else had removed or changed: program 1, route 2
 
 no room
 a.yaml:3: error: Service default/web: has no port

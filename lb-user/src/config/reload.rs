@@ -319,6 +319,7 @@ mod tests {
             ("log-level", "debug"),
             ("masquerade", "all"),
             ("mode", "xdp"),
+            ("forward", "stack"),
             ("service-cidr", "10.97.0.0/16"),
             ("node-ip", "192.0.2.1"),
             ("probe", "true"),

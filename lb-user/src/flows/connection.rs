@@ -109,7 +109,8 @@ impl Connection {
             let found = table.at(position)?;
             let flags = found.slot.flags();
             let is_listed = flags.direction() == Direction::Original || flags.orphan();
-            let is_listed = is_listed && table.lives(&found);
+            // The flow whose source it exchanges tells of it.
+            let is_listed = is_listed && !flags.leaving() && table.lives(&found);
             let connection = is_listed.then(|| Self::read(table, &found));
             if table.is_still(&found) {
                 return connection;
@@ -160,6 +161,11 @@ impl Connection {
                 half.sent,
             ),
         };
+        let source = if flags.masqueraded() {
+            left_as(table, &half, flags.direction()).unwrap_or(source)
+        } else {
+            source
+        };
         Self {
             family: A::FAMILY,
             protocol: half.key.proto,
@@ -176,6 +182,34 @@ impl Connection {
             is_local: flags.local(),
         }
     }
+}
+
+/// The source with which the requests of a connection leave that the stack has forwarded: another flow exchanges it.
+fn left_as<A: Addr, S: Slots<A>>(
+    table: &FlowTable<'_, A, S>,
+    half: &Half<A>,
+    direction: Direction,
+) -> Option<SocketAddr> {
+    // As the stack has it: what the request becomes, or what the answer answers.
+    let key = half.key;
+    let forwarded = match direction {
+        Direction::Original => FlowKey {
+            ends: half.rewrite.ends,
+            sport: half.rewrite.sport,
+            dport: half.rewrite.dport,
+            proto: key.proto,
+        },
+        Direction::Reply => FlowKey {
+            ends: key.ends.reversed(),
+            sport: key.dport,
+            dport: key.sport,
+            proto: key.proto,
+        },
+    };
+    let found = table.find(&forwarded)?;
+    let leaving = Half::read(&found, table.now());
+    let is_it = found.slot.flags().leaving() && table.is_still(&found);
+    is_it.then(|| ends(&leaving.key, &leaving.rewrite).1.src)
 }
 
 /// One direction, read word by word.

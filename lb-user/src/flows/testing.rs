@@ -7,7 +7,7 @@ use lb_common::{
     flow::{
         FlowKey, Rewrite,
         clock::Tick,
-        slot::{BackendRef, State},
+        slot::{BackendRef, SlotFlags, State},
         table::{Existing, FlowTable, NewFlow},
     },
     net::{
@@ -58,6 +58,8 @@ pub(super) struct Spec {
     pub(super) backend: &'static str,
     pub(super) source: &'static str,
     pub(super) id: u32,
+    /// How its source is exchanged.
+    pub(super) kind: SlotFlags,
 }
 
 pub(super) const WEB: Spec = Spec {
@@ -66,6 +68,7 @@ pub(super) const WEB: Spec = Spec {
     backend: "10.244.2.2:8080",
     source: "10.244.1.9:40000",
     id: 7,
+    kind: SlotFlags(0),
 };
 
 pub(super) const OTHER: Spec = Spec {
@@ -80,6 +83,7 @@ pub(super) const WEB6: Spec = Spec {
     backend: "[fd00:2::2]:8080",
     source: "[fd00:1::1]:61000",
     id: 7,
+    kind: SlotFlags(0),
 };
 
 impl Spec {
@@ -112,6 +116,7 @@ impl Spec {
                 generation: 1,
             },
             local: true,
+            source: self.kind,
             ..NewFlow::default()
         }
     }

@@ -3,7 +3,7 @@
 use lb_common::{
     flow::{
         clock::{Tick, seconds},
-        slot::State,
+        slot::{SlotFlags, State},
         table::Existing,
     },
     net::addr::{Addr, Family},
@@ -69,6 +69,44 @@ fn a_connection_is_one_row_with_both_directions() {
     };
     assert_eq!(at4(&tables, NOW + 100), [row]);
     assert!(!row.is_masqueraded());
+}
+
+#[test]
+fn a_source_that_is_exchanged_on_the_way_out_stands_beside_its_client() {
+    let tables = tables();
+    let passed = Spec {
+        kind: SlotFlags::MASQUERADED,
+        ..WEB
+    };
+    let left = Spec {
+        dialled: WEB.backend,
+        source: "10.0.0.1:61000",
+        kind: SlotFlags::LEAVING,
+        ..WEB
+    };
+    let sources = |now| {
+        let row = |it: &Connection| (it.dialled.to_string(), it.stage, it.source.to_string());
+        at4(&tables, now).iter().map(row).collect::<Vec<_>>()
+    };
+    let row = |stage, source: &str| (WEB.dialled.to_owned(), stage, source.to_owned());
+    with4(&tables, NOW, |table| passed.open(table, Existing::Keep));
+    assert_eq!(sources(NOW), [row(Stage::HalfOpen, WEB.client)]);
+    with4(&tables, NOW, |table| left.open(table, Existing::Keep));
+    assert_eq!(sources(NOW), [row(Stage::HalfOpen, left.source)]);
+    let elsewhere = Spec {
+        backend: "10.244.2.3:8080",
+        ..passed
+    };
+    with4(&tables, NOW, |table| {
+        elsewhere.open(table, Existing::Replace);
+    });
+    let mut rows = sources(NOW);
+    rows.sort();
+    let expected = [
+        row(Stage::HalfOpen, WEB.client),
+        row(Stage::Orphan, left.source),
+    ];
+    assert_eq!(rows, expected);
 }
 
 #[test]

@@ -3,7 +3,16 @@
 //! Programs stay on a device until an [`Attachment`] is released, also when the agent ends; the next one puts its own in their
 //! place. Other programs on the device are left alone; ours is the first at ingress and the last at egress.
 
-use std::{collections::BTreeSet, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    error::Error,
+    io, iter,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use aya::{
     Ebpf,
@@ -27,19 +36,20 @@ mod program {
     pub(super) const LO: &str = "lo";
     pub(super) const XDP_UPLINK: &str = "xdp_uplink";
 
-    /// All for TC.
-    pub(super) const CLASSIFIERS: [&str; 7] = [POD, UPLINK, UPLINK_L3, EGRESS, EGRESS_L3, HOST, LO];
+    /// For TC on devices that every node has.
+    pub(super) const USUAL: [&str; 5] = [POD, UPLINK, EGRESS, HOST, LO];
+    /// For TC on uplinks without L2 header.
+    pub(super) const L3: [&str; 2] = [UPLINK_L3, EGRESS_L3];
 }
 
 /// Whether one of our programs for TC has this name.
 pub fn is_ours(name: &str) -> bool {
-    program::CLASSIFIERS.contains(&name)
+    program::USUAL.contains(&name) || program::L3.contains(&name)
 }
 
 /// Whether our filters have this priority: never where links exist.
-pub fn is_priority_of_ours(priority: u32) -> bool {
-    let ours = [FIRST_PRIORITY, LAST_PRIORITY].map(u32::from);
-    Hook::of_this_kernel() == Hook::Clsact && ours.contains(&priority)
+pub fn is_priority_of_ours(priority: u16) -> bool {
+    Hook::of_this_kernel() == Hook::Clsact && [FIRST_PRIORITY, LAST_PRIORITY].contains(&priority)
 }
 
 /// The loaded programs.
@@ -47,13 +57,28 @@ pub fn is_priority_of_ours(priority: u32) -> bool {
 pub struct Programs {
     ebpf: Ebpf,
     mode: Mode,
+    l3: L3,
 }
+
+/// Whether a device has needed the programs for packets without L2 header, known to all programs of one datapath. Few nodes have
+/// such a device, and the verifier takes its time for them.
+#[derive(Clone, Debug, Default)]
+pub struct L3(Arc<AtomicBool>);
 
 /// Our programs on one device. Dropped, they stay there.
 #[derive(Debug, Default)]
 pub struct Attachment {
     tc: Vec<Hold>,
     xdp: Option<Hold>,
+    no_xdp: Option<NoXdp>,
+}
+
+/// Why a device that should have a program for XDP has none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct NoXdp {
+    reason: String,
+    /// Whether somebody else's program is there, which may go; what the device itself refuses stays refused.
+    is_taken: bool,
 }
 
 /// Why the programs cannot be used, or not on this device.
@@ -97,12 +122,11 @@ pub enum AttachError {
 }
 
 impl Programs {
-    /// Has the verifier load what `mode` needs.
-    pub fn load(mut ebpf: Ebpf, mode: Mode) -> Result<Self, AttachError> {
-        for name in program::CLASSIFIERS {
-            classifier(&mut ebpf, name)?
-                .load()
-                .map_err(|source| AttachError::Load { name, source })?;
+    /// Has the verifier load what `mode` needs, and those for devices without L2 header if there has been one.
+    pub fn load(mut ebpf: Ebpf, mode: Mode, l3: L3) -> Result<Self, AttachError> {
+        let for_l3 = program::L3.iter().filter(|_| l3.0.load(Relaxed));
+        for name in program::USUAL.iter().chain(for_l3) {
+            loaded(&mut ebpf, name)?;
         }
         if mode == Mode::Xdp {
             let name = program::XDP_UPLINK;
@@ -110,7 +134,7 @@ impl Programs {
                 .load()
                 .map_err(|source| AttachError::Load { name, source })?;
         }
-        Ok(Self { ebpf, mode })
+        Ok(Self { ebpf, mode, l3 })
     }
 
     /// Puts what `device` takes in this role on it; in the place of the programs of the same names in `earlier`, or of those
@@ -130,6 +154,7 @@ impl Programs {
         let is_first = earlier.is_none();
         let mut earlier = earlier.unwrap_or_default();
         let earlier_xdp = earlier.xdp.take();
+        let refused = earlier.no_xdp.take();
         let mut put = Attachment::default();
         if let Err(error) = self.attach_tc(holds, device, role, (&mut earlier, &mut put)) {
             put.release();
@@ -140,8 +165,15 @@ impl Programs {
         let takes_xdp =
             self.mode == Mode::Xdp && role == Role::Uplink && device.layer == Layer::Ethernet;
         // What a device has refused is not asked of it again and again.
-        if takes_xdp && (is_first || earlier_xdp.is_some()) {
-            put.xdp = self.attach_xdp(holds, device, earlier_xdp);
+        let may_be_free = refused.as_ref().is_some_and(|refused| refused.is_taken);
+        if takes_xdp && (is_first || earlier_xdp.is_some() || may_be_free) {
+            match self.attach_xdp(holds, device, earlier_xdp) {
+                Ok(hold) => put.xdp = Some(hold),
+                Err(reason) => put.no_xdp = Some(reason),
+            }
+            told(device, refused.as_ref(), put.no_xdp.as_ref());
+        } else if takes_xdp {
+            put.no_xdp = refused;
         }
         Ok(put)
     }
@@ -153,12 +185,15 @@ impl Programs {
         role: Role,
         (earlier, put): (&mut Attachment, &mut Attachment),
     ) -> Result<(), AttachError> {
+        if device.layer == Layer::Ip {
+            self.l3.0.store(true, Relaxed);
+        }
         // What goes out first: a reply that the host sends belongs to a connection that came in.
         for place in programs_for(device.layer, role)? {
             let (name, _) = *place;
             let at = earlier.tc.iter().position(|hold| hold.program == name);
             let earlier = at.map(|at| earlier.tc.swap_remove(at));
-            let classifier = classifier(&mut self.ebpf, name)?;
+            let classifier = loaded(&mut self.ebpf, name)?;
             let hold = holds
                 .put_tc(classifier, device, *place, earlier)
                 .map_err(|source| AttachError::Attach { name, source })?;
@@ -172,25 +207,43 @@ impl Programs {
         holds: &Holds,
         device: &Device,
         earlier: Option<Hold>,
-    ) -> Option<Hold> {
+    ) -> Result<Hold, NoXdp> {
         let name = program::XDP_UPLINK;
         let attached = xdp(&mut self.ebpf).and_then(|program| {
             holds
                 .put_xdp(program, device, name, earlier)
                 .map_err(|source| AttachError::Attach { name, source })
         });
-        match attached {
-            Ok(hold) => Some(hold),
-            Err(error) => {
-                let reason = with_causes(&error);
-                tracing::warn!(
-                    device = device.name,
-                    reason,
-                    "no native XDP; TC alone serves the uplink"
-                );
-                None
-            }
+        attached.map_err(|error| NoXdp::because(&error))
+    }
+}
+
+impl NoXdp {
+    fn because(error: &AttachError) -> Self {
+        let reason = with_causes(error);
+        let first: Option<&dyn Error> = Some(error);
+        let causes = iter::successors(first, |error| Error::source(*error));
+        let mut errnos =
+            causes.filter_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error());
+        let is_taken = errnos.any(|errno| matches!(errno, libc::EBUSY | libc::EEXIST));
+        let reason = if is_taken {
+            format!("another program has the device's XDP slot ({reason})")
+        } else {
+            reason
+        };
+        Self { reason, is_taken }
+    }
+}
+
+/// Says what has become of native XDP on a device, if it is news.
+fn told(device: &Device, before: Option<&NoXdp>, now: Option<&NoXdp>) {
+    let device = &device.name;
+    match (before, now) {
+        (Some(_), None) => tracing::info!(device, "native XDP serves the uplink as well now"),
+        (before, Some(NoXdp { reason, .. })) if before != now => {
+            tracing::warn!(device, reason, "no native XDP; TC alone serves the uplink");
         }
+        _ => {}
     }
 }
 
@@ -198,6 +251,11 @@ impl Attachment {
     /// The hooks in use, as `fulcrum status` prints them.
     pub fn hooks(&self) -> &'static str {
         if self.xdp.is_some() { "tc+xdp" } else { "tc" }
+    }
+
+    /// Why there is no native XDP though it was asked for.
+    pub fn no_xdp(&self) -> Option<&str> {
+        self.no_xdp.as_ref().map(|refused| refused.reason.as_str())
     }
 
     /// Takes the programs off the device, which may be gone.
@@ -229,6 +287,20 @@ fn programs_for(layer: Layer, role: Role) -> Result<&'static [Place], AttachErro
         (Role::Lo, Layer::Loopback) => Ok(&[(program::LO, Egress)]),
         _ => Err(AttachError::Unsupported { role, layer }),
     }
+}
+
+/// A program for TC, which the verifier has seen.
+fn loaded<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, AttachError> {
+    let classifier = classifier(ebpf, name)?;
+    if classifier.fd().is_err() {
+        classifier
+            .load()
+            .map_err(|source| AttachError::Load { name, source })?;
+    }
+    Ok(classifier)
 }
 
 fn classifier<'a>(

@@ -10,6 +10,8 @@ use netlink_packet_route::link::{
     InfoData, InfoKind, InfoNetkit, InfoPortKind, LinkAttribute, LinkInfo, LinkMessage,
 };
 
+use nix::net::if_::if_nametoindex;
+
 use super::{pair, pattern::Pattern};
 
 /// `ARPHRD_*` numbers of `linux/if_arp.h` that decide something here.
@@ -179,6 +181,11 @@ impl From<LinkMessage> for Device {
 }
 
 impl Device {
+    /// Whether it is still there, in the network namespace of this thread.
+    pub fn exists(&self) -> bool {
+        if_nametoindex(self.name.as_str()) == Ok(self.index)
+    }
+
     fn learn(&mut self, infos: &[LinkInfo]) {
         for info in infos {
             match info {

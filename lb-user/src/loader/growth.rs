@@ -22,7 +22,7 @@ use lb_common::net::addr::Family;
 
 use super::{
     LoaderError,
-    attach::Programs,
+    attach::{L3, Programs},
     facts,
     form::{self, Found},
     inherit::Inheritance,
@@ -68,6 +68,8 @@ pub struct Origin {
     pub tracer: PathBuf,
     /// What is attached to uplinks.
     pub mode: Mode,
+    /// Whether programs for devices without L2 header are needed.
+    pub l3: L3,
     /// A device of the node.
     pub ifindex: u32,
     /// Clients that affinity is remembered of.
@@ -150,7 +152,7 @@ impl Origin {
         let tracer = Tracer::pinned(&mut ebpf, &next, self.ifindex)?;
         rename(&next, &self.tracer)?;
         Ok(Stage {
-            programs: Programs::load(ebpf, self.mode)?,
+            programs: Programs::load(ebpf, self.mode, self.l3.clone())?,
             tracer,
             carrier,
             node,
@@ -168,7 +170,7 @@ impl Origin {
         super::bpf_log::forward(&mut ebpf);
         Ok(Stage {
             tracer: Tracer::pinned(&mut ebpf, &self.tracer, self.ifindex)?,
-            programs: Programs::load(ebpf, self.mode)?,
+            programs: Programs::load(ebpf, self.mode, self.l3.clone())?,
             carrier: None,
             node: self.node,
         })
@@ -407,6 +409,7 @@ mod tests {
             maps: PathBuf::from("/pins/maps"),
             tracer: PathBuf::from("/pins/trace"),
             mode: Mode::Tc,
+            l3: L3::default(),
             ifindex: 1,
             affinity_size: 64,
         }

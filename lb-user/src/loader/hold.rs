@@ -11,6 +11,10 @@ use std::{
     mem::ManuallyDrop,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use aya::{
@@ -26,13 +30,14 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::device::Device;
-use crate::causes::with_causes;
+use super::{device::Device, filter, pin};
+use crate::{
+    causes::with_causes,
+    mended::{self, Thing},
+};
 
 /// The network namespace of this thread.
 const NAMESPACE: &str = "/proc/thread-self/ns/net";
-/// The devices of this thread's network namespace.
-const DEVICES: &str = "/proc/thread-self/net/dev";
 /// Priorities of our filters where links do not exist: before and behind what others leave to the kernel's
 /// choice.
 pub(super) const FIRST_PRIORITY: u16 = 1;
@@ -84,6 +89,8 @@ pub struct Holds {
     hook: Hook,
     /// Tells the filters of agents of several run directories apart.
     handle: TcHandle,
+    /// Whether links cannot be pinned for now, which was said.
+    is_closed: Arc<AtomicBool>,
 }
 
 /// A program on a device. Dropped, it stays there.
@@ -109,6 +116,7 @@ impl Holds {
             namespace: fs::metadata(NAMESPACE)?.ino(),
             hook: Hook::of_this_kernel(),
             handle: handle(owner),
+            is_closed: Arc::default(),
         })
     }
 
@@ -126,16 +134,17 @@ impl Holds {
         earlier: Option<Hold>,
     ) -> Result<Hold, HoldError> {
         if self.hook == Hook::Clsact {
-            return self.put_filter(classifier, device, (program, direction));
+            return self.put_filter(classifier, device, (program, direction), earlier.is_some());
         }
         let pin = self.pin(program, device.index);
+        let mut severed = None;
         if let Some(link) = take(earlier, &pin) {
             match SchedClassifierLink::try_from(link)
                 .map_err(HoldError::from)
                 .and_then(|link| Ok(classifier.attach_to_link(link)?))
             {
-                Ok(id) => return keep(program, classifier.take_link(id)?.try_into()?, pin),
-                Err(error) => replaced(device, program, &error),
+                Ok(id) => return self.keep(program, classifier.take_link(id)?.try_into()?, pin),
+                Err(error) => severed = Some(error),
             }
         }
         clear(&pin);
@@ -145,7 +154,10 @@ impl Holds {
         };
         let options = TcAttachOptions::TcxOrder(order);
         let id = classifier.attach_with_options(&device.name, direction, options)?;
-        keep(program, classifier.take_link(id)?.try_into()?, pin)
+        if let Some(error) = severed {
+            put_back(device, program, &with_causes(&error));
+        }
+        self.keep(program, classifier.take_link(id)?.try_into()?, pin)
     }
 
     fn put_filter(
@@ -153,12 +165,14 @@ impl Holds {
         classifier: &mut SchedClassifier,
         device: &Device,
         (program, direction): (&'static str, TcAttachType),
+        was_there: bool,
     ) -> Result<Hold, HoldError> {
         let held = |link| Hold {
             program,
             kept: Kept::Filter(ManuallyDrop::new(link)),
         };
         let left = self.filter(&device.name, direction);
+        // Else it is the first one, or somebody took away what was there.
         if let Ok(left) = left
             && let Ok(id) = classifier.attach_to_link(left)
         {
@@ -175,6 +189,9 @@ impl Holds {
         };
         let options = TcAttachOptions::Netlink(options);
         let id = classifier.attach_with_options(&device.name, direction, options)?;
+        if was_there {
+            put_back(device, program, "its filter was gone");
+        }
         Ok(held(classifier.take_link(id)?))
     }
 
@@ -192,19 +209,59 @@ impl Holds {
         earlier: Option<Hold>,
     ) -> Result<Hold, HoldError> {
         let pin = self.pin(program, device.index);
+        let mut severed = None;
         if let Some(link) = take(earlier, &pin) {
             match XdpLink::try_from(link)
                 .map_err(HoldError::from)
                 .and_then(|link| Ok(xdp.attach_to_link(link)?))
             {
-                Ok(id) => return keep(program, xdp.take_link(id)?.try_into()?, pin),
-                Err(error) => replaced(device, program, &error),
+                Ok(id) => return self.keep(program, xdp.take_link(id)?.try_into()?, pin),
+                Err(error) => severed = Some(error),
             }
         }
         clear(&pin);
         let id = xdp.attach_to_if_index(device.index, XdpMode::Driver)?;
+        if let Some(error) = severed {
+            put_back(device, program, &with_causes(&error));
+        }
         // A link that the kernel does not know as one, but as a property of the device, goes here.
-        keep(program, xdp.take_link(id)?.try_into()?, pin)
+        self.keep(program, xdp.take_link(id)?.try_into()?, pin)
+    }
+
+    /// Keeps a link over the agent's end. Where it cannot be pinned it serves until then, and is pinned later.
+    fn keep(&self, program: &'static str, link: FdLink, pin: PathBuf) -> Result<Hold, HoldError> {
+        let link = if pin.exists() || !self.is_open() {
+            link
+        } else {
+            link.pin(&pin)?.into()
+        };
+        Ok(Hold {
+            program,
+            kept: Kept::Link { link, pin },
+        })
+    }
+
+    /// Whether links can be pinned, with a line in the log when that changes. Asked first, since a link that cannot be pinned is
+    /// lost in the attempt.
+    fn is_open(&self) -> bool {
+        let probe = self.dir.join("probe");
+        let made = match fs::create_dir(&probe) {
+            // An agent that was killed left it.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            made => made,
+        };
+        let result = made.and_then(|()| fs::remove_dir(&probe));
+        let was_closed = self.is_closed.swap(result.is_err(), Ordering::Relaxed);
+        let dir = self.dir.display();
+        match &result {
+            Err(error) if !was_closed => tracing::warn!(
+                %dir, %error,
+                "cannot pin programs; those put on devices meanwhile go with the agent, until that is mended"
+            ),
+            Ok(()) if was_closed => tracing::info!(%dir, "programs can be pinned again"),
+            _ => {}
+        }
+        result.is_ok()
     }
 
     /// Takes programs off: all whose pins are not in `kept`, and our filters on `devices`; returns how many pins there were.
@@ -212,14 +269,19 @@ impl Holds {
         let mut n_swept = 0;
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
-            if !kept.contains(&path) {
-                fs::remove_file(&path)?;
+            if path.is_dir() {
+                // An agent that was killed while it asked whether links can be pinned.
+                fs::remove_dir(&path)?;
+            } else if !kept.contains(&path) {
+                pin::remove_link(&path)?;
                 n_swept += 1;
             }
         }
         if self.hook == Hook::Clsact {
             for device in devices {
-                clear_filters_of(device, self.handle);
+                for direction in filter::DIRECTIONS {
+                    clear_filter(device, direction, self.handle);
+                }
             }
         }
         Ok(n_swept)
@@ -252,33 +314,10 @@ fn take(earlier: Option<Hold>, pin: &Path) -> Option<FdLink> {
     }
 }
 
-/// Keeps a link over the agent's end. Where it cannot be pinned it serves until then, and is pinned later.
-fn keep(program: &'static str, link: FdLink, pin: PathBuf) -> Result<Hold, HoldError> {
-    let link = if pin.exists() {
-        link
-    } else if let Err(error) = is_writable(&pin) {
-        let pin = pin.display();
-        tracing::warn!(%pin, %error, "cannot pin a program; it goes with the agent until that is mended");
-        link
-    } else {
-        link.pin(&pin)?.into()
-    };
-    Ok(Hold {
-        program,
-        kept: Kept::Link { link, pin },
-    })
-}
-
-/// Asked first, since a link that cannot be pinned is lost in the attempt.
-fn is_writable(pin: &Path) -> io::Result<()> {
-    let probe = pin.with_file_name("probe");
-    fs::create_dir(&probe)?;
-    fs::remove_dir(&probe)
-}
-
 /// Says that a program is put on a device anew.
-fn replaced(device: &Device, program: &str, error: &HoldError) {
-    let (device, error) = (&device.name, with_causes(error));
+fn put_back(device: &Device, program: &str, error: &str) {
+    mended::count(Thing::Program);
+    let device = &device.name;
     tracing::warn!(
         device,
         program,
@@ -288,16 +327,13 @@ fn replaced(device: &Device, program: &str, error: &HoldError) {
 }
 
 fn clear(pin: &Path) {
-    match fs::remove_file(pin) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            let pin = pin.display();
-            tracing::warn!(%pin, %error, "cannot remove a pin; `fulcrum cleanup` does");
-        }
-        _ => {}
+    if let Err(error) = pin::remove_link(pin) {
+        let pin = pin.display();
+        tracing::warn!(%pin, %error, "cannot remove a pin; `fulcrum cleanup` does");
     }
 }
 
-fn priority(direction: TcAttachType) -> u16 {
+pub(super) fn priority(direction: TcAttachType) -> u16 {
     match direction {
         TcAttachType::Ingress => FIRST_PRIORITY,
         _ => LAST_PRIORITY,
@@ -314,31 +350,23 @@ fn handle(owner: &Path) -> TcHandle {
     TcHandle::from(folded.max(1))
 }
 
-/// Takes the filters of the agents of `owner` off all devices of this network namespace, where the kernel has no links.
-pub fn clear_filters(owner: &Path) -> io::Result<()> {
-    if Hook::of_this_kernel() == Hook::Clsact {
-        let table = fs::read_to_string(DEVICES)?;
-        // Two lines of headings; then a name, a colon and counts.
-        let names = table
-            .lines()
-            .skip(2)
-            .filter_map(|line| line.split_once(':'));
-        names.for_each(|(name, _)| clear_filters_of(name.trim(), handle(owner)));
+/// The filters that agents of `owner` left on devices of this network namespace; none where the kernel has links.
+pub(crate) fn filters_left(owner: &Path) -> io::Result<Vec<filter::Left>> {
+    match Hook::of_this_kernel() {
+        Hook::Tcx => Ok(Vec::new()),
+        Hook::Clsact => filter::Left::find(handle(owner).into()),
     }
-    Ok(())
 }
 
 /// Dropped, a filter is detached; where there is none the kernel says so, and nobody needs to know.
-fn clear_filters_of(device: &str, handle: TcHandle) {
-    for direction in [TcAttachType::Egress, TcAttachType::Ingress] {
-        drop(SchedClassifierLink::attached(
-            device,
-            direction,
-            priority(direction),
-            handle,
-            None,
-        ));
-    }
+pub(super) fn clear_filter(device: &str, direction: TcAttachType, handle: TcHandle) {
+    drop(SchedClassifierLink::attached(
+        device,
+        direction,
+        priority(direction),
+        handle,
+        None,
+    ));
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use std::{
 };
 
 use lb_common::{
-    abi::{NodeConfig, map},
+    abi::{NodeConfig, map, node::features},
     net::addr::Family,
 };
 
@@ -106,6 +106,8 @@ pub struct Inheritance {
     is_any: bool,
     /// Where the flows lie that are taken over.
     hash_key: Option<[u32; 12]>,
+    /// [`features::LEAVING`], if some of the flows may need it.
+    leaving: u32,
     /// Positions of the flow tables that are taken over.
     flow_tables: BTreeMap<&'static str, u32>,
 }
@@ -192,6 +194,11 @@ impl Inheritance {
         self.hash_key
     }
 
+    /// [`features::LEAVING`], if flows are taken over that the stack forwards.
+    pub(super) fn leaving(&self) -> u32 {
+        self.leaving
+    }
+
     fn lacks(&self, names: &[&str]) -> bool {
         names.iter().any(|name| self.faults.contains_key(name))
     }
@@ -265,6 +272,7 @@ impl Estate {
         Inheritance {
             is_any: self.found.values().any(|found| *found != Found::Nothing),
             hash_key: node.map(|node| node.hash_key),
+            leaving: node.map_or(0, |node| node.features & features::LEAVING),
             flow_tables,
             faults,
         }

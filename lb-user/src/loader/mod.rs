@@ -9,6 +9,7 @@ mod bpf_log;
 pub(crate) mod channel;
 pub mod device;
 pub mod facts;
+pub(crate) mod filter;
 mod form;
 pub mod growth;
 pub mod hold;
@@ -23,12 +24,15 @@ pub mod sysctl;
 pub mod tracer;
 pub mod uplink;
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use lb_common::abi::NodeConfig;
 
 use crate::config::Mode;
-use attach::{AttachError, Attachment, Programs};
+use attach::{AttachError, Attachment, L3, Programs};
 use device::{Device, Role};
 use growth::{Begun, Carrier, Origin};
 use hold::Holds;
@@ -70,8 +74,14 @@ pub enum LoaderError {
     #[error(transparent)]
     Inherit(#[from] InheritError),
     /// Programs could not be kept on devices.
-    #[error("cannot use the directory of pinned links")]
-    Links(#[source] std::io::Error),
+    #[error("cannot use the directory of pinned links {path}")]
+    Links {
+        /// The directory.
+        path: PathBuf,
+        /// The answer.
+        #[source]
+        source: std::io::Error,
+    },
     /// The object does not load.
     #[error(transparent)]
     Object(#[from] ObjectError),
@@ -102,15 +112,22 @@ impl Datapath {
         mode: Mode,
     ) -> Result<Self, LoaderError> {
         let mut pins = PinDirectory::open(bpffs, run_dir)?;
-        let holds = Holds::open(&pins.links(), run_dir).map_err(LoaderError::Links)?;
+        let holds = Holds::open(&pins.links(), run_dir).map_err(|source| LoaderError::Links {
+            path: pins.links(),
+            source,
+        })?;
         let inherited = Inheritance::enter(pins.maps(), &facts.flows)?;
         let begun = growth::begun(pins.maps(), &inherited);
         let sizes = inherited.flow_table_sizes(facts.flow_table.size);
+        let mut node = object::node_config(facts, sizes, inherited.hash_key())?;
+        // Connections that the stack forwards go on as they were opened.
+        node.features |= inherited.leaving();
         let origin = Origin {
-            node: object::node_config(facts, sizes, inherited.hash_key())?,
+            node,
             maps: pins.maps().to_owned(),
             tracer: pins.tracer(),
             mode,
+            l3: L3::default(),
             ifindex: facts.host.near,
             affinity_size: facts.flows.affinity_size,
         };

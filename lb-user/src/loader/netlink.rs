@@ -3,15 +3,21 @@
 //! Reads only; nothing here changes a device, a route or an address.
 
 use std::{
-    io,
+    collections::BTreeMap,
+    io, mem,
     net::{Ipv4Addr, Ipv6Addr},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, TryStreamExt};
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope},
+};
 use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{sync::Notify, task::JoinSet, time};
 
 use super::{
     device::Device,
@@ -28,13 +34,16 @@ const GROUPS: [MulticastGroup; 5] = [
     MulticastGroup::Ipv6Route,
 ];
 
+/// Pause before a socket for events that broke is replaced.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// Two rtnetlink connections: one for questions, one for events.
 ///
 /// Apart, because a burst of events may overrun a socket's buffer, and an answer would be lost with them.
 #[derive(Debug)]
 pub struct Netlink {
     handle: Handle,
-    changed: Arc<Notify>,
+    events: Arc<Events>,
     /// Ends the connections when it is dropped.
     _connections: JoinSet<()>,
 }
@@ -60,31 +69,44 @@ impl Netlink {
     /// Opens both connections; must be called inside a tokio runtime.
     pub fn open() -> Result<Self, NetlinkError> {
         let (questions, handle, _) = rtnetlink::new_connection().map_err(NetlinkError::Open)?;
-        let (events, events_handle, mut messages) =
-            rtnetlink::new_multicast_connection(&GROUPS).map_err(NetlinkError::Open)?;
-        let changed = Arc::new(Notify::new());
-        let notify = Arc::clone(&changed);
+        let socket = rtnetlink::new_multicast_connection(&GROUPS).map_err(NetlinkError::Open)?;
+        let events = Arc::new(Events::default());
         let mut connections = JoinSet::new();
         connections.spawn(questions);
-        connections.spawn(events);
+        let heard = Arc::clone(&events);
         connections.spawn(async move {
-            // What the message says does not matter, not even that some were lost: any leads to a new listing.
-            while messages.next().await.is_some() {
-                notify.notify_one();
+            let mut socket = Ok(socket);
+            loop {
+                if let Ok((connection, handle, mut messages)) = socket {
+                    let listen = async {
+                        while let Some((message, _)) = messages.next().await {
+                            heard.note(message);
+                        }
+                    };
+                    tokio::join!(connection, listen);
+                    // The connection ends with its last handle.
+                    drop(handle);
+                }
+                heard.lose("the socket for events broke");
+                time::sleep(RETRY).await;
+                socket = rtnetlink::new_multicast_connection(&GROUPS);
             }
-            // The connection ends with its last handle.
-            drop(events_handle);
         });
         Ok(Self {
             handle,
-            changed,
+            events,
             _connections: connections,
         })
     }
 
     /// Waits until a link, an address or a route may have changed since the last call.
     pub async fn changed(&self) {
-        self.changed.notified().await;
+        self.events.changed.notified().await;
+    }
+
+    /// What events have told since the last call.
+    pub fn heard(&self) -> Heard {
+        mem::take(&mut self.events.heard())
     }
 
     /// Everything that can be listed, at about one moment.
@@ -148,6 +170,60 @@ impl Netlink {
                 source,
             })?;
         Ok(messages.iter().filter_map(assigned).collect())
+    }
+}
+
+/// What events tell, for whoever asks.
+#[derive(Debug, Default)]
+struct Events {
+    changed: Notify,
+    heard: Mutex<Heard>,
+}
+
+/// What events have told.
+#[derive(Debug, Default)]
+pub struct Heard {
+    /// Devices about which there was something, by index: what they are now, and when that was first heard; nothing: gone.
+    pub devices: BTreeMap<u32, Option<(Device, Instant)>>,
+}
+
+impl Events {
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        // Each change of it is one assignment.
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Any event leads to a new listing, whatever it says; but a device that has just appeared need not wait for that.
+    fn note(&self, message: NetlinkMessage<RouteNetlinkMessage>) {
+        match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
+                // Bridges tell about their ports as well, but not what they are.
+                if link.header.interface_family == AddressFamily::Unspec =>
+            {
+                let device = Device::from(link);
+                let mut heard = self.heard();
+                let known = heard.devices.get(&device.index).and_then(Option::as_ref);
+                let since = known.map_or_else(Instant::now, |(_, since)| *since);
+                heard.devices.insert(device.index, Some((device, since)));
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link))
+                if link.header.interface_family == AddressFamily::Unspec =>
+            {
+                self.heard().devices.insert(link.header.index, None);
+            }
+            NetlinkPayload::Overrun(_) => return self.lose("more came than the socket takes"),
+            _ => {}
+        }
+        self.changed.notify_one();
+    }
+
+    /// Some events are lost: everything is looked at anew, as after any event.
+    fn lose(&self, reason: &str) {
+        tracing::warn!(
+            reason,
+            "events about devices, addresses and routes were lost; all are listed anew"
+        );
+        self.changed.notify_one();
     }
 }
 

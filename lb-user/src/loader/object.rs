@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned, util::KernelVersion,
 };
-use lb_common::abi::{NextHop, NodeConfig, map};
+use lb_common::abi::{NextHop, NodeConfig, map, node::features};
 
 use super::{pair::HostFacts, uplink::NodeAddresses};
 use crate::{
@@ -36,6 +36,8 @@ pub struct Facts {
     pub host: HostFacts,
     /// When a client's source address gives way.
     pub masquerade: Masquerade,
+    /// The stack forwards.
+    pub by_stack: bool,
     /// How connections are kept.
     pub flows: FlowSettings,
 }
@@ -112,10 +114,19 @@ pub(super) fn node_config(
         hairpin4: facts.host.hairpin.v4.into(),
         hairpin6: facts.host.hairpin.v6.into(),
         masquerade: facts.masquerade.code(),
-        features: facts.flows.features(),
+        features: facts.flows.features() | forwarding(facts.by_stack),
         lifetimes: facts.flows.timeouts.lifetimes(),
         ..NodeConfig::DEFAULT
     })
+}
+
+/// The bits of [`features`] that say who forwards.
+fn forwarding(by_stack: bool) -> u32 {
+    if by_stack {
+        features::FORWARD_STACK | features::LEAVING
+    } else {
+        0
+    }
 }
 
 fn random() -> Result<[u32; 12], getrandom::Error> {
@@ -185,6 +196,7 @@ mod tests {
             },
             host: HOST,
             masquerade: Masquerade::KubeProxy,
+            by_stack: false,
             flows: FlowSettings {
                 snat_ports: "50000-50009".parse().expect("literal"),
                 timeouts: Timeouts {
@@ -219,6 +231,7 @@ mod tests {
             addresses: NodeAddresses::default(),
             host: HOST,
             masquerade: Masquerade::KubeProxy,
+            by_stack: false,
             flows: FlowSettings::default(),
         };
         let key = |known| {

@@ -22,8 +22,12 @@ use std::{
 use lb_common::abi::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use crate::sys;
+
 /// Our name in the BPF filesystem.
 const PARENT: &str = "fulcrum";
+/// The directory of what keeps programs on devices.
+const LINKS: &str = "links";
 
 /// The pins of the agent that runs in one run directory.
 ///
@@ -122,7 +126,7 @@ impl PinDirectory {
 
     /// The directory of what keeps programs on devices.
     pub fn links(&self) -> PathBuf {
-        self.root.join("links")
+        self.root.join(LINKS)
     }
 
     /// The directory that holds one file per map.
@@ -209,12 +213,29 @@ pub fn remove_everything(bpffs: &Path, run_dir: &Path) -> io::Result<()> {
 }
 
 fn remove_all(root: &Path) -> io::Result<()> {
+    match fs::read_dir(root.join(LINKS)) {
+        Ok(links) => {
+            for link in links {
+                remove_link(&link?.path())?;
+            }
+        }
+        Err(error) => gone(Err(error))?,
+    }
     gone(fs::remove_dir_all(root))?;
     if let Some(parent) = root.parent() {
         // Refused while another agent has pins there, which is as it should be.
         let _ = fs::remove_dir(parent);
     }
     Ok(())
+}
+
+/// Removes the pin of what keeps a program on a device, and takes the program off before.
+pub(super) fn remove_link(path: &Path) -> io::Result<()> {
+    if let Err(error) = sys::detach(path) {
+        // It goes with the pin then, if its device is not gone already.
+        tracing::debug!(path = %path.display(), %error, "the link is not detached");
+    }
+    remove(path)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

@@ -222,6 +222,11 @@ impl Ledger {
         &self.backends
     }
 
+    /// The generation that a row had when it was last in use; 0: it never was.
+    pub fn generation(&self, id: BackendId) -> u16 {
+        self.generations.get(&id).copied().unwrap_or(0)
+    }
+
     /// What is known of prefixes.
     pub fn places(&self) -> &BTreeMap<Area, Place> {
         &self.places

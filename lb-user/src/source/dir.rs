@@ -306,6 +306,55 @@ mod tests {
         end.expect("no panic").expect("no error");
     }
 
+    /// Less than the time after which a watch looks without a reason.
+    const SOON: Duration = Duration::from_secs(20);
+
+    async fn next(results: &mut mpsc::Receiver<ScanResult>) -> ScanResult {
+        let result = time::timeout(SOON, results.recv()).await;
+        result.expect("in time").expect("a result")
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_goes_and_comes_back_is_read_again_soon() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [here, away] = ["here", "away"].map(|name| dir.path().join(name));
+        fs::create_dir(&here).expect("made");
+        fs::write(here.join("a.yaml"), node("a")).expect("written");
+        let (tx, mut rx) = mpsc::channel(1);
+        tokio::spawn(watch(here.clone(), tx));
+        assert_eq!(told(&next(&mut rx).await), (vec!["a".into()], 0));
+        fs::rename(&here, &away).expect("renamed");
+        let missing = next(&mut rx).await;
+        assert_eq!(told(&missing), (vec![], 0), "what was read stays");
+        let message = missing.findings[0].to_string();
+        assert!(message.contains("what was read before stays"), "{message}");
+        fs::write(away.join("b.yaml"), node("b")).expect("written");
+        fs::rename(&away, &here).expect("renamed");
+        assert_eq!(told(&next(&mut rx).await), (vec!["b".into()], 0));
+        // It is watched again.
+        fs::write(here.join("c.yaml"), node("c")).expect("written");
+        assert_eq!(told(&next(&mut rx).await), (vec!["c".into()], 0));
+    }
+
+    #[tokio::test]
+    async fn a_link_that_leads_elsewhere_is_followed_soon() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let [one, two, link, new] = ["1", "2", "link", "new"].map(|name| dir.path().join(name));
+        for (dir, name) in [(&one, "a"), (&two, "b")] {
+            fs::create_dir(dir).expect("made");
+            fs::write(dir.join("m.yaml"), node(name)).expect("written");
+        }
+        symlink(&one, &link).expect("linked");
+        let (tx, mut rx) = mpsc::channel(1);
+        tokio::spawn(watch(link.clone(), tx));
+        assert_eq!(told(&next(&mut rx).await), (vec!["a".into()], 0));
+        symlink(&two, &new).expect("linked");
+        fs::rename(&new, &link).expect("renamed");
+        assert_eq!(told(&next(&mut rx).await), (vec!["b".into()], 1));
+        fs::write(two.join("n.yaml"), node("c")).expect("written");
+        assert_eq!(told(&next(&mut rx).await), (vec!["c".into()], 0));
+    }
+
     #[tokio::test]
     async fn a_path_without_a_directory_cannot_be_watched() {
         let (tx, _rx) = mpsc::channel(1);

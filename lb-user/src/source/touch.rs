@@ -3,6 +3,8 @@
 //! The directory is watched, not the file: editors and `ConfigMap` volumes replace files.
 
 use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -20,6 +22,8 @@ const DEBOUNCE_MAX: Duration = Duration::from_secs(2);
 /// Time between looks without an event: for file systems that report none, and for a directory that
 /// was replaced.
 const RESCAN: Duration = Duration::from_secs(30);
+/// Time between two looks whether the directory is still the one that is watched.
+const GLANCE: Duration = Duration::from_secs(1);
 
 /// Why a directory cannot be watched.
 #[derive(Debug, thiserror::Error)]
@@ -33,9 +37,14 @@ pub struct WatchError {
 #[derive(Debug)]
 pub(crate) struct Touch {
     dir: PathBuf,
+    /// What `dir` was when it was last looked at.
+    seen: Identity,
     watcher: RecommendedWatcher,
     touched: mpsc::Receiver<()>,
 }
+
+/// Which directory a path leads to: device and inode; nothing while it leads nowhere.
+type Identity = Option<(u64, u64)>;
 
 impl Touch {
     /// Sees everything from now on.
@@ -54,11 +63,13 @@ impl Touch {
                 }
             })
             .map_err(fail)?;
+        let seen = identity(&dir);
         watcher
             .watch(&dir, RecursiveMode::NonRecursive)
             .map_err(fail)?;
         Ok(Self {
             dir,
+            seen,
             watcher,
             touched,
         })
@@ -68,12 +79,17 @@ impl Touch {
     pub(crate) async fn wait(&mut self) {
         tokio::select! {
             _ = self.touched.recv() => self.settle().await,
-            () = time::sleep(RESCAN) => {
-                // A directory that was replaced is another one to the kernel. While it is missing
-                // the look says so.
-                let _ = self.watcher.watch(&self.dir, RecursiveMode::NonRecursive);
-            }
+            () = time::sleep(RESCAN) => {}
+            seen = replaced(&self.dir, self.seen) => self.follow(seen),
         }
+    }
+
+    /// Watches what the path leads to now. To the kernel a directory that was replaced, or comes back, is another one.
+    fn follow(&mut self, seen: Identity) {
+        self.seen = seen;
+        // Where it is missing there is nothing to be watched, and the look says so.
+        let _ = self.watcher.unwatch(&self.dir);
+        let _ = self.watcher.watch(&self.dir, RecursiveMode::NonRecursive);
     }
 
     /// Waits until nothing has happened for a while, but not for ever.
@@ -83,6 +99,22 @@ impl Touch {
             async { while let Ok(Some(())) = time::timeout(DEBOUNCE, touched.recv()).await {} };
         let _ = time::timeout(DEBOUNCE_MAX, quiet).await;
     }
+}
+
+/// Waits until a path leads to something else than what was seen there.
+async fn replaced(dir: &Path, seen: Identity) -> Identity {
+    loop {
+        time::sleep(GLANCE).await;
+        let found = identity(dir);
+        if found != seen {
+            return found;
+        }
+    }
+}
+
+fn identity(dir: &Path) -> Identity {
+    let meta = fs::metadata(dir).ok()?;
+    Some((meta.dev(), meta.ino()))
 }
 
 /// Whether an event may mean other content. Reading is none: our own would wake us for ever.

@@ -42,8 +42,9 @@ fn a_first_fragment_that_is_lost_keeps_nothing_from_others() {
     if !require_root() {
         return;
     }
-    let stage = stage();
     expect_all(Family::ALL.map(|family| {
+        // The families share the room, so each has agents of its own.
+        let stage = stage();
         let way = (Client::Pod, Frontend::ClusterIp, Backend::RemotePod);
         (family.to_string(), lose_firsts(&stage, way, family))
     }));
@@ -58,11 +59,11 @@ fn lose_firsts(stage: &Stage, way: (Client, Frontend, Backend), family: Family) 
         }
     }
     let after = stage.counters()?;
-    // More than there is room for are not kept.
+    // More than there is room for are not kept, unless those before them have been given up: these count twice.
     let by = |reason: &str| after[reason] - before[reason];
     let [held, dropped] = ["node-1 fragment_held", "node-1 drop_fragment"].map(by);
     ensure!(
-        held + dropped == 100 && held >= 60,
+        (60..=100).contains(&held) && (100 - held..=100).contains(&dropped),
         "{held} held, {dropped} dropped"
     );
     // Nobody has room beside them until they are given up; in order they need none.

@@ -12,6 +12,7 @@
 mod clients;
 mod direct;
 mod host;
+mod stack;
 
 use std::io::{self, Write};
 

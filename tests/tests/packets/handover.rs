@@ -51,7 +51,7 @@ pub(crate) struct Client {
     socket: UdpSocket,
     to: SocketAddr,
     /// Who answered its datagrams.
-    server: String,
+    pub(crate) server: String,
 }
 
 impl Client {
@@ -79,7 +79,7 @@ impl Client {
     }
 
     /// Who answers its datagrams now.
-    fn server(&self) -> String {
+    pub(crate) fn server(&self) -> String {
         ask(&self.socket, self.to, LIMIT).unwrap_or_else(|| "nobody".to_owned())
     }
 }

@@ -20,4 +20,5 @@ mod restart;
 mod reuse;
 mod scene;
 mod sctp;
+mod stack;
 mod unbroken;

@@ -25,13 +25,20 @@ impl Drop for SetOnDrop<'_> {
     }
 }
 
-/// Asks again and again: by a connection each time, by a datagram from another port, by one from always the same.
+/// Who asks without a pause, each time from another port, needs as many of them towards each backend as the machine is fast:
+/// tens of thousands while a datagram's flow lives for half a minute, and then connections are refused. A connection's port is
+/// free sooner, since an ended one may give way.
+const SOURCE_PORTS: [&str; 2] = ["--snat-ports=1024-29999", "--timeout-udp=2s"];
+
+/// Asks again and again, with `pause` in between: by a connection each time, by a datagram from another port, by one from
+/// always the same.
 pub(crate) fn ask_until(
     is_over: &AtomicBool,
     asked: &AtomicUsize,
     namespace: &Namespace,
     front: SocketAddr,
     fixed: u16,
+    pause: fn(),
 ) -> Tally {
     let socket = bound(namespace, front, fixed);
     namespace.run(|| {
@@ -42,7 +49,7 @@ pub(crate) fn ask_until(
             let answer = ask(&socket, front, LIMIT);
             tally.count(answer.ok_or_else(|| anyhow::anyhow!("no answer to port {fixed}")));
             asked.fetch_add(1, Ordering::Relaxed);
-            client::pace();
+            pause();
         }
         tally
     })
@@ -53,7 +60,7 @@ fn a_backend_that_restarts_under_load_fails_nobody() {
     if !require_root() {
         return;
     }
-    let mut scene = Scene::new(&["pod-1-1", "pod-2-1"], &[]);
+    let mut scene = Scene::new(&["pod-1-1", "pod-2-1"], &SOURCE_PORTS);
     let is_over = AtomicBool::new(false);
     let mut servers = std::mem::take(&mut scene.servers);
     let ways: Vec<_> = (0..)
@@ -66,7 +73,7 @@ fn a_backend_that_restarts_under_load_fails_nobody() {
             .iter()
             .map(|(fixed, namespace, front, asked)| {
                 let is_over = &is_over;
-                scope.spawn(move || ask_until(is_over, asked, namespace, *front, *fixed))
+                scope.spawn(move || ask_until(is_over, asked, namespace, *front, *fixed, || {}))
             })
             .collect();
         // Everybody has asked anew since: nobody is with a server that has just left any more.

@@ -3,12 +3,15 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream},
     os::fd::AsRawFd as _,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use lb_tests::netns::{Namespace, require_root};
+use lb_tests::{
+    netns::{Namespace, require_root},
+    poll,
+};
 use nix::sys::socket::{
     self, AddressFamily, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
 };
@@ -21,7 +24,8 @@ const PORTS: u16 = 8;
 const CONNECTIONS: u16 = 1_500;
 const FIRST: u16 = 20_000;
 
-/// One request from a given port; the server closes first, so that the client's port is free at once.
+/// One request from a given port; the server closes first, so that the client's port is free once the server has
+/// acknowledged that the client closes as well, which is waited for.
 fn request(port: u16, to: SocketAddr) -> Result<()> {
     let (family, any) = match to {
         SocketAddr::V4(_) => (AddressFamily::Inet, (Ipv4Addr::UNSPECIFIED, port).into()),
@@ -41,7 +45,10 @@ fn request(port: u16, to: SocketAddr) -> Result<()> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("read")?;
     ensure!(answer.contains("You've hit"), "{answer:?}");
-    Ok(())
+    stream.shutdown(Shutdown::Write)?;
+    poll::until(LIMIT, "the end of the connection", || {
+        Ok(stream.peer_addr().is_err().then_some(()))
+    })
 }
 
 /// How many SYNs this namespace's kernel has sent again: each is a connection that took a second.

@@ -104,7 +104,9 @@ fn nothing_is_lost_while_the_agent_ends_and_starts_and_its_manifests_change() {
         let clients: Vec<_> = askers
             .iter()
             .map(|(fixed, namespace, front, asked)| {
-                scope.spawn(move || ask_until(is_over, asked, namespace, *front, *fixed))
+                scope.spawn(move || {
+                    ask_until(is_over, asked, namespace, *front, *fixed, client::pace)
+                })
             })
             .collect();
         let transfers: Vec<_> = streams

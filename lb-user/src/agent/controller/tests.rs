@@ -13,6 +13,8 @@ use crate::{
     source::stdin,
 };
 
+mod audited;
+
 const WEB: &str = "
 apiVersion: v1
 kind: Service
@@ -46,6 +48,18 @@ fn controller<M: LbMaps>(maps: M) -> (Controller<M>, tempfile::TempDir) {
 
 fn look(text: &str) -> ScanResult {
     stdin::read_from(text.as_bytes()).expect("readable")
+}
+
+/// A service of this name is gone.
+fn without(name: &str) -> ScanResult {
+    let reference = ObjectRef {
+        kind: Kind::Service,
+        name: ObjectName::new("default", name),
+    };
+    ScanResult {
+        changes: vec![Change::Delete(reference)],
+        findings: Vec::new(),
+    }
 }
 
 fn tables<M: LbMaps>(controller: &Controller<M>) -> String {
@@ -374,4 +388,39 @@ fn only_the_agents_own_node_makes_it_leave() {
         let health = controller.reconcile(SystemTime::now()).health;
         assert_eq!(health.is_leaving, expected, "{name}");
     }
+}
+
+#[test]
+fn a_full_table_is_named_with_its_size_and_keeps_what_it_has_until_there_is_room() {
+    // Two of a service: its port, and its address for all other ports.
+    let capacity = Capacity {
+        services: 3,
+        ..Capacity::default()
+    };
+    let (mut controller, _dir) = controller(FakeMaps::new(capacity));
+    controller.absorb(look(WEB));
+    assert!(!controller.reconcile(SystemTime::now()).is_incomplete);
+    let second = WEB
+        .replace("web", "second")
+        .replace("10.96.0.10", "10.96.0.30");
+    controller.absorb(look(&format!("{WEB}---{second}")));
+    let outcome = controller.reconcile(SystemTime::now());
+    assert!(outcome.is_incomplete, "it is tried again");
+    let troubles = outcome.view.troubles.join("\n");
+    for part in ["default/second", "services4", "full with its 65536 entries"] {
+        assert!(troubles.contains(part), "{part}: {troubles}");
+    }
+    assert!(tables(&controller).contains("10.96.0.10:80/TCP"));
+    controller.absorb(without("web"));
+    let is_complete = || !controller.reconcile(SystemTime::now()).is_incomplete;
+    assert!(
+        std::iter::repeat_with(is_complete)
+            .take(3)
+            .any(|is_complete| is_complete)
+    );
+    let tables = tables(&controller);
+    assert!(
+        tables.contains("10.96.0.30:80/TCP") && !tables.contains("10.96.0.10"),
+        "{tables}"
+    );
 }

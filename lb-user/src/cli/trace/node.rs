@@ -142,6 +142,7 @@ impl Node {
             addresses: args.addresses(),
             host: HostFacts::default(),
             masquerade: args.services.masquerade,
+            by_stack: false,
             flows: FlowSettings::default(),
         })?;
         let mut maps = BpfMaps::take(&mut ebpf)?;

@@ -22,6 +22,10 @@ pub struct Link {
     pub mac: Option<Mac>,
     /// What somebody noted about it.
     pub alias: Option<String>,
+    /// The largest packet, L3 bytes.
+    pub mtu: u32,
+    /// Whether somebody has set it up.
+    pub is_up: bool,
 }
 
 /// Who has the names.
@@ -43,8 +47,6 @@ pub enum Claim {
     },
     /// An agent of another run directory.
     Another {
-        /// Index of the node's end.
-        near: u32,
         /// Its run directory.
         run_dir: String,
     },
@@ -73,7 +75,6 @@ pub fn claim(links: &[Link], pair: &PairName, run_dir: &str) -> Claim {
             far: far.index,
         },
         Some(Some(found)) => Claim::Another {
-            near: near.index,
             run_dir: found.to_owned(),
         },
         None if has_our_macs => Claim::Unfinished { near: near.index },
@@ -113,6 +114,7 @@ mod tests {
             is_peer_elsewhere: false,
             mac: Some(mac),
             alias: alias.map(str::to_owned),
+            ..Link::default()
         };
         [
             end(4, "fulcrum0", 5, NEAR_MAC),
@@ -136,7 +138,6 @@ mod tests {
         let ours = Claim::Ours { near: 4, far: 5 };
         assert_eq!(claimed(&pair(Some("fulcrum:/run/a"))), ours);
         let another = Claim::Another {
-            near: 4,
             run_dir: "/run/b".to_owned(),
         };
         assert_eq!(claimed(&pair(Some("fulcrum:/run/b"))), another);

@@ -7,6 +7,7 @@
 //! go with the devices. Nothing else of the node is changed.
 
 pub mod claim;
+mod mend;
 pub mod name;
 mod request;
 pub mod routes;
@@ -16,7 +17,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{File, TryLockError},
     io,
-    net::{IpAddr, Ipv6Addr},
     path::Path,
 };
 
@@ -29,14 +29,13 @@ use self::{
     claim::{Claim, claim},
     name::{FAR_MAC, Hairpin, Mac, NEAR_MAC, PairName},
     routes::{Changes, Reason, Value, Wanted},
-    settings::Surroundings,
 };
 use super::{
     channel::Channel,
     sysctl::{self, SysctlError},
     uplink::Survey,
 };
-use crate::causes::with_causes;
+use crate::{causes::with_causes, mended::Thing};
 
 /// The largest that a veth takes. The pair must never be what makes a packet too large: whatever an uplink
 /// or a pod's device takes, replies of that size and what the stack shall fragment are injected here.
@@ -51,6 +50,10 @@ pub struct HostPair {
     hairpin: Hairpin,
     has_ipv6: bool,
     channel: Channel<RouteNetlinkMessage>,
+    /// By which the pair is known to be that of our run directory.
+    alias: String,
+    /// The routes that were made.
+    led: BTreeMap<IpNet, Value>,
     /// What has no route, and was said to have none.
     left_out: BTreeSet<(IpNet, Reason)>,
     /// Routes that could not be made or removed, and why; said once as well.
@@ -95,7 +98,8 @@ pub enum PairError {
     /// Another agent has it, or may have it.
     #[error(
         "the devices {near} and {far} belong to the agent of {run_dir}, which {state}; give this agent a pair \
-         of its own by --host-device, or, if that agent is no more, `ip link delete {near}`"
+         of its own by --host-device, or, if nothing of that agent shall serve any more, remove what is left of it by \
+         `fulcrum --run-dir {run_dir} cleanup`"
     )]
     Another {
         /// The node's end.
@@ -156,16 +160,7 @@ impl HostPair {
                 remove(&mut channel, near, &name)?;
                 None
             }
-            Claim::Another { near, run_dir } => {
-                refuse_living(&name, &run_dir)?;
-                tracing::info!(
-                    device = name.near(),
-                    run_dir,
-                    "removed the pair of an agent that has ended"
-                );
-                remove(&mut channel, near, &name)?;
-                None
-            }
+            Claim::Another { run_dir } => return Err(another(&name, run_dir)),
             Claim::Stranger { name } => return Err(PairError::Stranger { name }),
         };
         let is_kept = ends.is_some();
@@ -181,28 +176,20 @@ impl HostPair {
             hairpin,
             has_ipv6: sysctl::has_ipv6(),
             channel,
+            alias: name::alias(&run_dir),
+            led: BTreeMap::new(),
             left_out: BTreeSet::new(),
             refused: BTreeSet::new(),
             is_kept,
             trouble: None,
         };
-        pair.set_up(&run_dir)?;
+        pair.set_up()?;
         Ok(pair)
     }
 
     /// Keeps the devices from now on, whatever becomes of the agent.
     pub fn keep(&mut self) {
         self.is_kept = true;
-    }
-
-    /// Puts back what others have changed about the pair: settings, neighbours, the address. What does not work is said once,
-    /// and tried again the next time.
-    pub fn mend(&mut self) {
-        let trouble = self.restore().err().map(|error| with_causes(&error));
-        if let Some(error) = trouble.as_ref().filter(|_| trouble != self.trouble) {
-            tracing::warn!(error, "cannot mend the pair; tried again");
-        }
-        self.trouble = trouble;
     }
 
     /// What the programs must know.
@@ -252,12 +239,16 @@ impl HostPair {
                 Some(libc::ESRCH) => Ok(()),
                 _ => Err(error),
             });
+            self.led.remove(&prefix);
             refused.extend(self.told("remove", prefix, value, result));
         }
         for (prefix, value) in put {
             let message = request::route(prefix, value, self.near);
             let message = RouteNetlinkMessage::NewRoute(message);
             let result = self.channel.change(message, NLM_F_CREATE | NLM_F_REPLACE);
+            if result.is_ok() && self.led.insert(prefix, value) == Some(value) {
+                self.mended(Thing::Route, &prefix.to_string());
+            }
             refused.extend(self.told("make", prefix, value, result));
         }
         self.refused = refused;
@@ -288,75 +279,28 @@ impl HostPair {
         Some(refused)
     }
 
-    fn set_up(&mut self, run_dir: &str) -> Result<(), PairError> {
+    fn set_up(&mut self) -> Result<(), PairError> {
         if !self.has_ipv6 {
             tracing::info!(
                 "this kernel has no IPv6; processes of this node reach IPv4 services only"
             );
         }
-        let macs = self.macs()?;
+        let links = self.links()?;
         for (index, mac) in [(self.near, NEAR_MAC), (self.far, FAR_MAC)] {
-            // Setting the same one again would forget the neighbours that an earlier agent's routes lead to.
-            let mac_to_set = (macs.get(&index) != Some(&mac)).then_some(mac);
-            let message = request::properties(index, mac_to_set, MTU, &name::alias(run_dir));
-            self.set(index, format!("MTU {MTU}, MAC and alias"), message, 0)?;
+            let mut links = links.iter();
+            let found = links.find(|link| link.index == index);
+            let has_mac = found.is_some_and(|link| link.mac == Some(mac));
+            self.properties(index, (!has_mac).then_some(mac))?;
         }
         self.clear_addresses()?;
-        self.restore()
-    }
-
-    /// Makes settings, the address, neighbours, and the devices come up: what is so already stays as it is.
-    fn restore(&mut self) -> Result<(), PairError> {
-        let surroundings = Surroundings {
-            all_rp_filter: sysctl::number("net/ipv4/conf/all/rp_filter").unwrap_or(0),
-            has_ipv6: self.has_ipv6,
-        };
-        for setting in settings::settings(&self.name, surroundings) {
-            if setting.make()? && self.is_kept {
-                tracing::warn!(%setting, "something had changed a setting of the pair; put back");
+        match self.restore(false) {
+            // Pods and clients outside are served without, and sysctls may become writable.
+            Err(PairError::Sysctl(error)) => {
+                self.note(Some(with_causes(&error)));
+                Ok(())
             }
+            restored => restored,
         }
-        self.address()?;
-        for index in [self.far, self.near] {
-            self.set(index, "the state up".to_owned(), request::up(index), 0)?;
-        }
-        for any in self.families() {
-            let gateway = self.hairpin.gateway(any);
-            let message = request::neighbour(self.near, gateway, FAR_MAC);
-            let flags = NLM_F_CREATE | NLM_F_REPLACE;
-            self.set(
-                self.near,
-                format!("the neighbour {gateway}"),
-                message,
-                flags,
-            )?;
-        }
-        Ok(())
-    }
-
-    /// Gives the node's end its address, unless it has it: then nobody is told of news that are none.
-    fn address(&mut self) -> Result<(), PairError> {
-        let own = self.hairpin.near_address();
-        let message = request::address(self.near, own);
-        let result = self.channel.change(message, NLM_F_CREATE | NLM_F_EXCL);
-        match result {
-            Err(source) if source.raw_os_error() != Some(libc::EEXIST) => Err(PairError::Set {
-                what: format!("the address {own}"),
-                device: self.name.near(),
-                source,
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// The MACs of all devices, by index.
-    fn macs(&mut self) -> Result<BTreeMap<u32, Mac>, PairError> {
-        let listed = self.channel.list(request::all_links());
-        let links = listed.map_err(PairError::List)?;
-        let links = links.iter().filter_map(request::link);
-        Ok(links
-            .filter_map(|link| Some((link.index, link.mac?)))
-            .collect())
     }
 
     /// Removes the addresses that an earlier agent gave, with another hairpin address perhaps.
@@ -375,34 +319,6 @@ impl HostPair {
             }
         }
         Ok(())
-    }
-
-    fn families(&self) -> impl Iterator<Item = IpAddr> + use<> {
-        let v6 = self.has_ipv6.then_some(Ipv6Addr::UNSPECIFIED.into());
-        [std::net::Ipv4Addr::UNSPECIFIED.into()]
-            .into_iter()
-            .chain(v6)
-    }
-
-    fn set(
-        &mut self,
-        index: u32,
-        what: String,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<(), PairError> {
-        let device = if index == self.near {
-            self.name.near()
-        } else {
-            self.name.far()
-        };
-        self.channel
-            .change(message, flags)
-            .map_err(|source| PairError::Set {
-                what,
-                device,
-                source,
-            })
     }
 }
 
@@ -485,7 +401,7 @@ fn create(
         source,
     };
     channel
-        .change(request::create(name, MTU), NLM_F_CREATE | NLM_F_EXCL)
+        .change(request::create(name, MTU, None), NLM_F_CREATE | NLM_F_EXCL)
         .map_err(refused)?;
     let found = channel.list(request::all_links()).and_then(|links| {
         let index = |name: &str| {
@@ -517,18 +433,18 @@ fn remove(
         })
 }
 
-/// An error, unless the agent of this run directory is known to have ended.
-fn refuse_living(name: &PairName, run_dir: &str) -> Result<(), PairError> {
-    let lock = File::open(Path::new(run_dir).join(crate::agent::run_dir::LOCK));
+/// Why the pair of another run directory is not ours: an agent that has ended serves on by it.
+fn another(name: &PairName, run_dir: String) -> PairError {
+    let lock = File::open(Path::new(&run_dir).join(crate::agent::run_dir::LOCK));
     let state = match lock.map(|lock| lock.try_lock()) {
-        Ok(Ok(())) => return Ok(()),
+        Ok(Ok(())) => "has ended, but what it left in the kernel serves on",
         Ok(Err(TryLockError::WouldBlock)) => "runs",
         _ => "may run: its lock is not there to be tried",
     };
-    Err(PairError::Another {
+    PairError::Another {
         near: name.near(),
         far: name.far(),
-        run_dir: run_dir.to_owned(),
+        run_dir,
         state,
-    })
+    }
 }

@@ -22,10 +22,15 @@ use super::{
     routes::{PROTOCOL, Value},
 };
 
-/// Makes both ends, with the MACs by which they are known until they have an alias.
-pub(super) fn create(name: &PairName, mtu: u32) -> RouteNetlinkMessage {
-    let end = |name: String, mac: Mac| {
-        let mut message = LinkMessage::default();
+/// Makes both ends, with the MACs by which they are known until they have an alias; with these numbers, or with any.
+pub(super) fn create(
+    name: &PairName,
+    mtu: u32,
+    numbers: Option<(u32, u32)>,
+) -> RouteNetlinkMessage {
+    let (near, far) = numbers.unwrap_or_default();
+    let end = |index, name: String, mac: Mac| {
+        let mut message = numbered(index);
         message.attributes = vec![
             LinkAttribute::IfName(name),
             LinkAttribute::Address(mac.into()),
@@ -33,8 +38,8 @@ pub(super) fn create(name: &PairName, mtu: u32) -> RouteNetlinkMessage {
         ];
         message
     };
-    let mut message = end(name.near(), NEAR_MAC);
-    let far = end(name.far(), FAR_MAC);
+    let mut message = end(near, name.near(), NEAR_MAC);
+    let far = end(far, name.far(), FAR_MAC);
     message.attributes.push(LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Veth),
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(far))),
@@ -126,6 +131,25 @@ pub(super) fn neighbour(index: u32, addr: IpAddr, mac: Mac) -> RouteNetlinkMessa
     RouteNetlinkMessage::NewNeighbour(message)
 }
 
+/// The neighbours of one device.
+pub(super) fn neighbours_of(index: u32) -> RouteNetlinkMessage {
+    let mut message = NeighbourMessage::default();
+    message.attributes = vec![NeighbourAttribute::IfIndex(index)];
+    RouteNetlinkMessage::GetNeighbour(message)
+}
+
+/// Whether a message of [`neighbour`] asks for what an answer to [`neighbours_of`] says.
+pub(super) fn is_same_neighbour(asked: &RouteNetlinkMessage, found: &RouteNetlinkMessage) -> bool {
+    let (RouteNetlinkMessage::NewNeighbour(asked), RouteNetlinkMessage::NewNeighbour(found)) =
+        (asked, found)
+    else {
+        return false;
+    };
+    let key = |message: &NeighbourMessage| (message.header.ifindex, message.header.state);
+    let has = |attribute| found.attributes.contains(attribute);
+    key(asked) == key(found) && asked.attributes.iter().all(has)
+}
+
 /// A route to the pair; also names the one to be removed.
 pub(super) fn route(prefix: IpNet, value: Value, device: u32) -> RouteMessage {
     let mut message = RouteMessage::default();
@@ -161,6 +185,7 @@ pub(super) fn link(message: &RouteNetlinkMessage) -> Option<Link> {
     };
     let mut link = Link {
         index: message.header.index,
+        is_up: message.header.flags.contains(LinkFlags::Up),
         ..Link::default()
     };
     for attribute in &message.attributes {
@@ -169,6 +194,7 @@ pub(super) fn link(message: &RouteNetlinkMessage) -> Option<Link> {
             LinkAttribute::Link(index) => link.peer = Some(*index),
             LinkAttribute::LinkNetNsId(_) => link.is_peer_elsewhere = true,
             LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().ok(),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::IfAlias(alias) => link.alias = Some(alias.clone()),
             LinkAttribute::LinkInfo(infos) => {
                 link.is_veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));

@@ -1,0 +1,201 @@
+//! Nodes with other ways out than one device: a bridge, and two uplinks of which each must carry the answers to what it has
+//! brought.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of tests fail as tests do: with a line number"
+)]
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_tests::{
+    balancer::Balancer,
+    client, link,
+    manifest::{Exposed, Manifest, Port, Service},
+    netns::{Namespace, require_root},
+    server::Server,
+    topology::{Cluster, Config, UPLINK},
+};
+use tempfile::TempDir;
+
+const NEAR: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+const FAR: [&str; 2] = ["10.96.0.20", "fd00:10:96::14"];
+const NEAR_PORT: u16 = 30080;
+const FAR_PORT: u16 = 30081;
+/// The second uplink, at both of its ends.
+const SECOND: &str = "uplink1";
+/// The node's addresses on it, and those of who is at its other end.
+const SECOND_NODE: [&str; 2] = ["203.0.113.1", "fd00:203::1"];
+const SECOND_CLIENT: [&str; 2] = ["203.0.113.2", "fd00:203::2"];
+/// A client that both uplinks lead to.
+const ROAMER: [&str; 2] = ["192.0.2.77", "fd00:192::77"];
+
+/// Two nodes with a pod each, both of which serve; the pod of the second node is far from the first one.
+struct Scene {
+    _servers: Vec<Server>,
+    cluster: Cluster,
+    manifests: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let config = Config {
+            pods: vec![1, 1],
+            ..Config::default()
+        };
+        let cluster = Cluster::new(&config).unwrap();
+        let service = |name: &str, ips: [&str; 2], node_port| Exposed {
+            service: Service {
+                name: name.to_owned(),
+                cluster_ips: ips.map(addr).into(),
+                ports: vec![Port::new("TCP", 80, 8080)],
+                selector: Some(name.to_owned()),
+            },
+            node_ports: vec![node_port],
+            ips: Vec::new(),
+        };
+        let manifests = tempfile::tempdir().unwrap();
+        Manifest::nodes_of(&cluster)
+            .with_pods_of(&cluster, &["pod-1-1"], "near")
+            .with_pods_of(&cluster, &["pod-2-1"], "far")
+            .with(&service("near", NEAR, NEAR_PORT))
+            .with(&service("far", FAR, FAR_PORT))
+            .write(&manifests.path().join("all.yaml"))
+            .unwrap();
+        Self {
+            _servers: cluster.serve_hostnames(8080).unwrap(),
+            cluster,
+            manifests,
+        }
+    }
+
+    fn node(&self) -> &Namespace {
+        &self.cluster.nodes[0].namespace
+    }
+
+    fn start(&self) -> Balancer {
+        Balancer::start(&self.cluster.nodes[0], self.manifests.path(), &[]).unwrap()
+    }
+
+    /// The pod and the node reach the far pod by its service.
+    fn expect_cluster_ips(&self) {
+        for ip in FAR {
+            for asking in [&self.cluster.nodes[0].pods[0].namespace, self.node()] {
+                assert_eq!(ask(asking, None, ip, 80), "pod-2-1", "{ip}");
+            }
+        }
+    }
+
+    /// The client outside reaches both pods by the node ports at these addresses.
+    fn expect_node_ports(&self, source: Option<[&str; 2]>, addresses: [IpAddr; 2]) {
+        for (family, address) in addresses.into_iter().enumerate() {
+            for (port, pod) in [(NEAR_PORT, "pod-1-1"), (FAR_PORT, "pod-2-1")] {
+                let source = source.map(|source| addr(source[family]));
+                let asking = &self.cluster.client.namespace;
+                let answer = ask(asking, source, &address.to_string(), port);
+                assert_eq!(answer, pod, "{address} {port}");
+            }
+        }
+    }
+}
+
+fn addr(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn ask(asking: &Namespace, source: Option<IpAddr>, ip: &str, port: u16) -> String {
+    let to = SocketAddr::new(addr(ip), port);
+    let answer = asking.run(|| match source {
+        Some(source) => client::tcp_hit_from(source, to),
+        None => client::tcp_hit(to),
+    });
+    answer.unwrap_or_else(|error| panic!("{ip} {port}: {error:#}"))
+}
+
+#[test]
+fn a_bridge_is_an_uplink_like_any_other() {
+    if !require_root() {
+        return;
+    }
+    let mut scene = Scene::new();
+    let node = &scene.cluster.nodes[0];
+    let ways = |device: &str| -> Vec<String> {
+        let next = scene.cluster.nodes[1].addresses.both();
+        let cidrs = lb_tests::addressing::pod_cidrs(2);
+        let ways = cidrs.iter().zip(next);
+        ways.map(|(cidr, via)| format!("route replace {cidr} via {via} dev {device}"))
+            .collect()
+    };
+    let mut commands = vec!["link add br7 type bridge stp_state 0 mcast_snooping 0".to_owned()];
+    commands.extend(link::up("br7"));
+    // Before the other device loses them, and with them goes whatever route prefers them.
+    commands.extend(link::addresses("br7", node.addresses, 24, 64));
+    commands.push(format!("addr flush dev {UPLINK}"));
+    commands.push(format!("link set dev {UPLINK} master br7"));
+    commands.extend(link::link_local("br7", 1));
+    commands.extend(ways("br7"));
+    node.namespace.ip(&commands).unwrap();
+    let addresses = node.addresses.both();
+    scene.cluster.nodes[0].uplinks = vec!["br7".to_owned()];
+    let balancer = scene.start();
+    let status = balancer.fulcrum(&["status"]).unwrap();
+    assert!(status.contains("br7        uplink"), "{status}");
+    scene.expect_cluster_ips();
+    scene.expect_node_ports(None, addresses);
+}
+
+#[test]
+fn of_two_uplinks_each_carries_the_answers_to_what_it_has_brought() {
+    if !require_root() {
+        return;
+    }
+    let mut scene = Scene::new();
+    let (node, outside) = (scene.node(), &scene.cluster.client.namespace);
+    let first = scene.cluster.nodes[0].addresses.both();
+    let beyond = scene.cluster.client.addresses.both();
+    let mut commands = vec![link::veth(
+        SECOND,
+        "02:fc:08:00:00:01",
+        SECOND,
+        outside,
+        1500,
+    )];
+    commands.extend(link::up(SECOND));
+    commands.extend(link::link_local(SECOND, 0x81));
+    let mut others = link::up(SECOND);
+    others.extend(link::link_local(SECOND, 0x82));
+    for family in 0..2 {
+        let len = [24, 64][family];
+        let nodad = ["", " nodad"][family];
+        let (own, peer, roamer) = (SECOND_NODE[family], SECOND_CLIENT[family], ROAMER[family]);
+        commands.extend([
+            format!("addr add {own}/{len} dev {SECOND}{nodad}"),
+            format!("route add {roamer} via {} dev {UPLINK}", beyond[family]),
+            format!("route add {roamer} via {peer} dev {SECOND} table 100"),
+        ]);
+        others.extend([
+            format!("addr add {peer}/{len} dev {SECOND}{nodad}"),
+            format!("addr add {roamer} dev lo"),
+        ]);
+    }
+    node.ip(&commands).unwrap();
+    outside.ip(&others).unwrap();
+    for (flag, own) in ["-4", "-6"].into_iter().zip(SECOND_NODE) {
+        let rule = ["rule", "add", "from", own, "lookup", "100"];
+        let output = node.command("ip").arg(flag).args(rule).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    // What comes back by the other uplink than it was sent by is refused.
+    for device in ["all", SECOND, UPLINK] {
+        let name = format!("net/ipv4/conf/{device}/rp_filter");
+        let strict = if device == "all" { "0" } else { "1" };
+        outside.sysctl(&name, strict).unwrap();
+    }
+    scene.cluster.nodes[0].uplinks.push(SECOND.to_owned());
+    let balancer = scene.start();
+    scene.expect_cluster_ips();
+    scene.expect_node_ports(Some(ROAMER), first);
+    scene.expect_node_ports(Some(ROAMER), SECOND_NODE.map(addr));
+    let counters = balancer.counters().unwrap();
+    assert!(counters["open"] >= 8, "{counters:?}");
+}
