@@ -34,6 +34,14 @@ const PROFILE: [(&str, &str); 7] = [
     ("CARGO_PROFILE_RELEASE_STRIP", "none"),
 ];
 
+/// Set if the programs shall log, for debugging.
+const LOG_VARIABLE: &str = "CARGO_FEATURE_BPF_LOG";
+/// What the programs are compiled with if this crate is.
+const FEATURES: [(&str, &str); 2] = [
+    (LOG_VARIABLE, "log"),
+    ("CARGO_FEATURE_NEXT_LAYOUT", "next-layout"),
+];
+
 fn main() -> ExitCode {
     match object() {
         Ok(object) => {
@@ -61,7 +69,7 @@ fn object() -> Result<PathBuf, String> {
     };
     let bytes = fs::read(&object)
         .map_err(|error| format!("cannot read the object {}: {error}", object.display()))?;
-    let legacy_maps = if logs() {
+    let legacy_maps = if has(LOG_VARIABLE) {
         LegacyMaps::Allowed
     } else {
         LegacyMaps::Refused
@@ -127,8 +135,8 @@ fn compile(toolchain: &Toolchain, workspace: &Path, out_dir: &Path) -> Result<Pa
             "--target",
             TARGET,
         ]);
-    if logs() {
-        cargo.args(["--features", "log"]);
+    for (_, feature) in FEATURES.iter().filter(|(variable, _)| has(variable)) {
+        cargo.args(["--features", feature]);
     }
     let built = cargo.output();
     succeeded(toolchain, built)?;
@@ -171,9 +179,9 @@ fn rustflags(toolchain: &Toolchain, workspace: &Path) -> Result<String, String> 
     .join("\x1f"))
 }
 
-/// Whether the programs shall log, for debugging.
-fn logs() -> bool {
-    env::var_os("CARGO_FEATURE_BPF_LOG").is_some()
+/// Whether this crate has the feature that a variable of cargo's stands for.
+fn has(variable: &str) -> bool {
+    env::var_os(variable).is_some()
 }
 
 fn directory(name: &str) -> Result<PathBuf, String> {

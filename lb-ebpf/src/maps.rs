@@ -13,6 +13,7 @@ use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, NextHop, NodeConfig,
         PlaceKey, Reason, Service, ServiceKey, Source, SourceKey, TraceRecord, capacity,
+        former::{IN_ORDER, Layouts},
         held_piece::FRAME_LEN,
     },
     datapath::Work,
@@ -122,6 +123,10 @@ pub(crate) static NODE: Global<NodeConfig> = Global::new(NodeConfig {
     ..NodeConfig::DEFAULT
 });
 
+/// Where words of flow slots stand; the loader writes it if there is a layout before this one.
+#[unsafe(no_mangle)]
+pub(crate) static LAYOUTS: Global<Layouts> = Global::new(IN_ORDER);
+
 /// One family's maps and facts; everything that uses them is written once.
 pub(crate) trait FamilyMaps: Addr {
     /// `AF_INET` or `AF_INET6`.
@@ -140,11 +145,11 @@ pub(crate) trait FamilyMaps: Addr {
     fn note(key: &FlowKey<Self>, id: u32, now: u32) -> u64;
     /// [`crate::memory`]'s global function of the family.
     fn reserve(key: &FlowKey<Self>, request: u32, now: u32, twin: u32) -> u64;
-    fn search(key: &FlowKey<Self>, base: u32) -> u64;
+    fn search(key: &FlowKey<Self>, base: u64) -> u64;
     fn glance(position: u32, now: u32) -> u64;
     fn room(home: u32, now: u32) -> u64;
     fn oldest(first: u32, second: u32, now: u32) -> u64;
-    fn outdo(key: &FlowKey<Self>, mine: u32, base: u32) -> u32;
+    fn outdo(key: &FlowKey<Self>, mine: u32, base: u64) -> u32;
     /// [`lb_common::flow::table::FlowTable::unmark_homes_here`], checked by the verifier once.
     fn unmark(position: u32) -> u32;
     /// [`crate::stages`]' global functions of the family.
@@ -208,7 +213,7 @@ macro_rules! bind {
                 $reserve(key, request, now, twin)
             }
             #[inline(always)]
-            fn search(key: &FlowKey<Self>, base: u32) -> u64 {
+            fn search(key: &FlowKey<Self>, base: u64) -> u64 {
                 $search(key, base)
             }
             #[inline(always)]
@@ -216,7 +221,7 @@ macro_rules! bind {
                 $oldest(first, second, now)
             }
             #[inline(always)]
-            fn outdo(key: &FlowKey<Self>, mine: u32, base: u32) -> u32 {
+            fn outdo(key: &FlowKey<Self>, mine: u32, base: u64) -> u32 {
                 $outdo(key, mine, base)
             }
 

@@ -1,40 +1,46 @@
 //! Map values that several CPUs share: flow slots and next hops, word by word.
 
 use core::{
+    arch::asm,
     intrinsics::{AtomicOrdering::SeqCst, atomic_and, atomic_cxchg, atomic_or, atomic_xadd},
     mem::offset_of,
 };
 
 use lb_common::{
-    abi::{FlowSlot, NextHop, Plain},
+    abi::{
+        FlowSlot, NextHop, Plain,
+        former::{self, layout_offsets},
+    },
     datapath::HopMemory,
     flow::{
         FlowKey,
         clock::Tick,
-        growth::OTHER,
         reserve::{Glance, Oldest, Request, Reserved, Room},
         slot::Words,
         table::{FlowTable, Homes, Refusal, Sighting, Slots},
     },
-    net::addr::{Addr4, Addr6},
+    net::addr::{Addr, Addr4, Addr6},
 };
 
-use crate::{maps::FamilyMaps, tables::node};
+use crate::{
+    maps::{FamilyMaps, LAYOUTS},
+    tables::node,
+};
 
 /// The flow table's memory.
 pub(crate) struct KernelSlots;
 
 impl<A: FamilyMaps> Slots<A> for KernelSlots {
-    type Words = KernelWords<A>;
+    type Words = KernelWords<A, OfTable>;
 
     #[inline(always)]
-    fn words(&self, position: u32) -> Option<KernelWords<A>> {
-        let slot = if position & OTHER == 0 {
+    fn words(&self, position: u32, base: u64) -> Option<Self::Words> {
+        let slot = if base == 0 {
             A::flows().get_ptr_mut(position)
         } else {
-            A::other_flows().get_ptr_mut(position & !OTHER)
+            A::other_flows().get_ptr_mut(position)
         };
-        slot.map(KernelWords)
+        slot.map(|slot| KernelWords(slot, OfTable(base)))
     }
 
     #[inline(always)]
@@ -85,13 +91,17 @@ macro_rules! global {
     ($addr:ty, $search:ident, $reserve:ident, $glance:ident, $room:ident, $oldest:ident, $outdo:ident, $unmark:ident) => {
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub(crate) extern "C" fn $search(key: *const FlowKey<$addr>, base: u32) -> u64 {
+        pub(crate) extern "C" fn $search(key: *const FlowKey<$addr>, base: u64) -> u64 {
             // SAFETY: the callers pass references; the verifier asks for the check because it does not see them.
             let Some(key) = (unsafe { key.as_ref() }) else {
                 return 0;
             };
-            match view(base) {
-                Some(table) => table.search_here(key).0,
+            // One after the other: so the compiler knows in each which table it is.
+            if base == 0 {
+                return table(0).search_here(key).0;
+            }
+            match table(0).other() {
+                Some(other) => other.search_here(key).0,
                 None => 0,
             }
         }
@@ -131,13 +141,16 @@ macro_rules! global {
 
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub(crate) extern "C" fn $outdo(key: *const FlowKey<$addr>, mine: u32, base: u32) -> u32 {
+        pub(crate) extern "C" fn $outdo(key: *const FlowKey<$addr>, mine: u32, base: u64) -> u32 {
             // SAFETY: as above.
             let Some(key) = (unsafe { key.as_ref() }) else {
                 return 0;
             };
-            match view(base) {
-                Some(table) => u32::from(table.outdo_here(key, mine)),
+            if base == 0 {
+                return u32::from(table(0).outdo_here(key, mine));
+            }
+            match table(0).other() {
+                Some(other) => u32::from(other.outdo_here(key, mine)),
                 None => 1,
             }
         }
@@ -164,42 +177,74 @@ fn table<A: FamilyMaps>(now: u32) -> FlowTable<'static, A, KernelSlots> {
     FlowTable::new(&KernelSlots, A::flow_mask(node), node, now)
 }
 
-/// The table that `base` stands for: [`FlowTable::base`].
-#[inline(always)]
-fn view<A: FamilyMaps>(base: u32) -> Option<FlowTable<'static, A, KernelSlots>> {
-    let table = table(0);
-    if base == 0 {
-        Some(table)
-    } else {
-        table.other()
-    }
-}
+/// One flow slot in the kernel's memory, or the words of another map's value.
+pub(crate) struct KernelWords<A, P = InOrder>(*mut FlowSlot<A>, P);
 
-/// One flow slot in the kernel's memory.
-pub(crate) struct KernelWords<A>(*mut FlowSlot<A>);
-
-impl<A> Clone for KernelWords<A> {
+impl<A, P: Copy> Clone for KernelWords<A, P> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<A> Copy for KernelWords<A> {}
+impl<A, P: Copy> Copy for KernelWords<A, P> {}
 
 impl<A> KernelWords<A> {
     /// The words of any other map value.
     #[inline(always)]
     pub(crate) fn over<T>(value: *mut T) -> Self {
-        Self(value.cast())
-    }
-
-    #[inline(always)]
-    fn word(self, at: usize) -> *mut u32 {
-        self.0.cast::<u32>().wrapping_add(at)
+        Self(value.cast(), InOrder)
     }
 }
 
-impl<A> Words for KernelWords<A> {
+impl<A: Addr, P: Places> KernelWords<A, P> {
+    #[inline(always)]
+    fn word(self, at: usize) -> *mut u32 {
+        self.0.cast::<u32>().wrapping_add(self.1.place::<A>(at))
+    }
+}
+
+/// Where words stand.
+pub(crate) trait Places: Copy {
+    /// Word `at`.
+    fn place<A: Addr>(self, at: usize) -> usize;
+}
+
+/// Where they are said to be.
+#[derive(Clone, Copy)]
+pub(crate) struct InOrder;
+
+impl Places for InOrder {
+    #[inline(always)]
+    fn place<A: Addr>(self, at: usize) -> usize {
+        at
+    }
+}
+
+/// Where the layout of a flow table has them, which a base stands for ([`FlowTable::base`]).
+///
+/// A whole register: of half a one that is put on the stack the verifier forgets what it held.
+#[derive(Clone, Copy)]
+pub(crate) struct OfTable(u64);
+
+impl Places for OfTable {
+    /// Looked up anew for each word: kept, the places would be as many values more, and the stack is full. Without a branch:
+    /// the compiler would make two of all that follows.
+    #[inline(always)]
+    fn place<A: Addr>(self, at: usize) -> usize {
+        if former::VERSION.is_none() {
+            return at;
+        }
+        let mut layouts = (&raw const LAYOUTS).cast::<u8>();
+        // SAFETY: an empty instruction that hides where the pointer comes from, as in `node`.
+        unsafe { asm!("", inout("r1") layouts, options(nomem, nostack, preserves_flags)) };
+        let (own, other) = layout_offsets(A::FAMILY);
+        let offset = own + self.0 as usize * (other - own);
+        // SAFETY: inside the tables, which the loader has written.
+        usize::from(unsafe { *layouts.wrapping_add(offset + at) })
+    }
+}
+
+impl<A: Addr, P: Places> Words for KernelWords<A, P> {
     #[inline(always)]
     fn load(self, at: usize) -> u32 {
         // SAFETY: the pointer is to a map value of an array, which lives as long as the program, and `at`

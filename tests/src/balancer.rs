@@ -28,6 +28,8 @@ use crate::{
 
 /// Names the binary to test.
 const BINARY_VARIABLE: &str = "FULCRUM_BIN";
+/// Names one of another layout, to which the binary to test is upgraded.
+const NEXT_BINARY_VARIABLE: &str = "FULCRUM_NEXT_BIN";
 /// How long the agent may take to load its programs and serve what the manifests say.
 const START_LIMIT: Duration = Duration::from_mins(1);
 /// How long it may take to end.
@@ -324,10 +326,10 @@ fn invocation(node: &Node, launch: &Launch<'_>) -> Result<Command> {
         wrapper,
     } = launch;
     let mut command = match wrapper {
-        [] => node.namespace.daemon(binary()?),
+        [] => node.namespace.daemon(place.binary()?),
         [wrapper, arguments @ ..] => {
             let mut command = node.namespace.daemon(wrapper);
-            command.args(arguments).arg(binary()?);
+            command.args(arguments).arg(place.binary()?);
             command
         }
     };
@@ -359,13 +361,19 @@ fn invocation(node: &Node, launch: &Launch<'_>) -> Result<Command> {
 
 /// The binary to test: named by `FULCRUM_BIN`, else the one in the target directory that this test was built in.
 pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os(BINARY_VARIABLE) {
+    built(BINARY_VARIABLE, "fulcrum", "cargo build")
+}
+
+/// A binary of another layout: named by `FULCRUM_NEXT_BIN`, else found likewise.
+pub fn next_binary() -> Result<PathBuf> {
+    let how = "cargo build --package lb-user --features next-layout";
+    built(NEXT_BINARY_VARIABLE, "fulcrum-next", how)
+}
+
+fn built(variable: &str, name: &str, how: &str) -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os(variable) {
         let path = PathBuf::from(path);
-        ensure!(
-            path.is_file(),
-            "{BINARY_VARIABLE}={}: is no file",
-            path.display()
-        );
+        ensure!(path.is_file(), "{variable}={}: is no file", path.display());
         return Ok(path);
     }
     let own = std::env::current_exe().context("find the directory of this test")?;
@@ -374,11 +382,11 @@ pub fn binary() -> Result<PathBuf> {
         .ancestors()
         .skip(1)
         .take(2)
-        .map(|dir| dir.join("fulcrum"))
+        .map(|dir| dir.join(name))
         .find(|path| path.is_file());
     found.with_context(|| {
         format!(
-            "no `fulcrum` beside {}; build it by `cargo build`, or name it by {BINARY_VARIABLE}",
+            "no `{name}` beside {}; build it by `{how}`, or name it by {variable}",
             own.display()
         )
     })

@@ -21,6 +21,8 @@ use crate::{balancer, netns::Namespace, residue};
 pub struct Place {
     scratch: Arc<Scratch>,
     run_dir: String,
+    /// Another binary than the one to test.
+    binary: Option<PathBuf>,
 }
 
 impl Place {
@@ -29,6 +31,7 @@ impl Place {
         Ok(Self {
             scratch: Arc::new(Scratch::new()?),
             run_dir: "run".to_owned(),
+            binary: None,
         })
     }
 
@@ -39,6 +42,20 @@ impl Place {
             run_dir: run_dir.to_owned(),
             ..self.clone()
         }
+    }
+
+    /// The same place in the hands of another build of `fulcrum`.
+    #[must_use]
+    pub fn of_build(&self, binary: PathBuf) -> Self {
+        Self {
+            binary: Some(binary),
+            ..self.clone()
+        }
+    }
+
+    /// The binary that is used here.
+    pub fn binary(&self) -> Result<PathBuf> {
+        self.binary.clone().map_or_else(balancer::binary, Ok)
     }
 
     /// The run directory, whether or not it exists.
@@ -60,7 +77,7 @@ impl Place {
 
     /// Runs `fulcrum` with these arguments about this place, whether or not an agent runs there.
     pub fn fulcrum(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = Command::new(balancer::binary()?);
+        let mut command = Command::new(self.binary()?);
         command
             .args(self.flags())
             .args(arguments)
@@ -70,7 +87,7 @@ impl Place {
 
     /// `fulcrum cleanup` in the network namespace of a node.
     pub fn cleanup(&self, node: &Namespace, arguments: &[&str]) -> Result<Output> {
-        let mut command = node.command(balancer::binary()?);
+        let mut command = node.command(self.binary()?);
         command.args(self.flags()).arg("cleanup").args(arguments);
         command.output().context("run `fulcrum cleanup`")
     }

@@ -10,11 +10,32 @@ use crate::{privilege, run, setup, workspace};
 
 /// The variable that tells demo and tests which binary to run.
 pub(crate) const BINARY_VARIABLE: &str = "FULCRUM_BIN";
+/// The variable that tells tests which binary of another layout there is.
+pub(crate) const NEXT_BINARY_VARIABLE: &str = "FULCRUM_NEXT_BIN";
 
 /// Builds the binary as a plain `cargo build --release` does.
 pub(crate) fn build() -> Result<()> {
     setup::toolchain()?;
     run::succeed(&mut run::cargo(["build", "--release"]))
+}
+
+/// Builds the binary of a release to come that tests upgrade to, as the tests' own profile does.
+pub(crate) fn build_next() -> Result<()> {
+    let next = [
+        "build",
+        "--package",
+        "lb-user",
+        "--features",
+        "next-layout",
+        "--bin",
+        "fulcrum-next",
+    ];
+    run::succeed(&mut run::cargo(next))
+}
+
+/// Where [`build_next`] leaves it.
+pub(crate) fn next_path() -> PathBuf {
+    target_dir().join("debug/fulcrum-next")
 }
 
 /// Where [`build`] leaves the binary.

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
-    binary::{self, BINARY_VARIABLE},
+    binary::{self, BINARY_VARIABLE, NEXT_BINARY_VARIABLE},
     setup,
     suite::{self, REQUIRE_ROOT_VARIABLE, Selection},
 };
@@ -43,6 +43,7 @@ pub(crate) fn run(selection: Selection, filter: &[String], package: &str) -> Res
     let needs_binary = selection != Selection::Unit;
     if needs_binary {
         binary::build()?;
+        binary::build_next()?;
     }
     let mut jobs = Vec::new();
     for command in suite::commands(selection)? {
@@ -135,8 +136,12 @@ fn settings(parts: &Parts, needs_binary: bool) -> Result<String> {
         format!("export {REQUIRE_ROOT_VARIABLE}=1"),
     ];
     if needs_binary {
-        let binary = absolute(&binary::path())?;
-        lines.push(format!("export {BINARY_VARIABLE}={binary}"));
+        for (variable, path) in [
+            (BINARY_VARIABLE, binary::path()),
+            (NEXT_BINARY_VARIABLE, binary::next_path()),
+        ] {
+            lines.push(format!("export {variable}={}", absolute(&path)?));
+        }
     }
     for name in VARIABLES {
         if let Ok(value) = env::var(name) {

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 
 use crate::{
-    binary::{self, BINARY_VARIABLE},
+    binary::{self, BINARY_VARIABLE, NEXT_BINARY_VARIABLE},
     privilege, run, setup,
     tally::Tally,
     workspace,
@@ -82,12 +82,14 @@ pub(crate) fn run(selection: Selection, filter: &[String]) -> Result<ExitCode> {
     if selection != Selection::Unit {
         setup::with_test_tools()?;
         binary::build()?;
+        binary::build_next()?;
     }
     let mut total = Tally::default();
     let mut failed = Vec::new();
     for mut command in commands {
         command.args(["--no-fail-fast", "--"]).args(filter);
         command.env(BINARY_VARIABLE, binary::path());
+        command.env(NEXT_BINARY_VARIABLE, binary::next_path());
         if requires_root(selection) {
             command.env(REQUIRE_ROOT_VARIABLE, "1");
         }
@@ -140,13 +142,15 @@ pub(crate) fn commands(selection: Selection) -> Result<Vec<Command>> {
     Ok(commands)
 }
 
-fn unit() -> [Command; 2] {
+fn unit() -> [Command; 3] {
     const CRATES: [&str; 4] = ["lb-common", "lb-ebpf", "lb-user", "xtask"];
     // With the same features as in the runs of the tests crate, so that nothing is compiled twice.
     let mut crates = run::cargo(["test", "--features", "lb-common/fake"]);
     crates.args(CRATES.iter().flat_map(|name| ["--package", name]));
+    let mut upgrade = run::cargo(["test", "--package", "lb-common", "--lib"]);
+    upgrade.args(["--features", "next-layout", "--test", "flow_table"]);
     let harness = run::cargo(["test", "--package", "lb-tests", "--lib", "--bins"]);
-    [crates, harness]
+    [crates, upgrade, harness]
 }
 
 #[derive(Debug, PartialEq, Eq)]

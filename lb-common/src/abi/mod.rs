@@ -9,9 +9,12 @@ pub mod affinity;
 pub mod backend;
 pub mod counter;
 pub mod flow;
+pub mod former;
 pub mod fragment;
 pub mod growth;
 pub mod held_piece;
+#[cfg(feature = "next-layout")]
+pub mod next_flow;
 pub mod next_hop;
 pub mod node;
 pub mod place;
@@ -22,9 +25,13 @@ pub mod trace;
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, backend_flags};
 pub use counter::Reason;
+#[cfg(not(feature = "next-layout"))]
 pub use flow::FlowSlot;
+pub use former::SlotLayout;
 pub use fragment::Fragment;
 pub use held_piece::{HeldPiece, PieceKey};
+#[cfg(feature = "next-layout")]
+pub use next_flow::FlowSlot;
 pub use next_hop::NextHop;
 pub use node::NodeConfig;
 pub use place::PlaceKey;
@@ -35,7 +42,7 @@ pub use trace::TraceRecord;
 /// Version of the tables' layout; part of the directory where they are pinned.
 ///
 /// Any change of a key, a value, a map type or the meaning of a field raises it.
-pub const LAYOUT_VERSION: u32 = 4;
+pub const LAYOUT_VERSION: u32 = if cfg!(feature = "next-layout") { 5 } else { 4 };
 
 /// Plain data of the tables: `repr(C)`, no padding, every bit pattern valid.
 ///

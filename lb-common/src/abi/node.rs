@@ -80,6 +80,8 @@ impl Default for NodeConfig {
 
 /// Bits of [`NodeConfig::features`].
 pub mod features {
+    use crate::net::addr::Family;
+
     /// Echo requests to service addresses are answered.
     pub const ECHO: u32 = 1 << 0;
     /// TCP connections whose backend serves no more are reset.
@@ -91,6 +93,20 @@ pub mod features {
     pub const FORWARD_STACK: u32 = 1 << 3;
     /// Some connections are: what was forwarded is looked at on its way out.
     pub const LEAVING: u32 = 1 << 4;
+    /// The slots of the IPv4 flow table have the former layout ([`crate::abi::former`]).
+    pub const FORMER4: u32 = 1 << 5;
+    /// The same for IPv6.
+    pub const FORMER6: u32 = 1 << 6;
+    /// The same for the other table, while one takes its place.
+    pub const FORMER_OTHER: u32 = 1 << 7;
+
+    /// [`FORMER4`] or [`FORMER6`].
+    pub const fn former(family: Family) -> u32 {
+        match family {
+            Family::V4 => FORMER4,
+            Family::V6 => FORMER6,
+        }
+    }
 }
 
 /// Values of [`NodeConfig::masquerade`].

@@ -4,9 +4,8 @@ use core::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use crate::{
-    abi::FlowSlot,
+    abi::{SlotLayout, former::WordTable},
     flow::{
-        growth::OTHER,
         slot::{Slot, Words},
         table::Slots,
     },
@@ -77,32 +76,42 @@ impl From<u32> for StdWord {
 
 atomic_word!(StdWord, SeqCst);
 
-/// The memory of a flow table, laid out as [`FlowSlot`] is. `&FakeSlots` is what the table takes.
+/// The memory of a flow table, laid out as [`crate::abi::FlowSlot`] is, or was. `&FakeSlots` is what the table takes.
 #[derive(Debug)]
 pub struct FakeSlots<A, W = StdWord> {
     words: Vec<W>,
+    layout: SlotLayout,
     family: PhantomData<A>,
 }
 
 impl<A: Addr, W: AtomicWord> FakeSlots<A, W> {
-    const STRIDE: usize = size_of::<FlowSlot<A>>() / 4;
-
     /// An empty table of `positions` slots.
     ///
     /// # Panics
     /// If `positions` is not a power of two: the table masks positions.
     pub fn new(positions: u32) -> Self {
+        Self::in_layout(positions, SlotLayout::OWN)
+    }
+
+    /// The same in a layout.
+    ///
+    /// # Panics
+    /// As [`FakeSlots::new`].
+    pub fn in_layout(positions: u32, layout: SlotLayout) -> Self {
         assert!(
             positions.is_power_of_two(),
             "{positions} flow positions: must be a power of two"
         );
-        let words = (0..positions as usize * Self::STRIDE)
-            .map(|_| W::default())
-            .collect();
+        let n_words = positions as usize * layout.slot_size::<A>() / 4;
         Self {
-            words,
+            words: (0..n_words).map(|_| W::default()).collect(),
+            layout,
             family: PhantomData,
         }
+    }
+
+    fn stride(&self) -> usize {
+        self.layout.slot_size::<A>() / 4
     }
 
     /// The same table, in words of another kind.
@@ -112,6 +121,7 @@ impl<A: Addr, W: AtomicWord> FakeSlots<A, W> {
     {
         Self {
             words: other.words.iter().map(|word| word.load().into()).collect(),
+            layout: other.layout,
             family: PhantomData,
         }
     }
@@ -123,7 +133,7 @@ impl<A: Addr, W: AtomicWord> FakeSlots<A, W> {
 
     /// Number of positions.
     pub fn positions(&self) -> u32 {
-        (self.words.len() / Self::STRIDE) as u32
+        (self.words.len() / self.stride()) as u32
     }
 
     /// The slot at `position` modulo the table's size.
@@ -132,9 +142,10 @@ impl<A: Addr, W: AtomicWord> FakeSlots<A, W> {
     }
 
     fn at(&self, position: u32) -> FakeWords<'_, W> {
-        let start = position as usize * Self::STRIDE;
+        let start = position as usize * self.stride();
         FakeWords {
-            words: &self.words[start..start + Self::STRIDE],
+            words: &self.words[start..start + self.stride()],
+            places: self.layout.table::<A>(),
         }
     }
 }
@@ -142,8 +153,8 @@ impl<A: Addr, W: AtomicWord> FakeSlots<A, W> {
 impl<'s, A: Addr, W: AtomicWord> Slots<A> for &'s FakeSlots<A, W> {
     type Words = FakeWords<'s, W>;
 
-    fn words(&self, position: u32) -> Option<FakeWords<'s, W>> {
-        (position < self.positions()).then(|| self.at(position))
+    fn words(&self, position: u32, base: u64) -> Option<FakeWords<'s, W>> {
+        (base == 0 && position < self.positions()).then(|| self.at(position))
     }
 }
 
@@ -168,7 +179,10 @@ impl<W: AtomicWord> FakeWordRows<W> {
     pub fn row(&self, row: u32) -> Option<FakeWords<'_, W>> {
         let start = row as usize * self.stride;
         let words = self.words.get(start..start + self.stride)?;
-        Some(FakeWords { words })
+        Some(FakeWords {
+            words,
+            places: None,
+        })
     }
 
     /// The last row, a scratch.
@@ -214,12 +228,9 @@ pub struct FakePair<'s, A, W = StdWord> {
 impl<'s, A: Addr, W: AtomicWord> Slots<A> for FakePair<'s, A, W> {
     type Words = FakeWords<'s, W>;
 
-    fn words(&self, position: u32) -> Option<FakeWords<'s, W>> {
-        if position & OTHER == 0 {
-            self.first.words(position)
-        } else {
-            self.other.words(position & !OTHER)
-        }
+    fn words(&self, position: u32, base: u64) -> Option<FakeWords<'s, W>> {
+        let table = if base == 0 { self.first } else { self.other };
+        Slots::<A>::words(&table, position, 0)
     }
 }
 
@@ -227,6 +238,14 @@ impl<'s, A: Addr, W: AtomicWord> Slots<A> for FakePair<'s, A, W> {
 #[derive(Debug)]
 pub struct FakeWords<'s, W> {
     words: &'s [W],
+    /// Where they are, if not where a [`crate::abi::FlowSlot`] has them.
+    places: Option<&'static WordTable>,
+}
+
+impl<W> FakeWords<'_, W> {
+    fn word(&self, at: usize) -> &W {
+        &self.words[self.places.map_or(at, |places| places[at].into())]
+    }
 }
 
 impl<W> Clone for FakeWords<'_, W> {
@@ -239,27 +258,27 @@ impl<W> Copy for FakeWords<'_, W> {}
 
 impl<W: AtomicWord> Words for FakeWords<'_, W> {
     fn load(self, at: usize) -> u32 {
-        self.words[at].load()
+        self.word(at).load()
     }
 
     fn store(self, at: usize, value: u32) {
-        self.words[at].store(value);
+        self.word(at).store(value);
     }
 
     fn exchange(self, at: usize, old: u32, new: u32) -> bool {
-        self.words[at].exchange(old, new)
+        self.word(at).exchange(old, new)
     }
 
     fn set_bits(self, at: usize, bits: u32) {
-        self.words[at].set_bits(bits);
+        self.word(at).set_bits(bits);
     }
 
     fn keep_bits(self, at: usize, bits: u32) {
-        self.words[at].keep_bits(bits);
+        self.word(at).keep_bits(bits);
     }
 
     fn add(self, at: usize, value: u32) {
-        self.words[at].add(value);
+        self.word(at).add(value);
     }
 
     fn add64(self, at: usize, value: u64) {

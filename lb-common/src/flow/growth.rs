@@ -12,7 +12,7 @@
 //! | after | B | B |
 //!
 //! Programs of two neighbouring phases run side by side, and each sees every flow that the other may insert. A
-//! table's view knows which of the two it is ([`OTHER`] in its positions); a connection's two slots are always in
+//! table's view knows which of the two it is (its base); a connection's two slots are always in
 //! one table, so whatever is done to a flow is done by the view in which it was found.
 //!
 //! * **Never twice.** Who has written a key here, and is `Keyed`, looks at the other table as well. A flow that gives way there is
@@ -35,8 +35,8 @@ use super::{
 };
 use crate::net::addr::{Addr, Family};
 
-/// Bit of the positions that [`Slots::words`] is asked for: one of the other table's.
-pub const OTHER: u32 = 1 << 31;
+/// What [`FlowTable::base`] is of the other table.
+pub const OTHER: u64 = 1;
 
 /// Later than any place: gives way to everybody.
 const LAST: u32 = u32::MAX;
@@ -58,7 +58,7 @@ pub enum Carried {
 impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     /// [`OTHER`] if this is the other table, else 0.
     #[inline(always)]
-    pub fn base(&self) -> u32 {
+    pub fn base(&self) -> u64 {
         self.base
     }
 

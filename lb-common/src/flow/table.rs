@@ -55,9 +55,9 @@ pub(super) const BUCKET: u32 = 16;
 pub trait Slots<A: Addr> {
     /// One slot's words.
     type Words: Words;
-    /// The slot at `position`, in the other table if [`super::growth::OTHER`] is set in it; `None` beyond the
+    /// The slot at `position`, in the other table if `base` is [`super::growth::OTHER`] and not 0; `None` beyond the
     /// table, which a masked position never is.
-    fn words(&self, position: u32) -> Option<Self::Words>;
+    fn words(&self, position: u32, base: u64) -> Option<Self::Words>;
 
     /// Carries out [`FlowTable::reserve_here`]. A host may do so in a function of its own: in the kernel
     /// it is one that the verifier checks once, not anew wherever it is called.
@@ -135,8 +135,8 @@ pub struct FlowTable<'a, A, S> {
     pub(super) slots: &'a S,
     /// Number of positions, a power of two, minus one.
     pub(super) mask: u32,
-    /// Which of the two tables this is, as a bit of every position: see [`super::growth`].
-    pub(super) base: u32,
+    /// Which of the two tables this is: 0, or [`super::growth::OTHER`].
+    pub(super) base: u64,
     pub(super) node: &'a NodeConfig,
     pub(super) now: Tick,
     pub(super) family: PhantomData<A>,
@@ -440,7 +440,7 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     #[inline(always)]
     pub(super) fn slot(&self, position: u32) -> Option<Slot<A, S::Words>> {
         self.slots
-            .words(self.base | position & self.mask)
+            .words(position & self.mask, self.base)
             .map(Slot::new)
     }
 

@@ -179,7 +179,7 @@ fn memory<A: Addr>(world: &World<A>) -> Memory<A> {
     };
     Memory {
         flows: (0..flows.positions())
-            .filter_map(|position| Slots::<A>::words(&flows, position))
+            .filter_map(|position| Slots::<A>::words(&flows, position, 0))
             .flat_map(|slot| (0..words).map(move |at| slot.load(at)))
             .collect(),
         hops: (0..1_024).map(hop).collect(),

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use lb_common::{
-    abi::NodeConfig,
+    abi::{NodeConfig, SlotLayout},
     fake::{FakePair, FakeSlots},
     flow::{
         FlowKey,
@@ -50,7 +50,7 @@ impl Growing {
     ) {
         for at in 0.. {
             let tables = Self {
-                old: FakeSlots::new(MASK + 1),
+                old: FakeSlots::in_layout(MASK + 1, SlotLayout::FORMER),
                 new: FakeSlots::new(MASK + 1),
             };
             open(&tables.old, key, 1).expect("an empty table has room");
@@ -222,7 +222,7 @@ fn the_further_direction_says_how_far_a_copy_is() {
     for moved in [key, answers] {
         for is_copied_first in [true, false] {
             let tables = Growing {
-                old: FakeSlots::new(MASK + 1),
+                old: FakeSlots::in_layout(MASK + 1, SlotLayout::FORMER),
                 new: FakeSlots::new(MASK + 1),
             };
             open(&tables.old, &key, 1).expect("an empty table has room");
@@ -243,7 +243,7 @@ fn the_further_direction_says_how_far_a_copy_is() {
 #[test]
 fn a_flow_that_is_retired_after_it_was_copied_is_gone_from_both_tables() {
     let tables = Growing {
-        old: FakeSlots::new(MASK + 1),
+        old: FakeSlots::in_layout(MASK + 1, SlotLayout::FORMER),
         new: FakeSlots::new(MASK + 1),
     };
     let key = from_client(1, VIP);

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use lb_common::{
-    abi::{NodeConfig, next_hop::NextHopRef},
+    abi::{NodeConfig, SlotLayout, next_hop::NextHopRef},
     fake::{AtomicWord, FakePair, FakeSlots, StdWord},
     flow::{
         FlowKey, Rewrite,
@@ -73,7 +73,7 @@ type View<'s, W> = FlowTable<'s, Addr4, FakePair<'s, Addr4, W>>;
 impl<W: AtomicWord> Tables<W> {
     fn empty() -> Self {
         Self {
-            old: FakeSlots::new(OLD),
+            old: FakeSlots::in_layout(OLD, SlotLayout::FORMER),
             new: FakeSlots::new(NEW),
         }
     }

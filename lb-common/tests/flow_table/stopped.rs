@@ -31,8 +31,8 @@ impl Stopped<'_> {
 impl<'m> Slots<Addr4> for &'m Stopped<'m> {
     type Words = Stepping<'m>;
 
-    fn words(&self, position: u32) -> Option<Stepping<'m>> {
-        let words = self.memory.words(position)?;
+    fn words(&self, position: u32, base: u64) -> Option<Stepping<'m>> {
+        let words = self.memory.words(position, base)?;
         Some(Stepping {
             words,
             stopped: self,

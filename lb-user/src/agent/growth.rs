@@ -93,12 +93,17 @@ impl Growth {
                 continue;
             };
             let size = self.origin.flow_table_size(family);
-            if size >= self.sizes.max {
+            let wanted = if self.origin.is_former(family) {
+                tracing::info!(%family, reason, "the flow table is replaced");
+                size
+            } else if size < self.sizes.max {
+                let wanted = size.saturating_mul(2).min(self.sizes.max);
+                tracing::info!(%family, from = size, to = wanted, reason, "the flow table grows");
+                wanted
+            } else {
                 self.tell(family, reason, size);
                 continue;
-            }
-            let wanted = size.saturating_mul(2).min(self.sizes.max);
-            tracing::info!(%family, from = size, to = wanted, reason, "the flow table grows");
+            };
             if !self.try_grow(family, wanted).await {
                 time::sleep(RETRY).await;
             }
@@ -151,8 +156,12 @@ impl Growth {
         }
     }
 
-    /// Why the table should be larger.
+    /// Why the table should be another.
     async fn need(&mut self) -> Option<(Family, &'static str)> {
+        let mut families = [Family::V4, Family::V6].into_iter();
+        if let Some(family) = families.find(|family| self.origin.is_former(*family)) {
+            return Some((family, "it has the layout of the release before"));
+        }
         let mut look = std::mem::take(&mut self.look);
         let (maps, node) = (self.origin.maps.clone(), self.origin.node);
         let work = task::spawn_blocking(move || {

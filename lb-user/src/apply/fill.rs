@@ -7,7 +7,7 @@ use std::{io, path::Path, time::Duration};
 
 use aya::maps::{Map, PerCpuArray};
 use lb_common::{
-    abi::{FlowSlot, NodeConfig, Plain, Reason, map},
+    abi::{FlowSlot, NodeConfig, Plain, Reason, former::FormerSlot, map},
     flow::{
         clock::{Tick, age, row, tick},
         slot::{SlotFlags, StateWord},
@@ -18,9 +18,9 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{
     bpf::typed,
-    layout::{MapError, errno, open_pinned},
+    flow_rows::FlowRows,
+    layout::{MapError, errno, open_flow_table, open_pinned},
 };
-use crate::sys::Rows;
 
 /// Places of a sample, in runs of neighbours.
 const RUNS: u32 = 16;
@@ -79,10 +79,11 @@ fn refused(pins: &Path) -> Result<u64, MapError> {
 fn fill<A: Addr>(pins: &Path, name: &'static str, node: &NodeConfig) -> Result<usize, MapError>
 where
     FlowSlot<A>: Plain,
+    FormerSlot<A>: Plain,
 {
     let refused = |source| MapError::Kernel { name, source };
-    let slots = open_pinned(pins, name)?;
-    let rows = Rows::<FlowSlot<A>>::of(&slots).map_err(refused)?;
+    let (slots, layout) = open_flow_table(pins, name)?;
+    let rows = FlowRows::<A>::of(&slots, layout).map_err(refused)?;
     let now = now().map_err(refused)?;
     let sample = sample(&rows).map_err(refused)?;
     let live = sample.iter().filter(|slot| is_live(slot, node, now));
@@ -90,9 +91,10 @@ where
 }
 
 /// Some of the table's places; all of a small one.
-fn sample<A>(rows: &Rows<'_, FlowSlot<A>>) -> io::Result<Vec<FlowSlot<A>>>
+fn sample<A: Addr>(rows: &FlowRows<'_, A>) -> io::Result<Vec<FlowSlot<A>>>
 where
     FlowSlot<A>: Plain,
+    FormerSlot<A>: Plain,
 {
     let len = rows.len();
     if len <= RUNS * RUN {

@@ -12,7 +12,9 @@ use aya::maps::{self, MapData, MapType};
 use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, LAYOUT_VERSION, NextHop,
-        PlaceKey, Service, ServiceKey, Source, SourceKey, map,
+        PlaceKey, Service, ServiceKey, SlotLayout, Source, SourceKey,
+        former::{self, FormerSlot},
+        map,
     },
     net::addr::{Addr4, Addr6},
 };
@@ -62,6 +64,9 @@ pub struct Shape {
     /// Bytes of a value.
     pub value_size: u32,
 }
+
+/// The directory beside the tables' for flow tables of the former layout, as long as they are in use.
+pub const FORMER: &str = "former";
 
 /// All maps, in the order of [`map::ALL`].
 pub const SHAPES: [Shape; map::ALL.len()] = [
@@ -138,6 +143,38 @@ pub fn open_pinned(pin_dir: &Path, name: &str) -> Result<MapData, MapError> {
     })?;
     check(&map, shape)?;
     Ok(map)
+}
+
+/// Opens a pinned flow table, and tells the layout of its slots. Until flows are taken out of the table of the release
+/// before, that one is pinned in a directory beside ([`FORMER`]) and there is none here.
+pub fn open_flow_table(pin_dir: &Path, name: &str) -> Result<(MapData, SlotLayout), MapError> {
+    let shape = shape_of(name)?;
+    let own = open_pinned(pin_dir, name);
+    let path = pin_dir.with_file_name(FORMER).join(name);
+    let is_own = !matches!(own, Err(MapError::NotPinned { .. }));
+    if is_own || former::VERSION.is_none() || !path.exists() {
+        return Ok((own?, SlotLayout::OWN));
+    }
+    let map = MapData::from_pin(&path).map_err(|error| MapError::NotPinned {
+        name: shape.name,
+        path,
+        source: errno(error),
+    })?;
+    let former = Shape {
+        value_size: former_value_size(name),
+        ..*shape
+    };
+    check(&map, &former)?;
+    Ok((map, SlotLayout::FORMER))
+}
+
+/// Bytes of a value of a flow table in the former layout.
+pub fn former_value_size(name: &str) -> u32 {
+    if name == map::FLOWS6 {
+        n_bytes::<FormerSlot<Addr6>>()
+    } else {
+        n_bytes::<FormerSlot<Addr4>>()
+    }
 }
 
 /// The shape of the map of this name.

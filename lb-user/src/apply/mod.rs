@@ -10,6 +10,7 @@ mod dump;
 mod fake;
 mod faulty;
 mod fill;
+mod flow_rows;
 mod layout;
 mod lbmaps;
 #[cfg(test)]
@@ -42,7 +43,9 @@ pub use self::{
     fake::FakeMaps,
     faulty::{Faults, FaultyMaps},
     fill::FlowTableLook,
-    layout::{MapError, MapKind, SHAPES, Shape, open_pinned},
+    layout::{
+        FORMER, MapError, MapKind, SHAPES, Shape, former_value_size, open_flow_table, open_pinned,
+    },
     lbmaps::{Access, IsLive, LbMaps, TableError},
     pod::Raw,
     retry::Retry,

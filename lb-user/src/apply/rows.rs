@@ -10,7 +10,8 @@ use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, NextHop, PlaceKey, Plain,
-        Reason, Service, ServiceKey, SlotRange, Source, SourceKey, map, place::NODE_SPACE,
+        Reason, Service, ServiceKey, SlotLayout, SlotRange, Source, SourceKey, former::FormerSlot,
+        map, place::NODE_SPACE,
     },
     flow::{
         Direction,
@@ -25,7 +26,8 @@ use serde_json::{Value, json};
 use super::{
     bpf::{place, typed},
     dump::{Names, flag_names, frontend_flag_names},
-    layout::{MapError, MapKind, SHAPES, errno, open_pinned, shape_of},
+    flow_rows::FlowRows,
+    layout::{MapError, MapKind, SHAPES, errno, open_flow_table, open_pinned, shape_of},
     pod::Raw,
 };
 use crate::{
@@ -83,7 +85,7 @@ pub fn maps_table(pin_dir: &Path) -> Result<Vec<MapInfo>, MapError> {
     SHAPES
         .iter()
         .map(|shape| {
-            let map = open_pinned(pin_dir, shape.name)?;
+            let (map, layout) = open(pin_dir, shape.name)?;
             let kernel = |source| MapError::Kernel {
                 name: shape.name,
                 source,
@@ -94,9 +96,9 @@ pub fn maps_table(pin_dir: &Path) -> Result<Vec<MapInfo>, MapError> {
                 name: shape.name,
                 kind: shape.kind,
                 key_size: shape.key_size,
-                value_size: shape.value_size,
+                value_size: info.value_size(),
                 max_entries: info.max_entries(),
-                entries: rows(map, shape.name, &|_| None)?.rows.len(),
+                entries: rows(map, layout, shape.name, &|_| None)?.rows.len(),
                 memory,
             })
         })
@@ -106,18 +108,33 @@ pub fn maps_table(pin_dir: &Path) -> Result<Vec<MapInfo>, MapError> {
 /// The rows of one pinned map that are in use.
 pub fn dump_rows(pin_dir: &Path, name: &str, names: Names<'_>) -> Result<Table, MapError> {
     let name = shape_of(name)?.name;
-    rows(open_pinned(pin_dir, name)?, name, names)
+    let (map, layout) = open(pin_dir, name)?;
+    rows(map, layout, name, names)
 }
 
-fn rows(map: MapData, name: &'static str, names: Names<'_>) -> Result<Table, MapError> {
+/// A pinned map, and the layout of its slots if it is a flow table.
+fn open(pin_dir: &Path, name: &str) -> Result<(MapData, SlotLayout), MapError> {
+    if name == map::FLOWS4 || name == map::FLOWS6 {
+        open_flow_table(pin_dir, name)
+    } else {
+        Ok((open_pinned(pin_dir, name)?, SlotLayout::OWN))
+    }
+}
+
+fn rows(
+    map: MapData,
+    layout: SlotLayout,
+    name: &'static str,
+    names: Names<'_>,
+) -> Result<Table, MapError> {
     let result = match name {
         map::SERVICES4 => services::<Addr4>(&typed(name, Map::HashMap(map))?, names),
         map::SERVICES6 => services::<Addr6>(&typed(name, Map::HashMap(map))?, names),
         map::SLOTS => slots(&map),
         map::BACKENDS4 => backends::<Addr4>(&map, names),
         map::BACKENDS6 => backends::<Addr6>(&map, names),
-        map::FLOWS4 => flows::<Addr4>(&map),
-        map::FLOWS6 => flows::<Addr6>(&map),
+        map::FLOWS4 => flows::<Addr4>(&map, layout),
+        map::FLOWS6 => flows::<Addr6>(&map, layout),
         map::NEXT_HOPS => next_hops(&map),
         map::COUNTERS => counters(&typed(name, Map::PerCpuArray(map))?),
         map::PLACES4 => places::<Addr4>(&typed(name, Map::LpmTrie(map))?),
@@ -230,9 +247,10 @@ where
     })
 }
 
-fn flows<A: Addr>(map: &MapData) -> io::Result<Table>
+fn flows<A: Addr>(map: &MapData, layout: SlotLayout) -> io::Result<Table>
 where
     FlowSlot<A>: Plain,
+    FormerSlot<A>: Plain,
 {
     let row = |(position, slot): (u32, FlowSlot<A>)| {
         let flags = SlotFlags(slot.flags);
@@ -257,7 +275,11 @@ where
             json!(slot.bytes),
         ]
     };
-    let used = used::<FlowSlot<A>>(map, |slot| StateWord(slot.state).published())?;
+    let slots = FlowRows::<A>::of(map, layout)?;
+    let slots = slots.read(0, slots.len())?;
+    let used = (0..)
+        .zip(slots)
+        .filter(|(_, slot)| StateWord(slot.state).published());
     Ok(Table {
         columns: vec![
             "position",

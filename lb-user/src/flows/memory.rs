@@ -16,13 +16,14 @@ use std::{
     },
 };
 
+use aya::maps::MapData;
 use lb_common::{
-    abi::{FlowSlot, Plain},
+    abi::{FlowSlot, Plain, SlotLayout, former::WordTable},
     flow::{slot::Words, table::Slots},
     net::addr::Addr,
 };
 
-use crate::apply::{MapError, open_pinned};
+use crate::apply::{MapError, open_flow_table};
 
 /// What is done with the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,7 @@ pub enum Access {
 pub struct FlowMemory<A> {
     words: NonNull<AtomicU32>,
     positions: u32,
+    layout: SlotLayout,
     access: Access,
     family: PhantomData<A>,
 }
@@ -51,20 +53,39 @@ impl<A: Addr> FlowMemory<A>
 where
     FlowSlot<A>: Plain,
 {
-    const STRIDE: usize = size_of::<FlowSlot<A>>() / size_of::<u32>();
-
-    /// The table that is pinned under this name.
+    /// The table that is in use under this name.
     pub fn open(pin_dir: &Path, name: &'static str, access: Access) -> Result<Self, MapError> {
-        let map = open_pinned(pin_dir, name)?;
+        let (map, layout) = open_flow_table(pin_dir, name)?;
+        Self::of(&map, layout, access).map_err(|source| MapError::Kernel { name, source })
+    }
+
+    /// The table of this name that is pinned at `path`, in that layout.
+    pub fn open_at(
+        path: &Path,
+        name: &'static str,
+        layout: SlotLayout,
+        access: Access,
+    ) -> Result<Self, MapError> {
         let kernel = |source| MapError::Kernel { name, source };
-        let info = map
-            .info()
-            .map_err(|error| kernel(io::Error::other(error)))?;
-        Self::map(map.fd().as_fd(), info.max_entries(), access).map_err(kernel)
+        let map = MapData::from_pin(path).map_err(|error| kernel(io::Error::other(error)))?;
+        Self::of(&map, layout, access).map_err(kernel)
+    }
+
+    fn of(map: &MapData, layout: SlotLayout, access: Access) -> io::Result<Self> {
+        let info = map.info().map_err(io::Error::other)?;
+        if info.value_size() as usize != layout.slot_size::<A>() {
+            let message = format!("its values are of {} bytes", info.value_size());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        Self::map(map.fd().as_fd(), (info.max_entries(), layout), access)
     }
 
     /// The table of so many positions, a power of two, that `fd` stands for: a map that may be mapped, or a file.
-    pub(super) fn map(fd: BorrowedFd<'_>, positions: u32, access: Access) -> io::Result<Self> {
+    pub(super) fn map(
+        fd: BorrowedFd<'_>,
+        (positions, layout): (u32, SlotLayout),
+        access: Access,
+    ) -> io::Result<Self> {
         if !positions.is_power_of_two() {
             let message = format!("{positions} positions are no power of two");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -77,7 +98,7 @@ where
         let address = unsafe {
             libc::mmap(
                 ptr::null_mut(),
-                Self::n_bytes(positions),
+                positions as usize * layout.slot_size::<A>(),
                 protection,
                 libc::MAP_SHARED,
                 fd.as_raw_fd(),
@@ -92,6 +113,7 @@ where
         Ok(Self {
             words,
             positions,
+            layout,
             access,
             family: PhantomData,
         })
@@ -107,22 +129,23 @@ where
         self.positions - 1
     }
 
-    fn n_bytes(positions: u32) -> usize {
-        positions as usize * size_of::<FlowSlot<A>>()
+    /// Words of a slot.
+    fn stride(&self) -> usize {
+        self.layout.slot_size::<A>() / size_of::<u32>()
     }
 
     fn all(&self) -> &[AtomicU32] {
         // SAFETY: the mapping is as long as this says, aligned to a page, and lasts until `self` is dropped; its
         // words are written by others at any time, but only as a whole, which is what an atomic allows.
         unsafe {
-            slice::from_raw_parts(self.words.as_ptr(), self.positions as usize * Self::STRIDE)
+            slice::from_raw_parts(self.words.as_ptr(), self.positions as usize * self.stride())
         }
     }
 }
 
 impl<A> Drop for FlowMemory<A> {
     fn drop(&mut self) {
-        let n_bytes = self.positions as usize * size_of::<FlowSlot<A>>();
+        let n_bytes = self.positions as usize * self.layout.slot_size::<A>();
         // SAFETY: it was mapped with this length, and no slice of it outlives the value.
         unsafe { libc::munmap(self.words.as_ptr().cast(), n_bytes) };
     }
@@ -134,11 +157,15 @@ where
 {
     type Words = SlotWords<'m>;
 
-    fn words(&self, position: u32) -> Option<SlotWords<'m>> {
+    fn words(&self, position: u32, base: u64) -> Option<SlotWords<'m>> {
+        if base != 0 {
+            return None;
+        }
         let memory: &'m FlowMemory<A> = self;
-        let start = position as usize * FlowMemory::<A>::STRIDE;
+        let start = position as usize * memory.stride();
         Some(SlotWords {
-            words: memory.all().get(start..start + FlowMemory::<A>::STRIDE)?,
+            words: memory.all().get(start..start + memory.stride())?,
+            places: memory.layout.table::<A>(),
             access: memory.access,
         })
     }
@@ -148,19 +175,29 @@ where
 #[derive(Clone, Copy, Debug)]
 pub struct SlotWords<'m> {
     words: &'m [AtomicU32],
+    /// Where they are, if not where a [`FlowSlot`] has them.
+    places: Option<&'static WordTable>,
     access: Access,
 }
 
 impl SlotWords<'_> {
+    fn word(&self, at: usize) -> Option<&AtomicU32> {
+        let at = match self.places {
+            Some(places) => usize::from(*places.get(at)?),
+            None => at,
+        };
+        self.words.get(at)
+    }
+
     fn writable(&self, at: usize) -> Option<&AtomicU32> {
-        (self.access == Access::Write).then(|| self.words.get(at))?
+        (self.access == Access::Write).then(|| self.word(at))?
     }
 }
 
 impl Words for SlotWords<'_> {
     fn load(self, at: usize) -> u32 {
         // Not SeqCst, which is not promised for memory that can only be read.
-        self.words.get(at).map_or(0, |word| word.load(Acquire))
+        self.word(at).map_or(0, |word| word.load(Acquire))
     }
 
     fn store(self, at: usize, value: u32) {
@@ -221,7 +258,7 @@ mod tests {
     where
         FlowSlot<A>: Plain,
     {
-        Slot::new(Slots::<A>::words(&memory, position).expect("a position"))
+        Slot::new(Slots::<A>::words(&memory, position, 0).expect("a position"))
     }
 
     fn both_see_one_table<A: Addr>(ip: &str)
@@ -229,7 +266,9 @@ mod tests {
         FlowSlot<A>: Plain,
     {
         let file = file(8 * size_of::<FlowSlot<A>>());
-        let map = |access| FlowMemory::<A>::map(file.as_fd(), 8, access).expect("mapped");
+        let map = |access| {
+            FlowMemory::<A>::map(file.as_fd(), (8, SlotLayout::OWN), access).expect("mapped")
+        };
         let (writer, reader) = (map(Access::Write), map(Access::Read));
         let addr = A::from_ip(ip.parse().expect("literal")).expect("of the family");
         let mine = slot(&writer, 7);
@@ -240,7 +279,7 @@ mod tests {
         assert_eq!(seen.state().state(), State::HalfOpen);
         assert_eq!(seen.counted(), (1, 1_500));
         assert_eq!(slot(&reader, 6).state(), StateWord(0));
-        assert!(Slots::<A>::words(&&reader, 8).is_none());
+        assert!(Slots::<A>::words(&&reader, 8, 0).is_none());
     }
 
     #[test]
@@ -252,7 +291,8 @@ mod tests {
     #[test]
     fn a_mapping_for_reading_changes_nothing() {
         let file = file(8 * 64);
-        let memory = FlowMemory::<Addr4>::map(file.as_fd(), 8, Access::Read).expect("mapped");
+        let memory = FlowMemory::<Addr4>::map(file.as_fd(), (8, SlotLayout::OWN), Access::Read)
+            .expect("mapped");
         let slot = slot(&memory, 0);
         assert!(!slot.exchange(StateWord(0), StateWord(8)));
         slot.set_last_seen(7);
@@ -264,7 +304,8 @@ mod tests {
     #[test]
     fn a_size_that_cannot_be_masked_is_refused() {
         let file = file(3 * 64);
-        let error = FlowMemory::<Addr4>::map(file.as_fd(), 3, Access::Read).expect_err("refused");
+        let error = FlowMemory::<Addr4>::map(file.as_fd(), (3, SlotLayout::OWN), Access::Read)
+            .expect_err("refused");
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }

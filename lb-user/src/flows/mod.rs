@@ -1,9 +1,10 @@
 //! The connections in the pinned flow tables: seen, counted and taken out while packets flow.
 //!
 //! Works on the tables' own memory by `lb-common`'s own code, with or without an agent. Never opens a connection, and
-//! never changes one but by ending it.
+//! never changes one but by ending it, or by taking it over into a larger table (`carry`).
 
 pub mod alarm;
+pub mod carry;
 pub mod census;
 pub mod connection;
 pub mod filter;

@@ -3,7 +3,7 @@
 use std::{fs::File, net::SocketAddr, os::fd::AsFd as _};
 
 use lb_common::{
-    abi::{FlowSlot, NodeConfig, Plain},
+    abi::{FlowSlot, NodeConfig, Plain, SlotLayout},
     flow::{
         FlowKey, Rewrite,
         clock::Tick,
@@ -44,10 +44,18 @@ fn memory<A: Addr>(positions: u32) -> FlowMemory<A>
 where
     FlowSlot<A>: Plain,
 {
+    memory_in(positions, SlotLayout::OWN)
+}
+
+/// An empty table in some layout.
+pub(super) fn memory_in<A: Addr>(positions: u32, layout: SlotLayout) -> FlowMemory<A>
+where
+    FlowSlot<A>: Plain,
+{
     let file: File = tempfile::tempfile().expect("a temporary file");
-    let n_bytes = positions as usize * size_of::<FlowSlot<A>>();
+    let n_bytes = positions as usize * layout.slot_size::<A>();
     file.set_len(n_bytes as u64).expect("room");
-    FlowMemory::map(file.as_fd(), positions, Access::Write).expect("mapped")
+    FlowMemory::map(file.as_fd(), (positions, layout), Access::Write).expect("mapped")
 }
 
 /// One connection, its addresses as texts.

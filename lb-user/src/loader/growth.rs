@@ -132,6 +132,11 @@ impl Origin {
         }
     }
 
+    /// Whether a family's table has the former layout.
+    pub fn is_former(&self, family: Family) -> bool {
+        self.node.features & features::former(family) != 0
+    }
+
     /// Loads the programs of a phase on the way to a table of `size` positions. The first phase makes it.
     pub fn load(&self, phase: Phase, family: Family, size: u32) -> Result<Stage, LoaderError> {
         let node = self.facts(phase, family, size);
@@ -163,7 +168,7 @@ impl Origin {
     pub(super) fn load_plain(&self) -> Result<Stage, LoaderError> {
         let pins: Vec<_> = map::ALL
             .into_iter()
-            .map(|map| (map, self.maps.join(map)))
+            .map(|map| (map, self.pin(map)))
             .collect();
         let mut ebpf = object::load_on(self.node, self.affinity_size, &pins)?;
         #[cfg(feature = "bpf-log")]
@@ -192,9 +197,25 @@ impl Origin {
                 rename(&pin, &self.maps.join(name))?;
             }
         }
+        self.forget_former(&node)?;
         facts::replace(&node, &pin::facts(&self.maps))?;
         self.node = node;
         self.abandon();
+        Ok(())
+    }
+
+    /// Removes the tables of the former layout whose place others have taken.
+    fn forget_former(&self, node: &NodeConfig) -> Result<(), GrowthError> {
+        let dir = pin::former(&self.maps);
+        for family in [Family::V4, Family::V6] {
+            if node.features & features::former(family) == 0 {
+                let path = dir.join(flow_table(family));
+                let removed = pin::gone(fs::remove_file(&path));
+                removed.map_err(|source| GrowthError::Pins { path, source })?;
+            }
+        }
+        // Refused while the other family's is there, which is as it should be.
+        let _ = fs::remove_dir(dir);
         Ok(())
     }
 
@@ -206,10 +227,17 @@ impl Origin {
     fn facts(&self, phase: Phase, family: Family, size: u32) -> NodeConfig {
         let (old, new) = (self.flow_table_size(family) - 1, size - 1);
         let features = self.node.features;
+        // Of the larger table, whose layout is this release's.
+        let own = features & !features::former(family);
+        let other_is_former = if own == features {
+            0
+        } else {
+            features::FORMER_OTHER
+        };
         let (flows, other, features) = match phase {
             Phase::Announced => (old, new, features | features::SETTLING),
-            Phase::Diverted => (new, old, features | features::SETTLING),
-            Phase::Grown => (new, 0, features),
+            Phase::Diverted => (new, old, own | other_is_former | features::SETTLING),
+            Phase::Grown => (new, 0, own),
         };
         let node = NodeConfig {
             features,
@@ -229,6 +257,16 @@ impl Origin {
         }
     }
 
+    /// Where a map is pinned that is in use.
+    fn pin(&self, name: &str) -> PathBuf {
+        let mut families = [Family::V4, Family::V6].into_iter();
+        if families.any(|family| name == flow_table(family) && self.is_former(family)) {
+            pin::former(&self.maps).join(name)
+        } else {
+            self.maps.join(name)
+        }
+    }
+
     /// Where each map of the object is pinned.
     fn pins(&self, phase: Phase, family: Family, growing: &Path) -> Vec<(&'static str, PathBuf)> {
         let (name, other) = match family {
@@ -238,9 +276,9 @@ impl Origin {
         let mut pins: Vec<_> = map::ALL
             .into_iter()
             .filter(|map| *map != name)
-            .map(|map| (map, self.maps.join(map)))
+            .map(|map| (map, self.pin(map)))
             .collect();
-        let (old, new) = (self.maps.join(name), growing.join(name));
+        let (old, new) = (self.pin(name), growing.join(name));
         match phase {
             Phase::Announced => pins.extend([(name, old), (other, new)]),
             Phase::Diverted => pins.extend([(name, new), (other, old)]),
@@ -266,16 +304,26 @@ pub(super) fn begun(maps: &Path, inherited: &Inheritance) -> Option<Begun> {
 
 fn find_begun(maps: &Path, inherited: &Inheritance) -> Option<Begun> {
     let node = facts::read_at(&marker(maps)).ok()?;
+    phase_of(&node, |family| {
+        let size = table_to_grow_into(maps, family)?;
+        Some((inherited.flow_table_size(family)?, size))
+    })
+}
+
+/// How far it has come by the facts of its latest programs. `sizes`: of a family's table, and of the one that it grows into
+/// if it does.
+fn phase_of(node: &NodeConfig, sizes: impl Fn(Family) -> Option<(u32, u32)>) -> Option<Begun> {
     let of_family = [
         (Family::V4, node.flow_mask4, node.other_mask4),
         (Family::V6, node.flow_mask6, node.other_mask6),
     ];
     of_family.into_iter().find_map(|(family, flows, other)| {
-        let size = table_to_grow_into(maps, family)?;
-        let old = inherited.flow_table_size(family)?;
+        let (old, size) = sizes(family)?;
+        // A table that takes another layout may keep its size.
+        let is_new = node.features & features::former(family) == 0;
         let phase = match (flows + 1, other) {
             (flows, 0) if flows == size => Phase::Grown,
-            (flows, other) if flows == size && other + 1 == old => Phase::Diverted,
+            (flows, other) if flows == size && other + 1 == old && is_new => Phase::Diverted,
             (flows, other) if flows == old && other + 1 == size => Phase::Announced,
             _ => return None,
         };
@@ -285,6 +333,21 @@ fn find_begun(maps: &Path, inherited: &Inheritance) -> Option<Begun> {
             size,
         })
     })
+}
+
+/// What an agent of the release before has begun whose maps are in a directory, and the facts of the latest phase.
+pub(super) fn begun_in_former_layout(maps: &Path) -> Option<(Begun, NodeConfig)> {
+    let node = facts::read_at(&marker(maps)).ok()?;
+    let size_of = |path: PathBuf| match form::found(&path) {
+        Ok(Found::Map(form)) => Some(form.max_entries),
+        _ => None,
+    };
+    let begun = phase_of(&node, |family| {
+        let name = flow_table(family);
+        let size = size_of(pin::growing(maps).join(name))?;
+        Some((size_of(maps.join(name))?, size))
+    })?;
+    Some((begun, node))
 }
 
 /// Positions of the table that a family's is growing into.
@@ -437,6 +500,49 @@ mod tests {
                 assert_eq!(facts.hash_key, origin.node.hash_key);
             }
         }
+    }
+
+    #[test]
+    fn a_phase_is_known_again_by_its_facts_also_where_only_the_layout_changes() {
+        for former in [0, features::FORMER4, features::FORMER6] {
+            for (family, size) in [(Family::V4, 256), (Family::V6, 256), (Family::V4, 64)] {
+                let mut origin = origin();
+                origin.node.features |= former;
+                if size == 64 && !origin.is_former(family) {
+                    continue;
+                }
+                for phase in [Phase::Announced, Phase::Diverted, Phase::Grown] {
+                    let facts = origin.facts(phase, family, size);
+                    let sizes = |asked| (asked == family).then_some((64, size));
+                    let begun = Begun {
+                        phase,
+                        family,
+                        size,
+                    };
+                    assert_eq!(phase_of(&facts, sizes), Some(begun), "{former:#x}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_of_the_former_layout_is_the_other_one_until_it_is_gone() {
+        let mut origin = origin();
+        origin.node.features |= features::FORMER4 | features::FORMER6;
+        let bits = features::FORMER4 | features::FORMER6 | features::FORMER_OTHER;
+        for (phase, expected) in [
+            (Phase::Announced, features::FORMER4 | features::FORMER6),
+            (Phase::Diverted, features::FORMER6 | features::FORMER_OTHER),
+            (Phase::Grown, features::FORMER6),
+        ] {
+            let facts = origin.facts(phase, Family::V4, 64);
+            assert_eq!(facts.features & bits, expected, "{phase:?}");
+        }
+        let pins = origin.pins(Phase::Diverted, Family::V4, Path::new("/pins/growing"));
+        let pins: std::collections::BTreeMap<_, _> = pins.into_iter().collect();
+        assert_eq!(pins[map::FLOWS4], Path::new("/pins/growing/flows4"));
+        assert_eq!(pins[map::FLOWS4_OTHER], Path::new("/pins/former/flows4"));
+        assert_eq!(pins[map::FLOWS6], Path::new("/pins/former/flows6"));
     }
 
     #[test]

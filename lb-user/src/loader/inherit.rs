@@ -17,7 +17,7 @@
 //! would take over wrongly.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs, io,
     path::{Path, PathBuf},
 };
@@ -32,9 +32,10 @@ use super::{
     form::{self, Form, Found},
     growth::flow_table,
     object::ObjectError,
+    pin,
 };
 use crate::{
-    apply::{self, BpfMaps},
+    apply::{self, BpfMaps, former_value_size},
     causes::with_causes,
     config::{FlowSettings, FlowTableSizes},
     desired::Desired,
@@ -55,6 +56,7 @@ const SERVICES: [&str; 9] = [
     map::SOURCES4,
     map::SOURCES6,
 ];
+const FLOWS: [&str; 2] = [map::FLOWS4, map::FLOWS6];
 const FRAGMENTS: [&str; 3] = [map::FRAGMENTS4, map::FRAGMENTS6, map::PIECES];
 
 /// What a map relies on.
@@ -106,8 +108,9 @@ pub struct Inheritance {
     is_any: bool,
     /// Where the flows lie that are taken over.
     hash_key: Option<[u32; 12]>,
-    /// [`features::LEAVING`], if some of the flows may need it.
-    leaving: u32,
+    /// What programs must know to follow the flows: [`features::LEAVING`], if some of them may need it, and which of their
+    /// tables have the former layout.
+    features: u32,
     /// Positions of the flow tables that are taken over.
     flow_tables: BTreeMap<&'static str, u32>,
 }
@@ -143,6 +146,8 @@ pub enum InheritError {
 /// What is found at all pins, and how it should be.
 struct Estate {
     found: BTreeMap<&'static str, Found>,
+    /// Flow tables that are of the former layout.
+    former: BTreeSet<&'static str>,
     wanted: BTreeMap<&'static str, Form>,
     node: Option<NodeConfig>,
 }
@@ -157,14 +162,19 @@ impl Inheritance {
             }
         }
         let mut found = BTreeMap::new();
+        let mut former = BTreeSet::new();
         for name in map::ALL {
-            let path = maps.join(name);
-            let what = form::found(&path).map_err(|source| InheritError::Look { path, source })?;
+            let mut what = look(maps.join(name))?;
+            if what == Found::Nothing && FLOWS.contains(&name) {
+                what = look(pin::former(maps).join(name))?;
+                former.extend((what != Found::Nothing).then_some(name));
+            }
             found.insert(name, what);
         }
         let node = facts::read(maps).ok();
         let estate = Estate {
             found,
+            former,
             wanted,
             node,
         };
@@ -194,9 +204,17 @@ impl Inheritance {
         self.hash_key
     }
 
-    /// [`features::LEAVING`], if flows are taken over that the stack forwards.
-    pub(super) fn leaving(&self) -> u32 {
-        self.leaving
+    /// The bits of [`features`] that the flows need which are taken over.
+    pub(super) fn features(&self) -> u32 {
+        self.features
+    }
+
+    /// Whether a flow table is taken over that has the former layout.
+    fn is_former(&self, name: &str) -> bool {
+        let mut families = [Family::V4, Family::V6].into_iter();
+        families.any(|family| {
+            name == flow_table(family) && self.features & features::former(family) != 0
+        })
     }
 
     fn lacks(&self, names: &[&str]) -> bool {
@@ -219,13 +237,10 @@ impl Inheritance {
 
     fn clear(&self, maps: &Path) -> Result<(), InheritError> {
         for name in dependents_first().filter(|name| self.faults.contains_key(name)) {
-            let path = maps.join(name);
-            match fs::remove_file(&path) {
-                Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                    return Err(InheritError::Remove { path, source });
-                }
-                _ => {}
-            }
+            remove(maps.join(name))?;
+        }
+        for name in FLOWS.iter().filter(|name| !self.is_former(name)) {
+            remove(pin::former(maps).join(name))?;
         }
         Ok(())
     }
@@ -260,7 +275,7 @@ impl Estate {
             }
         }
         let taken = |name: &&str| !faults.contains_key(name);
-        let flow_tables: BTreeMap<_, _> = [map::FLOWS4, map::FLOWS6]
+        let flow_tables: BTreeMap<_, _> = FLOWS
             .into_iter()
             .filter(taken)
             .filter_map(|name| match self.found.get(name) {
@@ -269,10 +284,15 @@ impl Estate {
             })
             .collect();
         let node = self.node.filter(|_| !flow_tables.is_empty());
+        let former = [Family::V4, Family::V6].into_iter().filter(|family| {
+            let name = flow_table(*family);
+            flow_tables.contains_key(name) && self.former.contains(name)
+        });
+        let leaving = node.map_or(0, |node| node.features & features::LEAVING);
         Inheritance {
             is_any: self.found.values().any(|found| *found != Found::Nothing),
             hash_key: node.map(|node| node.hash_key),
-            leaving: node.map_or(0, |node| node.features & features::LEAVING),
+            features: former.fold(leaving, |bits, family| bits | features::former(family)),
             flow_tables,
             faults,
         }
@@ -287,18 +307,24 @@ impl Estate {
             Found::Map(found) => *found,
         };
         let size = found.max_entries;
-        let is_flow_table = name == map::FLOWS4 || name == map::FLOWS6;
-        let wanted = if is_flow_table && FlowTableSizes::is_fit(size) {
+        let mut wanted = wanted;
+        if FLOWS.contains(&name) && FlowTableSizes::is_fit(size) {
             // It may have grown.
-            Form {
-                max_entries: size,
-                ..wanted
-            }
-        } else {
-            wanted
-        };
+            wanted.max_entries = size;
+        }
+        if self.former.contains(name) {
+            wanted.value_size = former_value_size(name);
+        }
         (found != wanted).then_some(Fault::Other { found, wanted })
     }
+}
+
+fn look(path: PathBuf) -> Result<Found, InheritError> {
+    form::found(&path).map_err(|source| InheritError::Look { path, source })
+}
+
+fn remove(path: PathBuf) -> Result<(), InheritError> {
+    pin::gone(fs::remove_file(&path)).map_err(|source| InheritError::Remove { path, source })
 }
 
 /// What is wrong with tables of services that are all as they should be, if anything is.

@@ -11,6 +11,7 @@ pub mod device;
 pub mod facts;
 pub(crate) mod filter;
 mod form;
+mod former;
 pub mod growth;
 pub mod hold;
 pub mod inherit;
@@ -34,6 +35,7 @@ use lb_common::abi::NodeConfig;
 use crate::config::Mode;
 use attach::{AttachError, Attachment, L3, Programs};
 use device::{Device, Role};
+use former::FormerError;
 use growth::{Begun, Carrier, Origin};
 use hold::Holds;
 use inherit::{InheritError, Inheritance};
@@ -82,6 +84,9 @@ pub enum LoaderError {
         #[source]
         source: std::io::Error,
     },
+    /// What the release before left cannot be taken over.
+    #[error(transparent)]
+    Former(#[from] FormerError),
     /// The object does not load.
     #[error(transparent)]
     Object(#[from] ObjectError),
@@ -116,12 +121,13 @@ impl Datapath {
             path: pins.links(),
             source,
         })?;
+        former::adopt(pins.maps())?;
         let inherited = Inheritance::enter(pins.maps(), &facts.flows)?;
         let begun = growth::begun(pins.maps(), &inherited);
         let sizes = inherited.flow_table_sizes(facts.flow_table.size);
         let mut node = object::node_config(facts, sizes, inherited.hash_key())?;
-        // Connections that the stack forwards go on as they were opened.
-        node.features |= inherited.leaving();
+        // Connections go on as they were opened, and lie as they were laid.
+        node.features |= inherited.features();
         let origin = Origin {
             node,
             maps: pins.maps().to_owned(),

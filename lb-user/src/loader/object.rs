@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned, util::KernelVersion,
 };
-use lb_common::abi::{NextHop, NodeConfig, map, node::features};
+use lb_common::{
+    abi::{NextHop, NodeConfig, former, map, node::features},
+    net::addr::Family,
+};
 
 use super::{pair::HostFacts, uplink::NodeAddresses};
 use crate::{
@@ -20,6 +23,8 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("FULCRUM_BPF_OBJECT"));
 
 /// Name of the global that holds the [`NodeConfig`].
 const NODE: &str = "NODE";
+/// Name of the one that holds [`former::Layouts`]; in releases that need it.
+const LAYOUTS: &str = "LAYOUTS";
 /// `BPF_FIB_LOOKUP_SRC` of `linux/bpf.h`: the FIB names the preferred source as well.
 const BPF_FIB_LOOKUP_SRC: u32 = 1 << 4;
 /// The first kernel that knows it; older ones refuse a flag that they do not know.
@@ -72,12 +77,19 @@ pub(super) fn load_on(
         (map::FLOWS4_OTHER, node.other_mask4),
         (map::FLOWS6_OTHER, node.other_mask6),
     ];
+    let replaced = if node.other_mask6 == 0 {
+        Family::V4
+    } else {
+        Family::V6
+    };
+    let layouts = former::layouts(node.features, replaced).concat();
     let node = Raw(node);
     let mut loader = EbpfLoader::new();
     loader
         .map_max_entries(map::AFFINITY4, affinity_size)
         .map_max_entries(map::AFFINITY6, affinity_size)
         .override_global(NODE, &node, true)
+        .override_global(LAYOUTS, layouts.as_slice(), false)
         .verifier_log_level(VerifierLogLevel::STATS);
     for (name, mask) in flow_tables.into_iter().filter(|(_, mask)| *mask != 0) {
         loader.map_max_entries(name, mask + 1);

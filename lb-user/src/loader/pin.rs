@@ -5,12 +5,13 @@
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/trace
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/node
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/growing/<map>
+//! <bpffs>/fulcrum/<run directory>/v<layout version>/former/<map>
 //! <bpffs>/fulcrum/<run directory>/links/<program>-<device>-<network namespace>
 //! ```
 //!
 //! So several agents share one BPF filesystem, and a reader of another layout finds nothing rather
 //! than misreading. Links, which keep programs on devices, are of no layout. They, the maps and `node` outlive their agent;
-//! `growing` does if it ends while a flow table grows; `trace` does not. Nothing outside of `<bpffs>/fulcrum/<run directory>` is ever removed.
+//! `growing` and `former` do if it ends while a flow table is replaced; `trace` does not. Nothing outside of `<bpffs>/fulcrum/<run directory>` is ever removed.
 
 use std::{
     fmt::Write as _,
@@ -19,13 +20,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lb_common::abi::LAYOUT_VERSION;
+use lb_common::abi::{LAYOUT_VERSION, former};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
-use crate::sys;
+use crate::{apply::FORMER, sys};
 
 /// Our name in the BPF filesystem.
 const PARENT: &str = "fulcrum";
+/// The node's facts.
+const FACTS: &str = "node";
 /// The directory of what keeps programs on devices.
 const LINKS: &str = "links";
 
@@ -101,13 +104,18 @@ impl PinDirectory {
         Ok(pins)
     }
 
-    /// Keeps the tables from now on, and removes those of other layouts: nobody of this layout can read them, and an agent
-    /// that could runs no more.
+    /// Keeps the tables from now on, and removes those of other layouts: what could be taken over has been, nobody of this
+    /// layout can read the rest, and an agent that could runs no more.
     pub fn keep(&mut self) {
         self.is_kept = true;
         for path in self.other_layouts() {
             let shown = path.display();
-            match fs::remove_dir_all(&path) {
+            // First what says that they may be taken over.
+            let removed = remove(&path.join(FACTS)).and_then(|()| fs::remove_dir_all(&path));
+            match removed {
+                Ok(()) if former::VERSION == version(&path) => {
+                    tracing::debug!(path = %shown, "removed the other pins of what was taken over");
+                }
                 Ok(()) => tracing::warn!(
                     path = %shown,
                     "removed the tables of an earlier release; its connections are forgotten"
@@ -145,7 +153,7 @@ impl PinDirectory {
         let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
         let paths = entries.map(|entry| entry.path());
         paths
-            .filter(|path| Some(path.as_path()) != own && is_of_a_layout(path))
+            .filter(|path| Some(path.as_path()) != own && version(path).is_some())
             .collect()
     }
 }
@@ -174,11 +182,10 @@ impl Drop for PinDirectory {
     }
 }
 
-/// Whether this is the directory of some layout version.
-fn is_of_a_layout(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str());
-    let version = name.and_then(|name| name.strip_prefix('v'));
-    version.is_some_and(|version| version.parse::<u32>().is_ok())
+/// The layout version that this is the directory of, if it is one.
+fn version(path: &Path) -> Option<u32> {
+    let name = path.file_name()?.to_str()?;
+    name.strip_prefix('v')?.parse().ok()
 }
 
 /// Everything that is pinned for the agent of `run_dir`, of all layouts, in the order in which it can be removed; the last
@@ -243,7 +250,7 @@ fn remove(path: &Path) -> io::Result<()> {
 }
 
 /// What is not there any more is gone.
-fn gone(result: io::Result<()>) -> io::Result<()> {
+pub(super) fn gone(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -255,6 +262,17 @@ pub fn maps(bpffs: &Path, run_dir: &Path) -> PathBuf {
     root(bpffs, run_dir)
         .join(format!("v{LAYOUT_VERSION}"))
         .join("maps")
+}
+
+/// Where an agent of the same run directory pins its maps whose layout is of that version.
+pub(super) fn maps_of_layout(maps: &Path, version: u32) -> PathBuf {
+    let own = maps.parent().unwrap_or(maps);
+    own.with_file_name(format!("v{version}")).join("maps")
+}
+
+/// Where flow tables of the former layout are pinned as long as they are in use: [`super::former`].
+pub(super) fn former(maps: &Path) -> PathBuf {
+    maps.with_file_name(FORMER)
 }
 
 /// Removes what is left of a growth that came to an end, this or that way.
@@ -278,7 +296,7 @@ pub(super) fn growing(maps: &Path) -> PathBuf {
 
 /// Where the facts are pinned that the programs of the tables in a directory were loaded with.
 pub fn facts(maps: &Path) -> PathBuf {
-    maps.with_file_name("node")
+    maps.with_file_name(FACTS)
 }
 
 /// Whether `path` is a mounted BPF filesystem.

@@ -554,7 +554,7 @@ impl<A: Addr> Episode<'_, A> {
         // Nobody writes what pads an IPv6 slot.
         let used = if A::FAMILY == Family::V4 { 16 } else { 28 };
         for (position, there) in (0..).zip(kernel.chunks_exact(n_words)) {
-            let words = (&host).words(position).unwrap();
+            let words = (&host).words(position, 0).unwrap();
             let here: Vec<u32> = (0..used).map(|at| words.load(at)).collect();
             if here != there[..used] {
                 return Err(format!(

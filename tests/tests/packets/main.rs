@@ -22,3 +22,4 @@ mod scene;
 mod sctp;
 mod stack;
 mod unbroken;
+mod upgrade;

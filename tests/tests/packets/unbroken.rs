@@ -63,7 +63,7 @@ fn streams(scene: &Scene) -> Vec<(TcpStream, AtomicUsize)> {
 }
 
 /// Has the first node's agent end and another one follow, again and again; everybody must go on in between.
-fn take_turns(scene: &Scene, agents: &mut Vec<Balancer>, settle: impl Fn(&str)) {
+fn take_turns(scene: &Scene, agents: &mut Vec<Balancer>, settle: &dyn Fn(&str)) {
     let cluster = &scene.deployment.cluster;
     let manifests = scene.deployment.path("");
     for (round, (name, how)) in ENDS.into_iter().cycle().take(ROUNDS).enumerate() {
@@ -91,13 +91,21 @@ fn nothing_is_lost_while_the_agent_ends_and_starts_and_its_manifests_change() {
         return;
     }
     let mut scene = Scene::new(&["pod-1-1", "pod-2-1"], &[]);
+    expect_nothing_lost(&mut scene, take_turns);
+}
+
+/// What is done while clients ask: with the scene, its agents, and a function that waits until everybody has gone on since.
+pub(crate) type Turns = fn(&Scene, &mut Vec<Balancer>, &dyn Fn(&str));
+
+/// Everybody asks all the time while `turns` are taken, and every request is answered, every byte right.
+pub(crate) fn expect_nothing_lost(scene: &mut Scene, turns: Turns) {
     let mut agents = std::mem::take(&mut scene.deployment.balancers);
     let is_over = AtomicBool::new(false);
     let askers: Vec<_> = (0..)
         .zip(scene.ways(PORT))
         .map(|(n, (_, namespace, front))| (7_000 + n, namespace, front, AtomicUsize::new(0)))
         .collect();
-    let streams = streams(&scene);
+    let streams = streams(scene);
     let (tallies, n_bytes) = thread::scope(|scope| {
         let over = SetOnDrop(&is_over);
         let is_over = &is_over;
@@ -131,7 +139,7 @@ fn nothing_is_lost_while_the_agent_ends_and_starts_and_its_manifests_change() {
             })
             .unwrap();
         };
-        take_turns(&scene, &mut agents, settle);
+        turns(scene, &mut agents, &settle);
         drop(over);
         let tallies = clients.into_iter().map(|client| client.join().unwrap());
         let tallies: Vec<_> = tallies.collect();

@@ -26,6 +26,7 @@ fn estate(flow_tables: [u32; 2]) -> Estate {
     });
     Estate {
         found,
+        former: BTreeSet::new(),
         wanted,
         node,
     }
@@ -203,4 +204,26 @@ fn every_fault_says_what_was_found_and_what_was_wanted() {
     ] {
         assert_eq!(fault.to_string(), text);
     }
+}
+
+#[test]
+fn a_flow_table_of_the_former_layout_is_taken_over_and_said_to_be_one() {
+    let mut estate = estate([64; 2]);
+    estate.former.insert(map::FLOWS6);
+    let own = estate.wanted[map::FLOWS6].value_size;
+    let Some(Found::Map(form)) = estate.found.get_mut(map::FLOWS6) else {
+        panic!("it is there");
+    };
+    form.value_size = former_value_size(map::FLOWS6);
+    let inheritance = estate.judge();
+    assert_eq!(faults(&inheritance), [""; 0]);
+    assert_eq!(inheritance.features(), features::FORMER6);
+    assert!(inheritance.is_former(map::FLOWS6) && !inheritance.is_former(map::FLOWS4));
+    let Some(Found::Map(form)) = estate.found.get_mut(map::FLOWS6) else {
+        panic!("it is there");
+    };
+    form.value_size = own + 4;
+    let inheritance = estate.judge();
+    assert_eq!(faults(&inheritance), [map::FLOWS6]);
+    assert_eq!(inheritance.features(), 0, "it is not taken over");
 }
