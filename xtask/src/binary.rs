@@ -19,6 +19,13 @@ pub(crate) fn build() -> Result<()> {
     run::succeed(&mut run::cargo(["build", "--release"]))
 }
 
+/// Builds the binary that is handed out, and says where it is.
+pub(crate) fn build_shipped() -> Result<PathBuf> {
+    setup::toolchain()?;
+    run::succeed(&mut run::cargo(["build", "--profile", "shipped"]))?;
+    Ok(target_dir().join("shipped/fulcrum"))
+}
+
 /// Builds the binary of a release to come that tests upgrade to, as the tests' own profile does.
 pub(crate) fn build_next() -> Result<()> {
     let next = [

@@ -21,8 +21,7 @@ pub(crate) fn run(given: Option<PathBuf>, into: Option<PathBuf>) -> Result<()> {
     let program = if let Some(program) = given {
         program
     } else {
-        binary::build()?;
-        binary::path()
+        binary::build_shipped()?
     };
     if !program.is_file() {
         bail!("no file {}; name a binary `fulcrum`", program.display());
