@@ -105,6 +105,33 @@ impl Balancer {
 
     /// As [`Self::start`], with all that can be given.
     pub fn launch(node: &Node, launch: Launch<'_>) -> Result<Self> {
+        let mut balancer = Self::spawn(node, launch)?;
+        let what = format!("`fulcrum run` on {} to be ready", balancer.node_name);
+        balancer.wait_until(&what, Log::is_ready)?;
+        Ok(balancer)
+    }
+
+    /// Starts the agent in a place and waits until it has said `line`, which may be long before it serves.
+    pub fn start_until(
+        place: &Place,
+        node: &Node,
+        manifests: Manifests<'_>,
+        line: &str,
+    ) -> Result<Self> {
+        let launch = Launch {
+            place,
+            manifests,
+            flags: &[],
+            environment: &[],
+            wrapper: &[],
+        };
+        let mut balancer = Self::spawn(node, launch)?;
+        let what = format!("`fulcrum run` on {} to say {line:?}", balancer.node_name);
+        balancer.wait_until(&what, |log| log.text().contains(line))?;
+        Ok(balancer)
+    }
+
+    fn spawn(node: &Node, launch: Launch<'_>) -> Result<Self> {
         let Launch {
             place, manifests, ..
         } = launch;
@@ -124,15 +151,13 @@ impl Balancer {
         if let Some(stderr) = child.stderr.take() {
             readers.push(log.follow(stderr));
         }
-        let mut balancer = Self {
+        Ok(Self {
             node_name: node.name.clone(),
             place: place.clone(),
             child,
             log,
             readers,
-        };
-        balancer.wait_until_ready()?;
-        Ok(balancer)
+        })
     }
 
     /// What `fulcrum` with these arguments says about this agent.
@@ -237,19 +262,18 @@ impl Balancer {
         self.signal(Signal::SIGHUP);
     }
 
-    fn wait_until_ready(&mut self) -> Result<()> {
+    fn wait_until(&mut self, what: &str, is_done: impl Fn(&Log) -> bool) -> Result<()> {
         let child = &mut self.child;
         let log = &self.log;
-        let what = format!("`fulcrum run` on {} to be ready", self.node_name);
-        let result = poll::until(START_LIMIT, &what, || {
-            if log.is_ready() {
+        let result = poll::until(START_LIMIT, what, || {
+            if is_done(log) {
                 return Ok(Some(()));
             }
             match child
                 .try_wait()
                 .context("ask for the state of `fulcrum run`")?
             {
-                Some(status) => bail!("`fulcrum run` ended with {status} before it was ready"),
+                Some(status) => bail!("`fulcrum run` ended with {status}, waited for {what}"),
                 None => Ok(None),
             }
         });

@@ -85,6 +85,44 @@ fn take_turns(scene: &Scene, agents: &mut Vec<Balancer>, settle: &dyn Fn(&str)) 
     }
 }
 
+/// What an agent says on its way to serving, in this order.
+const STEPS: [&str; 7] = [
+    " INFO this node ",
+    " INFO took over the pair of an earlier agent",
+    " INFO took over the tables of an earlier agent",
+    " INFO sizes ",
+    " INFO took over the services of an earlier agent",
+    "device attached device=\"lo\"",
+    "device attached device=\"lxc2\"",
+];
+
+/// Kills the first node's agent and those that follow it before they serve, each a step further.
+fn kill_on_the_way(scene: &Scene, agents: &mut Vec<Balancer>, settle: &dyn Fn(&str)) {
+    let node = &scene.deployment.cluster.nodes[0];
+    let manifests = scene.deployment.path("");
+    let manifests = Manifests::Path(&manifests);
+    let agent = agents.remove(0);
+    let place = agent.place().clone();
+    agent.kill().unwrap();
+    for step in STEPS {
+        let next = Balancer::start_until(&place, node, manifests, step).unwrap();
+        next.kill().unwrap();
+        settle(&format!("after an end at {step:?}"));
+    }
+    let next = Balancer::start_at(&place, node, manifests, &[]);
+    agents.insert(0, next.unwrap());
+    settle("with an agent that came to serve");
+}
+
+#[test]
+fn nothing_is_lost_while_agents_are_killed_on_their_way_to_serving() {
+    if !require_root() {
+        return;
+    }
+    let mut scene = Scene::new(&["pod-1-1", "pod-2-1"], &[]);
+    expect_nothing_lost(&mut scene, kill_on_the_way);
+}
+
 #[test]
 fn nothing_is_lost_while_the_agent_ends_and_starts_and_its_manifests_change() {
     if !require_root() {
