@@ -2,7 +2,9 @@
 
 use super::{Decision, Hook, Role, Tables, Via, Work, deliver};
 use crate::{
-    abi::{NextHop, Reason, backend_flags, next_hop::NextHopRef, node::features},
+    abi::{
+        NextHop, Reason, backend_flags, next_hop::NextHopRef, node::features, takeover,
+    },
     flow::{
         Direction,
         clock::{STREAM, Tick, age},
@@ -46,6 +48,9 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     let direction = flags.direction();
     if T::HOOK == Hook::Xdp && flags.local() && direction == Direction::Original {
         return Followed::Decided(Decision::Pass(Reason::PassToTc));
+    }
+    if flags.foreign() {
+        return foreign(work, tables, found, on_loss);
     }
     let backend = found.slot.backend();
     let next_hop = found.slot.next_hop();
@@ -106,6 +111,38 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     note(work, table, found, flags, work.now);
     count_xdp(tables);
     Followed::Decided(Decision::Send(hit(direction), via))
+}
+
+/// A packet of another proxy's connection goes on untouched, unless it begins a new one in its place.
+///
+/// What the node itself sends comes here only if connection tracking does not know the connection (any more).
+#[inline(always)]
+fn foreign<A: Addr, T: Tables<A>>(
+    work: &Work<A>,
+    tables: &T,
+    found: &Found<A, <T::Slots as Slots<A>>::Words>,
+    on_loss: OnLoss,
+) -> Followed {
+    if T::HOOK == Hook::Xdp {
+        return Followed::Decided(Decision::Pass(Reason::PassToTc));
+    }
+    let begins = if proto::has_connections(work.key.proto) {
+        work.tcp.opens() && found.word.state() != State::HalfOpen
+    } else {
+        is_gone(tables, found.slot.backend())
+    };
+    let is_request = found.slot.flags().direction() == Direction::Original;
+    if is_request
+        && on_loss == OnLoss::OpenAnew
+        && (begins || tables.role().is_host())
+        && tables.takeover() & takeover::TO == 0
+    {
+        return Followed::Lost;
+    }
+    if !T::DRY {
+        found.slot.set_last_seen(work.now);
+    }
+    Followed::Decided(Decision::Pass(Reason::PassTakeover))
 }
 
 #[inline(always)]

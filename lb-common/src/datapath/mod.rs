@@ -182,6 +182,12 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
             work.decision = Decision::Pass(Reason::PassNoService);
         } else if open::choose(work, tables) {
             open::open(work, tables, existing);
+        } else if existing == Existing::Replace
+            && work.decision == Decision::Pass(Reason::PassTakeover)
+        {
+            // The other proxy would have the connection, and this flow the rest of its packets. The retransmit comes
+            // when the flow is gone.
+            work.decision = Decision::Drop(Reason::DropFlowBusy);
         }
     }
     let is_unserved = existing == Existing::Replace && work.decision.is_for_want_of_backends();
