@@ -2,9 +2,7 @@
 
 use super::{Decision, Hook, Role, Tables, Via, Work, deliver};
 use crate::{
-    abi::{
-        NextHop, Reason, backend_flags, next_hop::NextHopRef, node::features, takeover,
-    },
+    abi::{NextHop, Reason, backend_flags, next_hop::NextHopRef, node::features, takeover},
     flow::{
         Direction,
         clock::{STREAM, Tick, age},
@@ -48,9 +46,6 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     let direction = flags.direction();
     if T::HOOK == Hook::Xdp && flags.local() && direction == Direction::Original {
         return Followed::Decided(Decision::Pass(Reason::PassToTc));
-    }
-    if flags.foreign() {
-        return foreign(work, tables, found, on_loss);
     }
     let backend = found.slot.backend();
     let next_hop = found.slot.next_hop();
@@ -113,36 +108,26 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     Followed::Decided(Decision::Send(hit(direction), via))
 }
 
-/// A packet of another proxy's connection goes on untouched, unless it begins a new one in its place.
+/// Takes note of a packet of another proxy's connection, which goes on untouched; true: it begins a new one in its place.
 ///
 /// What the node itself sends comes here only if connection tracking does not know the connection (any more).
 #[inline(always)]
-fn foreign<A: Addr, T: Tables<A>>(
+pub(super) fn begins_anew<A: Addr, T: Tables<A>>(
     work: &Work<A>,
     tables: &T,
     found: &Found<A, <T::Slots as Slots<A>>::Words>,
     on_loss: OnLoss,
-) -> Followed {
-    if T::HOOK == Hook::Xdp {
-        return Followed::Decided(Decision::Pass(Reason::PassToTc));
+) -> bool {
+    found.slot.set_last_seen(work.now);
+    if found.slot.flags().direction() == Direction::Reply || on_loss == OnLoss::Stay {
+        return false;
     }
-    let begins = if proto::has_connections(work.key.proto) {
+    let is_new = if proto::has_connections(work.key.proto) {
         work.tcp.opens() && found.word.state() != State::HalfOpen
     } else {
         is_gone(tables, found.slot.backend())
     };
-    let is_request = found.slot.flags().direction() == Direction::Original;
-    if is_request
-        && on_loss == OnLoss::OpenAnew
-        && (begins || tables.role().is_host())
-        && tables.takeover() & takeover::TO == 0
-    {
-        return Followed::Lost;
-    }
-    if !T::DRY {
-        found.slot.set_last_seen(work.now);
-    }
-    Followed::Decided(Decision::Pass(Reason::PassTakeover))
+    (is_new || tables.role().is_host()) && tables.takeover() & takeover::TO == 0
 }
 
 #[inline(always)]

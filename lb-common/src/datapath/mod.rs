@@ -231,6 +231,15 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     };
     // A later fragment begins nothing.
     let on_loss = if is_later { OnLoss::Stay } else { on_loss };
+    if found.slot.flags().foreign() {
+        return if T::HOOK == Hook::Xdp {
+            carry_out(Decision::Pass(Reason::PassToTc), packet, tables, work)
+        } else if follow::begins_anew(work, tables, &found, on_loss) {
+            Progress::Lost
+        } else {
+            carry_out(Decision::Pass(Reason::PassTakeover), packet, tables, work)
+        };
+    }
     match follow::follow(work, tables, &table, &found, on_loss) {
         Followed::Decided(decision) => carry_out(decision, packet, tables, work),
         Followed::Missed => missed(is_later),

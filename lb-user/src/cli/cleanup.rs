@@ -26,7 +26,10 @@ use crate::{
         pair::{self, Leftover},
         pin,
     },
-    takeover::{self, TakeoverError, handover::{self, Handover}},
+    takeover::{
+        self, TakeoverError,
+        handover::{self, Handover},
+    },
 };
 
 /// Flags of `cleanup`.

@@ -10,11 +10,15 @@ use lb_common::{
         slot::{SlotFlags, State},
         table::{Existing, NewFlow},
     },
-    net::{addr::Addr, ip::{Ends, proto}},
+    net::{
+        addr::Addr,
+        ip::{Ends, proto},
+    },
 };
 
 use super::{
-    TakeoverError, conntrack::Conntrack,
+    TakeoverError,
+    conntrack::Conntrack,
     entry::{Entry, tcp_state},
     services::Services,
 };
@@ -157,9 +161,9 @@ fn flow<A: Addr>(entry: &Entry) -> Option<(FlowKey<A>, NewFlow<A>)> {
 /// that of connection tracking.
 fn is_established(entry: &Entry) -> bool {
     match entry.original.protocol {
-        proto::TCP => entry.tcp_state.is_some_and(|state| {
-            (tcp_state::ESTABLISHED..=tcp_state::LAST_ACK).contains(&state)
-        }),
+        proto::TCP => entry
+            .tcp_state
+            .is_some_and(|state| (tcp_state::ESTABLISHED..=tcp_state::LAST_ACK).contains(&state)),
         proto::UDP => false,
         _ => true,
     }

@@ -146,12 +146,7 @@ impl Bypass {
 
     fn exists_in(&self, family: Family) -> io::Result<bool> {
         let mut channel = Channel::open(NETLINK_NETFILTER)?;
-        let question = Message::new(
-            message::GET_TABLE,
-            family.number,
-            0,
-            &[text(1, &self.name)],
-        );
+        let question = Message::new(message::GET_TABLE, family.number, 0, &[text(1, &self.name)]);
         match channel.change(question, 0) {
             Ok(()) => Ok(true),
             Err(error)
@@ -190,11 +185,7 @@ impl Bypass {
             batch.push(self.message(
                 message::NEW_RULE,
                 family,
-                &[
-                    text(1, &self.name),
-                    text(2, chain),
-                    nested(4, &expressions),
-                ],
+                &[text(1, &self.name), text(2, chain), nested(4, &expressions)],
             ));
         };
         let pair = || device(OIFNAME, &place.near);
@@ -215,7 +206,10 @@ impl Bypass {
         if purpose == Purpose::Give {
             // An answer that we have translated is none of the connection's that is handed over at this moment.
             let begins = self.chain(family, "prerouting", "filter", PREROUTING, RAW);
-            let rules = [device(IIFNAME, &place.near), vec![expression("notrack", &[])]];
+            let rules = [
+                device(IIFNAME, &place.near),
+                vec![expression("notrack", &[])],
+            ];
             batch.push(begins);
             batch.push(self.message(
                 message::NEW_RULE,
@@ -305,7 +299,11 @@ fn goes_on() -> Vec<Vec<u8>> {
         nested(5, &[attribute(1, &[0])]),
     ];
     let mut expressions = is_protocol(proto::TCP);
-    expressions.extend([payload(TRANSPORT, 13, 1), expression("bitwise", &syn), is(&[0])]);
+    expressions.extend([
+        payload(TRANSPORT, 13, 1),
+        expression("bitwise", &syn),
+        is(&[0]),
+    ]);
     expressions
 }
 
@@ -328,8 +326,5 @@ fn stay(family: Family) -> Vec<Vec<u8>> {
         number(2, family.number.into()),
         number(3, REGISTER),
     ];
-    vec![
-        payload(NETWORK, offset, length),
-        expression("nat", &nat),
-    ]
+    vec![payload(NETWORK, offset, length), expression("nat", &nat)]
 }

@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::net::ip::proto;
 
-use super::attribute::{Message, attribute, find, find_addr, find_u16, find_u32, nested, number, octets};
+use super::attribute::{
+    Message, attribute, find, find_addr, find_u16, find_u32, nested, number, octets,
+};
 
 /// `NFNL_SUBSYS_CTNETLINK`, and its messages.
 const SUBSYSTEM: u16 = 1 << 8;

@@ -21,7 +21,10 @@ use std::{
 use lb_common::{
     abi::{FlowSlot, Plain, next_hop::NextHopRef, takeover},
     flow::{FlowKey, clock::seconds},
-    net::{addr::Addr, ip::{Ends, proto}},
+    net::{
+        addr::Addr,
+        ip::{Ends, proto},
+    },
 };
 
 use super::{

@@ -66,7 +66,9 @@ pub enum TakeoverError {
     #[error("cannot look for another proxy's rules in nftables")]
     Rules(#[source] io::Error),
     /// Connections cannot be listed, added or taken out.
-    #[error("cannot use the table of connection tracking; it takes CONFIG_NF_CT_NETLINK and CAP_NET_ADMIN")]
+    #[error(
+        "cannot use the table of connection tracking; it takes CONFIG_NF_CT_NETLINK and CAP_NET_ADMIN"
+    )]
     Conntrack(#[source] io::Error),
     /// The node's own connections cannot be led past the other proxy's rules.
     #[error("cannot lead the node's own connections past another proxy's rules by nftables")]

@@ -21,4 +21,5 @@ mod reuse;
 mod scene;
 mod sctp;
 mod stack;
+mod takeover;
 mod unbroken;
