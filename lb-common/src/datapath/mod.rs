@@ -28,8 +28,11 @@ pub use source::{Tried, try_source};
 pub use work::Work;
 
 use crate::{
-    abi::Reason,
-    flow::table::{Existing, FlowTable},
+    abi::{Reason, takeover},
+    flow::{
+        slot::State,
+        table::{Existing, FlowTable},
+    },
     net::{addr::Addr, ip::Piece},
 };
 use follow::{Followed, OnLoss};
@@ -182,12 +185,6 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
             work.decision = Decision::Pass(Reason::PassNoService);
         } else if open::choose(work, tables) {
             open::open(work, tables, existing);
-        } else if existing == Existing::Replace
-            && work.decision == Decision::Pass(Reason::PassTakeover)
-        {
-            // The other proxy would have the connection, and this flow the rest of its packets. The retransmit comes
-            // when the flow is gone.
-            work.decision = Decision::Drop(Reason::DropFlowBusy);
         }
     }
     let is_unserved = existing == Existing::Replace && work.decision.is_for_want_of_backends();
@@ -243,7 +240,14 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     match follow::follow(work, tables, &table, &found, on_loss) {
         Followed::Decided(decision) => carry_out(decision, packet, tables, work),
         Followed::Missed => missed(is_later),
-        Followed::Lost => Progress::Lost,
+        Followed::Lost => {
+            if tables.takeover() & takeover::TO != 0 && !tables.role().is_host() {
+                // The other proxy gets the connection, and must have all of its packets.
+                let word = found.word;
+                found.slot.exchange(word, word.with(State::Empty));
+            }
+            Progress::Lost
+        }
     }
 }
 

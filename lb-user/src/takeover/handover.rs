@@ -47,7 +47,7 @@ use crate::{
 };
 
 /// More passes are of no use: what is left then is taken by somebody else.
-const PASSES: usize = 64;
+const PASSES: usize = 16;
 /// A connection that ended so long ago sends nothing any more.
 const QUIET: u32 = seconds(10);
 
@@ -151,6 +151,7 @@ impl Handover {
 
     /// Goes through all connections; returns how many had to be changed.
     fn pass(&mut self, scope: Scope) -> Result<usize, TakeoverError> {
+        let start = std::time::Instant::now();
         let mut conntrack = Conntrack::open().map_err(TakeoverError::conntrack)?;
         let entries = conntrack.entries().map_err(TakeoverError::conntrack)?;
         let now = flows::now().map_err(TakeoverError::Clock)?;
@@ -165,6 +166,13 @@ impl Handover {
         };
         self.tables.each(now, &mut pass);
         self.n_given += pass.n_given;
+        eprintln!(
+            "{scope:?} {} {} entries {} {:?}",
+            pass.n_changed,
+            pass.n_given,
+            entries.len(),
+            start.elapsed()
+        );
         tracing::debug!(
             ?scope,
             changed = pass.n_changed,
@@ -241,12 +249,14 @@ impl Pass {
             }
             return Ok(true);
         }
-        let is_datagram = entry.original.protocol == proto::UDP;
-        if held.is_own && is_datagram && known.is_some_and(|known| known.is_translated()) {
-            // While one entry was exchanged for the other a datagram was given another backend.
+        let is_over = entry.tcp_state == Some(tcp_state::TIME_WAIT);
+        if known.is_some_and(|known| is_over || held.is_own && known.is_translated()) {
+            // The same client has begun another connection since, or, while one entry was exchanged for the other, a
+            // datagram was given another backend.
             return Ok(true);
         }
         self.n_changed += 1;
+        let is_datagram = entry.original.protocol == proto::UDP;
         if known.is_some() {
             self.conntrack.delete(&entry.original)?;
         }
@@ -260,7 +270,7 @@ impl Pass {
             }
         }
         if let Some(other) = self.by_reply.get(&entry.reply)
-            && (!other.is_translated() || has_ended(other))
+            && (!other.is_translated() || has_ended(other) || is_datagram)
         {
             self.conntrack.delete(&other.original)?;
         }
@@ -312,7 +322,10 @@ where
         // Its verification tags, which connection tracking goes by, are not in the table.
         _ => return None,
     };
-    if state == tcp_state::TIME_WAIT && age > QUIET {
+    let back_is_host = back == NextHopRef::HOST;
+    // The node's own ports rest, so that the other proxy does not take them either; a client's are its own affair.
+    let has_port_of_node = source != client || back_is_host;
+    if state == tcp_state::TIME_WAIT && age > QUIET && !has_port_of_node {
         return None;
     }
     let tuple = |source: SocketAddr, destination| Tuple {
@@ -330,7 +343,7 @@ where
         seconds,
         forwarded: tuple(client, backend),
         is_met: is_met(found.slot.next_hop()) || is_met(back),
-        is_own: back == NextHopRef::HOST,
+        is_own: back_is_host,
     })
 }
 
