@@ -29,10 +29,6 @@ impl Message {
         Self { kind, payload }
     }
 
-    pub(crate) fn family(&self) -> u8 {
-        self.payload.first().copied().unwrap_or_default()
-    }
-
     pub(crate) fn attributes(&self) -> &[u8] {
         self.payload.get(HEADER..).unwrap_or_default()
     }

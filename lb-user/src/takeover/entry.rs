@@ -79,19 +79,19 @@ pub(super) mod tcp_state {
 
 /// Who talks to whom, in one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Tuple {
+pub(crate) struct Tuple {
     /// IANA protocol number.
-    pub protocol: u8,
+    pub(crate) protocol: u8,
     /// Who sends.
-    pub source: SocketAddr,
+    pub(crate) source: SocketAddr,
     /// To whom.
-    pub destination: SocketAddr,
+    pub(crate) destination: SocketAddr,
 }
 
 impl Tuple {
     /// The other way round.
     #[must_use]
-    pub fn reversed(self) -> Self {
+    pub(crate) fn reversed(self) -> Self {
         Self {
             source: self.destination,
             destination: self.source,
@@ -155,18 +155,18 @@ impl Tuple {
 
 /// A connection as connection tracking knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// What the client sends, as it sends it.
-    pub original: Tuple,
+    pub(crate) original: Tuple,
     /// What answers it, as the backend sends it.
-    pub reply: Tuple,
+    pub(crate) reply: Tuple,
     /// `enum tcp_conntrack`.
-    pub tcp_state: Option<u8>,
+    pub(crate) tcp_state: Option<u8>,
 }
 
 impl Entry {
     /// The entry in a message; nothing for protocols without ports.
-    pub fn decode(message: &Message) -> Option<Self> {
+    pub(crate) fn decode(message: &Message) -> Option<Self> {
         let entry = message.attributes();
         let tcp = find(entry, of_entry::PROTOCOL).and_then(|info| find(info, of_tcp::TCP));
         let state = tcp.and_then(|tcp| find(tcp, of_tcp::STATE)?.first().copied());
@@ -180,7 +180,7 @@ impl Entry {
     }
 
     /// Whether its destination is exchanged.
-    pub fn is_translated(&self) -> bool {
+    pub(crate) fn is_translated(&self) -> bool {
         self.reply.source != self.original.destination
     }
 

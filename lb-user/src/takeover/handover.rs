@@ -3,7 +3,9 @@
 //! In this order, so that every packet is translated at every moment, and by one and the same mapping:
 //!
 //! 1. What pods and outsiders have dialled becomes an entry beside the flow. Netfilter does not meet their packets as long
-//!    as programs do, so either translation will do, on each device for itself.
+//!    as programs do, so either translation will do, on each device for itself. Of the node's own connections it is said
+//!    that their ports are taken, and what is begun meanwhile has ports that nobody else gives away
+//!    ([`takeover::APART`]): answers to the other proxy's connections must not be taken for those to ours.
 //! 2. New connections are left to the other proxy, those of the node itself by netfilter ([`super::bypass`]), all others by
 //!    the datapath ([`takeover::TO`]). From now on no flow is added.
 //! 3. What came meanwhile follows, pass by pass. What netfilter meets translated, the node's own connections among it,
@@ -20,7 +22,10 @@ use std::{
 
 use lb_common::{
     abi::{FlowSlot, Plain, next_hop::NextHopRef, takeover},
-    flow::{FlowKey, clock::seconds},
+    flow::{
+        Direction, FlowKey,
+        clock::{self, Tick, seconds},
+    },
     net::{
         addr::Addr,
         ip::{Ends, proto},
@@ -51,6 +56,9 @@ const PASSES: usize = 16;
 /// A connection that ended so long ago sends nothing any more.
 const QUIET: u32 = seconds(10);
 
+/// A flow younger than that may be half there.
+const NEW: Tick = 2;
+
 /// Seconds that entries last without a packet: of connection tracking's own, by `nf_conntrack_*_timeout`.
 mod timeout {
     pub(super) const HALF_OPEN: u32 = 60;
@@ -74,7 +82,7 @@ pub struct Handover {
 /// Which connections a pass is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
-    /// Those that netfilter meets nothing of.
+    /// Those that netfilter meets nothing of; of others, that the node's ports are taken.
     Apart,
     /// All.
     All,
@@ -103,6 +111,11 @@ impl Handover {
             bypass: Bypass::of(run_dir),
             n_given: 0,
         };
+        let mut word = Word::open(pins)?;
+        word.set(word.get()? | takeover::APART)?;
+        wait_for_readers();
+        // The second is about what has come while the first went through all of them.
+        handover.pass(Scope::Apart)?;
         handover.pass(Scope::Apart)?;
         if let Some(near) = near {
             let place = Place {
@@ -112,7 +125,7 @@ impl Handover {
             let installed = handover.bypass.install(Purpose::Give, &place);
             installed.map_err(TakeoverError::Bypass)?;
         }
-        Word::open(pins)?.set(takeover::FROM | takeover::TO)?;
+        word.set(takeover::FROM | takeover::TO | takeover::APART)?;
         wait_for_readers();
         for _ in 0..PASSES {
             if handover.pass(Scope::All)? == 0 {
@@ -130,11 +143,7 @@ impl Handover {
     /// The rest, when no program meets packets any more; returns how many connections were handed over in all.
     pub fn finish(mut self) -> Result<usize, TakeoverError> {
         wait_for_readers();
-        for _ in 0..PASSES {
-            if self.pass(Scope::Last)? == 0 {
-                break;
-            }
-        }
+        self.pass(Scope::Last)?;
         let mut conntrack = Conntrack::open().map_err(TakeoverError::conntrack)?;
         let entries = conntrack.entries().map_err(TakeoverError::conntrack)?;
         // What the node itself has sent us would go nowhere from now on.
@@ -151,7 +160,6 @@ impl Handover {
 
     /// Goes through all connections; returns how many had to be changed.
     fn pass(&mut self, scope: Scope) -> Result<usize, TakeoverError> {
-        let start = std::time::Instant::now();
         let mut conntrack = Conntrack::open().map_err(TakeoverError::conntrack)?;
         let entries = conntrack.entries().map_err(TakeoverError::conntrack)?;
         let now = flows::now().map_err(TakeoverError::Clock)?;
@@ -166,13 +174,6 @@ impl Handover {
         };
         self.tables.each(now, &mut pass);
         self.n_given += pass.n_given;
-        eprintln!(
-            "{scope:?} {} {} entries {} {:?}",
-            pass.n_changed,
-            pass.n_given,
-            entries.len(),
-            start.elapsed()
-        );
         tracing::debug!(
             ?scope,
             changed = pass.n_changed,
@@ -216,11 +217,18 @@ impl Visitor for Pass {
     where
         FlowSlot<A>: Plain,
     {
+        if self.scope != Scope::Apart {
+            clear(table);
+        }
         for (position, connection) in flows::connections(table) {
             let Some(held) = held(table, position, &connection) else {
                 continue;
             };
             if self.scope == Scope::Apart && held.is_met {
+                if let Err(error) = self.announce(&held) {
+                    self.error = Some(error);
+                    return;
+                }
                 continue;
             }
             match self.give(&held) {
@@ -236,6 +244,25 @@ impl Visitor for Pass {
 }
 
 impl Pass {
+    /// Lets connection tracking know that a connection of the node's own has its port towards the backend, as if it had
+    /// dialled that.
+    fn announce(&mut self, held: &Held) -> io::Result<()> {
+        let reply = held.entry.reply;
+        if !held.is_own || self.by_reply.contains_key(&reply) {
+            return Ok(());
+        }
+        let taken = Entry {
+            original: reply.reversed(),
+            ..held.entry
+        };
+        match self.conntrack.create(&taken, held.seconds) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => {}
+            Ok(()) => self.n_changed += 1,
+        }
+        Ok(())
+    }
+
     /// Makes sure that connection tracking has it; false: not yet.
     fn give(&mut self, held: &Held) -> io::Result<bool> {
         let Held { entry, seconds, .. } = held;
@@ -249,8 +276,10 @@ impl Pass {
             }
             return Ok(true);
         }
-        let is_over = entry.tcp_state == Some(tcp_state::TIME_WAIT);
-        if known.is_some_and(|known| is_over || held.is_own && known.is_translated()) {
+        // What is not asked for again by anybody, or was begun when nobody else could.
+        let is_over = entry.tcp_state == Some(tcp_state::TIME_WAIT) && !held.is_own;
+        let may_be_new = held.is_own || self.scope == Scope::Last;
+        if known.is_some_and(|known| is_over || may_be_new && known.is_translated()) {
             // The same client has begun another connection since, or, while one entry was exchanged for the other, a
             // datagram was given another backend.
             return Ok(true);
@@ -281,6 +310,25 @@ impl Pass {
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// Takes out what only translates answers: an answer to the other proxy's connection must not be taken for one of those.
+fn clear<A: Addr>(table: &Table<'_, A>)
+where
+    FlowSlot<A>: Plain,
+{
+    for position in 0..=table.last() {
+        let Some(found) = table.at(position) else {
+            continue;
+        };
+        let flags = found.slot.flags();
+        // The other direction of a flow that is being opened comes at once.
+        let is_new = clock::age(table.now(), found.slot.last_seen()) < NEW;
+        let may_be_alone = flags.direction() == Direction::Reply && !is_new;
+        if flags.orphan() || may_be_alone && table.twin_of(&found).is_none() {
+            table.take_out(&found);
         }
     }
 }

@@ -42,7 +42,7 @@ use word::Word;
 
 /// Time between two looks at the other proxy's rules and connections.
 const LOOK: Duration = Duration::from_secs(1);
-/// The pause is at least so many times as long as the look was.
+/// Connections are looked at after so many times as long as that took, so that it takes no more than a fiftieth of a CPU.
 const LOOK_FACTOR: u32 = 50;
 /// Every so many looks what connection tracking has forgotten is looked for.
 const LOOKS_PER_WALK: u32 = 10;
@@ -90,6 +90,8 @@ pub struct Takeover {
     word: Word,
     proxy: Option<Proxy>,
     n_looks: u32,
+    /// When the connections are looked at again.
+    next: Instant,
     /// What did not work, said once.
     trouble: Option<String>,
 }
@@ -110,6 +112,7 @@ impl Takeover {
             word: Word::open(pins)?,
             proxy: None,
             n_looks: 0,
+            next: Instant::now(),
             trouble: None,
         };
         takeover.proxy = takeover.find();
@@ -148,12 +151,9 @@ impl Takeover {
 
     /// Follows the other proxy's rules and connections for ever.
     pub async fn follow(mut self) -> Infallible {
-        let mut pause = LOOK;
         loop {
-            time::sleep(pause).await;
-            let start = Instant::now();
+            time::sleep(LOOK).await;
             self = self.work(Self::look).await;
-            pause = LOOK.max(start.elapsed() * LOOK_FACTOR);
         }
     }
 
@@ -199,6 +199,10 @@ impl Takeover {
         } else if word & FROM == 0 {
             return Ok(());
         }
+        if Instant::now() < self.next {
+            return Ok(());
+        }
+        let start = Instant::now();
         let walk = if self.n_looks.is_multiple_of(LOOKS_PER_WALK) {
             Walk::Forgotten
         } else {
@@ -206,6 +210,7 @@ impl Takeover {
         };
         self.n_looks = self.n_looks.wrapping_add(1);
         let n_left = adopt(&self.pins, walk)?;
+        self.next = Instant::now() + start.elapsed() * LOOK_FACTOR;
         if self.proxy.is_none() && n_left == 0 {
             self.word.set(word & !FROM)?;
             adopt(&self.pins, Walk::All)?;
