@@ -12,7 +12,7 @@ use lb_common::{
         slot::{SlotFlags, State},
         table::{Existing, FlowTable, NewFlow},
     },
-    net::addr::{Addr, Addr4, Addr6},
+    net::addr::Addr,
 };
 
 use crate::world::{
@@ -89,8 +89,8 @@ fn foreign<A: Addr>(world: &World<A>, transport: Transport, state: State) {
         ..NewFlow::default()
     };
     let node = &world.node;
-    let slots = &node.flows();
-    let table = FlowTable::new(*slots, node.flows().mask(), node.config(), node.now());
+    let slots = node.flows();
+    let table = FlowTable::new(&slots, node.flows().mask(), node.config(), node.now());
     table
         .open(&key, &mut flow, Existing::Keep)
         .expect("there is room");
