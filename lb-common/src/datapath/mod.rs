@@ -243,8 +243,9 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
         Followed::Lost => {
             if tables.takeover() & takeover::TO != 0 && !tables.role().is_host() {
                 // The other proxy gets the connection, and must have all of its packets.
-                let word = found.word;
-                found.slot.exchange(word, word.with(State::Empty));
+                found
+                    .slot
+                    .exchange(found.word, found.word.with(State::Empty));
             }
             Progress::Lost
         }

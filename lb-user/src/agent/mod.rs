@@ -183,9 +183,7 @@ async fn work(
     let facts = facts(&config, &node, &pair, by_stack);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, mode)?;
     pair.keep();
-    let near = config.host_device.near();
-    let node_ports = config.services.pools.service_node_port_range;
-    let takeover = Takeover::begin(datapath.maps(), run_dir.path(), near, node_ports)?;
+    let takeover = takeover(&config, &datapath, &run_dir)?;
     let packets = Packets::of(&mut datapath)?.map(Arc::new);
     let walk = Walk::new(&datapath, &config);
     let of_node = node_facts(&config, &node, own.clone());
@@ -243,6 +241,17 @@ async fn up(
         never = growth.follow() => match never {},
         never = takeover.follow() => match never {},
     }
+}
+
+/// What is done about another proxy, before any program is on a device.
+fn takeover(
+    config: &Config,
+    datapath: &Datapath,
+    run_dir: &RunDir,
+) -> Result<Takeover, TakeoverError> {
+    let near = config.host_device.near();
+    let node_ports = config.services.pools.service_node_port_range;
+    Takeover::begin(datapath.maps(), run_dir.path(), near, node_ports)
 }
 
 /// What is fixed when the programs are loaded.

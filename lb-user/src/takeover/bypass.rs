@@ -111,7 +111,7 @@ impl Bypass {
     pub(crate) fn install(&self, purpose: Purpose, place: &Place) -> io::Result<()> {
         let mut batch = Vec::new();
         for family in FAMILIES {
-            let table = |kind| self.message(kind, family, &[text(1, &self.name)]);
+            let table = |kind| Self::message(kind, family, &[text(1, &self.name)]);
             // What is not there cannot be removed.
             let (new, delete) = (message::NEW_TABLE, message::DELETE_TABLE);
             batch.extend([table(new), table(delete), table(new)]);
@@ -125,7 +125,11 @@ impl Bypass {
         let mut batch = Vec::new();
         for family in FAMILIES {
             if self.exists_in(family)? {
-                batch.push(self.message(message::DELETE_TABLE, family, &[text(1, &self.name)]));
+                batch.push(Self::message(
+                    message::DELETE_TABLE,
+                    family,
+                    &[text(1, &self.name)],
+                ));
             }
         }
         let is_there = !batch.is_empty();
@@ -167,7 +171,7 @@ impl Bypass {
         }
     }
 
-    fn message(&self, kind: u16, family: Family, attributes: &[Vec<u8>]) -> (Message, u16) {
+    fn message(kind: u16, family: Family, attributes: &[Vec<u8>]) -> (Message, u16) {
         let flags = match kind {
             message::NEW_RULE => NLM_F_CREATE | NLM_F_APPEND,
             message::DELETE_TABLE => 0,
@@ -182,7 +186,7 @@ impl Bypass {
     fn chains(&self, family: Family, purpose: Purpose, place: &Place) -> Vec<(Message, u16)> {
         let mut batch = vec![self.chain(family, "output", "nat", OUTPUT, BEFORE_NAT)];
         let mut rule = |chain: &str, expressions: Vec<Vec<u8>>| {
-            batch.push(self.message(
+            batch.push(Self::message(
                 message::NEW_RULE,
                 family,
                 &[text(1, &self.name), text(2, chain), nested(4, &expressions)],
@@ -211,7 +215,7 @@ impl Bypass {
                 vec![expression("notrack", &[])],
             ];
             batch.push(begins);
-            batch.push(self.message(
+            batch.push(Self::message(
                 message::NEW_RULE,
                 family,
                 &[
@@ -233,7 +237,7 @@ impl Bypass {
         priority: i32,
     ) -> (Message, u16) {
         let hook = [number(1, hook), number(2, priority.cast_unsigned())];
-        self.message(
+        Self::message(
             message::NEW_CHAIN,
             family,
             &[
