@@ -82,10 +82,10 @@ impl<'a> KubeProxy<'a> {
     /// # Errors
     /// As [`Self::start`].
     pub fn stop(&self) -> Result<()> {
-        for family in 0..2 {
+        for (family, names) in FAMILIES.iter().enumerate() {
             match self.mode {
                 Mode::Nftables => {
-                    let text = format!("delete table {} kube-proxy\n", FAMILIES[family].nft);
+                    let text = format!("delete table {} kube-proxy\n", names.nft);
                     self.pipe(&["nft", "-f", "-"], &text)?;
                 }
                 Mode::Iptables => self.restore(family, &self.iptables_removed())?,
