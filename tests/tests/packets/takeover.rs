@@ -18,6 +18,7 @@ use lb_tests::{
     netns::{Namespace, require_root},
     place::Place,
     poll,
+    tally::Tally,
 };
 
 use serde_json::Value;
@@ -169,18 +170,11 @@ impl Stage<'_> {
     }
 }
 
-fn everybody_goes_on(mode: Mode) {
-    let mut scene = Scene::new(&BACKENDS, &[]);
-    let place = end(&mut scene, ENDS[0].1);
-    let scene = &scene;
+/// The first node with kube-proxy's rules alone.
+fn stage(scene: &Scene, place: Place, mode: Mode) -> Stage<'_> {
     let node = &scene.deployment.cluster.nodes[0];
-    assert!(
-        place
-            .cleanup(&node.namespace, &[])
-            .unwrap()
-            .status
-            .success()
-    );
+    let cleaned = place.cleanup(&node.namespace, &[]).unwrap();
+    assert!(cleaned.status.success());
     // What a process dials has a route before kube-proxy's rules look at it, as on any node.
     let [v4, v6] = scene.deployment.cluster.nodes[1].addresses.both();
     let routes = [
@@ -188,13 +182,44 @@ fn everybody_goes_on(mode: Mode) {
         format!("route add ::/0 via {v6}"),
     ];
     node.namespace.ip(&routes).unwrap();
-    let mut stage = Stage {
+    let ports = service_ports(scene);
+    let rules = KubeProxy::new(&node.namespace, mode, node.addresses, ports);
+    rules.start().unwrap();
+    Stage {
         scene,
         place,
-        rules: KubeProxy::new(&node.namespace, mode, node.addresses, service_ports(scene)),
+        rules,
         agent: None,
+    }
+}
+
+/// Returns when every count has risen.
+fn settle<'a>(when: &str, counts: impl Iterator<Item = &'a AtomicUsize>) {
+    let counts: Vec<_> = counts.collect();
+    let read = || -> Vec<usize> {
+        let values = counts.iter().map(|count| count.load(Ordering::Relaxed));
+        values.collect()
     };
-    stage.rules.start().unwrap();
+    let since = read();
+    poll::until(LIMIT, &format!("every client to go on {when}"), || {
+        let now = read();
+        let is_on = now.iter().zip(&since).all(|(now, since)| *now > since + 1);
+        Ok(is_on.then_some(()))
+    })
+    .unwrap();
+}
+
+fn expect_no_failures(tallies: &[Tally]) {
+    for tally in tallies {
+        assert!(tally.failures().is_empty(), "{tally}");
+    }
+}
+
+fn everybody_goes_on(mode: Mode) {
+    let mut scene = Scene::new(&BACKENDS, &[]);
+    let place = end(&mut scene, ENDS[0].1);
+    let scene = &scene;
+    let mut stage = stage(scene, place, mode);
     let is_over = AtomicBool::new(false);
     let askers: Vec<_> = (0..)
         .zip(scene.ways(PORT))
@@ -213,9 +238,9 @@ fn everybody_goes_on(mode: Mode) {
             .collect();
         let mut all = Vec::new();
         let mut transfers = Vec::new();
-        let mut begin = || {
-            let begun = streamers(scene);
-            for streamer in begun.clone() {
+        let mut dial = || {
+            let newest = streamers(scene);
+            for streamer in newest.clone() {
                 let seed = transfers.len() as u64 + 1;
                 all.push(Arc::clone(&streamer));
                 transfers.push(scope.spawn(move || {
@@ -223,28 +248,19 @@ fn everybody_goes_on(mode: Mode) {
                     stream_until(is_over, &streamer.done, stream, seed)
                 }));
             }
-            (all.clone(), begun)
+            (all.clone(), newest)
         };
-        let settle = |when: &str, streamers: &[Arc<Streamer>]| {
-            let counts = || -> Vec<usize> {
-                let asked = askers.iter().map(|way| &way.3);
-                let all = asked.chain(streamers.iter().map(|streamer| &streamer.done));
-                all.map(|count| count.load(Ordering::Relaxed)).collect()
-            };
-            let since = counts();
-            poll::until(LIMIT, &format!("every client to go on {when}"), || {
-                let now = counts();
-                let is_on = now.iter().zip(&since).all(|(now, since)| *now > since + 1);
-                Ok(is_on.then_some(()))
-            })
-            .unwrap();
+        let go_on = |streamers: &[Arc<Streamer>], when: &str| {
+            let asked = askers.iter().map(|way| &way.3);
+            let all = asked.chain(streamers.iter().map(|streamer| &streamer.done));
+            settle(when, all);
         };
-        settle("with kube-proxy alone", &begin().0);
+        go_on(&dial().0, "with kube-proxy alone");
         for (when, change) in PHASES {
             change(&mut stage);
-            let (streamers, begun) = begin();
-            stage.expect_to_have(&begun);
-            settle(when, &streamers);
+            let (streamers, newest) = dial();
+            stage.expect_to_have(&newest);
+            go_on(&streamers, when);
         }
         drop(over);
         for transfer in transfers {
@@ -255,10 +271,9 @@ fn everybody_goes_on(mode: Mode) {
             .map(|client| client.join().unwrap())
             .collect::<Vec<_>>()
     });
-    for tally in tallies {
-        assert!(tally.failures().is_empty(), "{tally}");
-    }
-    assert_eq!(traces(&node.namespace, &stage.place), [""; 0]);
+    expect_no_failures(&tallies);
+    let node = &scene.deployment.cluster.nodes[0].namespace;
+    assert_eq!(traces(node, &stage.place), [""; 0]);
     stage.rules.stop().unwrap();
 }
 
