@@ -100,6 +100,9 @@ pub(crate) static PIECES: Array<
     HeldPiece,
     { (capacity::PIECE_SETS * capacity::PIECES_PER_SET) as usize },
 > = Array::new();
+/// Which proxy has what: [`lb_common::abi::takeover`].
+#[btf_map(name = "takeover")]
+pub(crate) static TAKEOVER: Array<u32, 1> = Array::new();
 /// What a search among fragments has found so far.
 #[btf_map(name = "scratch")]
 pub(crate) static SCRATCH: PerCpuArray<[u32; 4], 1> = PerCpuArray::new();

@@ -25,7 +25,7 @@ use lb_common::{
 };
 
 use crate::{
-    maps::{COUNTERS, FamilyMaps, NEXT_HOPS, NODE, SLOTS},
+    maps::{COUNTERS, FamilyMaps, NEXT_HOPS, NODE, SLOTS, TAKEOVER},
     memory::{KernelHop, KernelSlots, copy},
     pieces, socket,
     stages::remember_hop,
@@ -203,6 +203,11 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
         } else {
             A::try_source_tc(self.ctx.cast(), work, original)
         })
+    }
+
+    #[inline(always)]
+    fn takeover(&self) -> u32 {
+        TAKEOVER.get(0).copied().unwrap_or(0)
     }
 
     #[inline(always)]

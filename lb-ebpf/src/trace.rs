@@ -160,6 +160,11 @@ impl<A: FamilyMaps> Tables<A> for Asked {
     }
 
     #[inline(always)]
+    fn takeover(&self) -> u32 {
+        Tables::<A>::takeover(&self.tables)
+    }
+
+    #[inline(always)]
     fn slot(&self, index: u32) -> Option<u32> {
         Tables::<A>::slot(&self.tables, index)
     }

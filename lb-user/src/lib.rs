@@ -22,4 +22,5 @@ pub mod plan;
 pub mod source;
 pub mod store;
 pub mod sys;
+pub mod takeover;
 pub mod trace;

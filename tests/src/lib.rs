@@ -40,6 +40,7 @@ pub mod hooks;
 pub mod icmp;
 mod ioctl;
 pub mod kernel;
+pub mod kube_proxy;
 pub mod limits;
 pub mod link;
 pub mod listing;

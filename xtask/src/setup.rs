@@ -22,10 +22,11 @@ use crate::{
 };
 
 /// Programs that the tests and the demo run, and the packages they come in.
-const TEST_TOOLS: [(&str, &str); 3] = [
+const TEST_TOOLS: [(&str, &str); 4] = [
     ("ip", "iproute2"),
     ("bpftool", "bpftool"),
     ("nft", "nftables"),
+    ("iptables-nft-restore", "iptables"),
 ];
 
 /// The system's directories of programs for root, which are missing from the `PATH` of some root shells.

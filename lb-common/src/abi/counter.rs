@@ -137,6 +137,8 @@ reasons! {
     DropFragment = 43, "drop_fragment", Drop;
     /// A connection that was never established, or has ended, gave its place in the flow table to a new one.
     FlowDisplaced = 44, "flow_displaced", Note;
+    /// A connection of another proxy's, or a new one that is left to it: connections are changing hands.
+    PassTakeover = 45, "pass_takeover", Pass;
 }
 
 impl Reason {

@@ -20,6 +20,7 @@ pub mod node;
 pub mod place;
 pub mod service;
 pub mod source;
+pub mod takeover;
 pub mod trace;
 
 pub use affinity::{Affinity, AffinityKey};
@@ -96,14 +97,17 @@ pub mod map {
     pub const FRAGMENTS6: &str = "fragments6";
     /// Buffer -> `HeldPiece`, of both families.
     pub const PIECES: &str = "pieces";
+    /// 0 -> which proxy has what: [`super::takeover`].
+    pub const TAKEOVER: &str = "takeover";
 
     /// 0 -> `TraceRecord`; not pinned.
     pub const TRACE_RECORD: &str = "trace_record";
 
     /// All that are pinned, in the order in which `fulcrum maps` lists them.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 19] = [
         SERVICES4, SERVICES6, SLOTS, BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, NEXT_HOPS, COUNTERS,
         PLACES4, PLACES6, AFFINITY4, AFFINITY6, SOURCES4, SOURCES6, FRAGMENTS4, FRAGMENTS6, PIECES,
+        TAKEOVER,
     ];
 }
 

@@ -66,6 +66,7 @@ pub fn explain<A: Addr, P: Packet, T: Tables<A>>(
     let node = tables.node();
     let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
     if let Some((table, found)) = table.find_anywhere(&work.key)
+        && !found.slot.flags().foreign()
         && let Followed::Decided(followed) = follow::follow(work, tables, &table, &found, on_loss)
     {
         return Explained {

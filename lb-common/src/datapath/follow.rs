@@ -2,7 +2,7 @@
 
 use super::{Decision, Hook, Role, Tables, Via, Work, deliver};
 use crate::{
-    abi::{NextHop, Reason, backend_flags, next_hop::NextHopRef, node::features},
+    abi::{NextHop, Reason, backend_flags, next_hop::NextHopRef, node::features, takeover},
     flow::{
         Direction,
         clock::{STREAM, Tick, age},
@@ -106,6 +106,28 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
     note(work, table, found, flags, work.now);
     count_xdp(tables);
     Followed::Decided(Decision::Send(hit(direction), via))
+}
+
+/// Takes note of a packet of another proxy's connection, which goes on untouched; true: it begins a new one in its place.
+///
+/// What the node itself sends comes here only if connection tracking does not know the connection (any more).
+#[inline(always)]
+pub(super) fn begins_anew<A: Addr, T: Tables<A>>(
+    work: &Work<A>,
+    tables: &T,
+    found: &Found<A, <T::Slots as Slots<A>>::Words>,
+    on_loss: OnLoss,
+) -> bool {
+    found.slot.set_last_seen(work.now);
+    if found.slot.flags().direction() == Direction::Reply || on_loss == OnLoss::Stay {
+        return false;
+    }
+    let is_new = if proto::has_connections(work.key.proto) {
+        work.tcp.opens() && found.word.state() != State::HalfOpen
+    } else {
+        is_gone(tables, found.slot.backend())
+    };
+    (is_new || tables.role().is_host()) && tables.takeover() & takeover::TO == 0
 }
 
 #[inline(always)]

@@ -28,8 +28,11 @@ pub use source::{Tried, try_source};
 pub use work::Work;
 
 use crate::{
-    abi::Reason,
-    flow::table::{Existing, FlowTable},
+    abi::{Reason, takeover},
+    flow::{
+        slot::State,
+        table::{Existing, FlowTable},
+    },
     net::{addr::Addr, ip::Piece},
 };
 use follow::{Followed, OnLoss};
@@ -225,10 +228,27 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     };
     // A later fragment begins nothing.
     let on_loss = if is_later { OnLoss::Stay } else { on_loss };
+    if found.slot.flags().foreign() {
+        return if T::HOOK == Hook::Xdp {
+            carry_out(Decision::Pass(Reason::PassToTc), packet, tables, work)
+        } else if follow::begins_anew(work, tables, &found, on_loss) {
+            Progress::Lost
+        } else {
+            carry_out(Decision::Pass(Reason::PassTakeover), packet, tables, work)
+        };
+    }
     match follow::follow(work, tables, &table, &found, on_loss) {
         Followed::Decided(decision) => carry_out(decision, packet, tables, work),
         Followed::Missed => missed(is_later),
-        Followed::Lost => Progress::Lost,
+        Followed::Lost => {
+            if tables.takeover() & takeover::TO != 0 && !tables.role().is_host() {
+                // The other proxy gets the connection, and must have all of its packets.
+                found
+                    .slot
+                    .exchange(found.word, found.word.with(State::Empty));
+            }
+            Progress::Lost
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
         AffinityKey, Reason, ServiceKey, backend_flags,
         next_hop::NextHopRef,
         node::{features, masquerade},
-        place, service_flags,
+        place, service_flags, takeover,
     },
     flow::{
         Direction,
@@ -99,6 +99,10 @@ pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Res
     if tables.role() == Role::Egress {
         return leave::begin(work, tables);
     }
+    let takeover = tables.takeover();
+    if takeover & takeover::TO != 0 && matches!(tables.role(), Role::Pod | Role::Uplink) {
+        return Err(Decision::Pass(Reason::PassTakeover));
+    }
     work.frontend = ServiceKey::new(work.key.ends.dst, work.key.dport, work.key.proto);
     if !tables.service(&work.frontend, &mut work.call.service) {
         let place = tables.place(work.key.ends.dst);
@@ -108,7 +112,7 @@ pub(super) fn call<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Res
             return Err(unserved(work, tables, place));
         }
     }
-    begins(work, tables)?;
+    begins(work, tables, takeover)?;
     policy::find_client(work, tables);
     settle(work, tables)
 }
@@ -133,7 +137,11 @@ fn unserved<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, place: u32) -
 /// What becomes of it else. A socket of the node's own may have a node port for its own port: what it is sent stays
 /// its own.
 #[inline(always)]
-fn begins<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T) -> Result<(), Decision> {
+fn begins<A: Addr, T: Tables<A>>(
+    work: &Work<A>,
+    tables: &T,
+    takeover: u32,
+) -> Result<(), Decision> {
     let is_late = proto::has_connections(work.key.proto) && !work.tcp.opens();
     if is_late && tables.role() == Role::Loopback {
         return Err(Decision::Pass(Reason::PassNoService));
@@ -147,6 +155,9 @@ fn begins<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T) -> Result<(), Decis
     }
     if !is_late {
         return Ok(());
+    }
+    if takeover & takeover::FROM != 0 {
+        return Err(Decision::Pass(Reason::PassTakeover));
     }
     // While flows are on their way from one table to another the retransmit finds this one.
     if tables.node().features & features::SETTLING != 0 {

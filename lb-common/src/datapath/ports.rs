@@ -198,6 +198,8 @@ pub trait Tables<A: Addr> {
     {
         super::try_source(work, self, original)
     }
+    /// Which proxy has what: [`crate::abi::takeover`].
+    fn takeover(&self) -> u32;
     /// The coarse clock.
     fn now(&self) -> Tick;
     /// 32 random bits.

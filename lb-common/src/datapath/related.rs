@@ -119,7 +119,8 @@ fn error<A: Addr, P: Packet, T: Tables<A>>(
     let may_leave = (direction == Direction::Reply) != found.slot.flags().leaving();
     let is_own = may_leave && work.icmp.old.dst == work.flow.rewrite.ends.dst;
     let is_forged = may_leave && next_hop == NextHopRef::STACK && !is_out;
-    if is_out && !is_own || is_forged || !table.is_still(&found) {
+    let is_foreign = found.slot.flags().foreign();
+    if is_out && !is_own || is_forged || is_foreign || !table.is_still(&found) {
         return Decision::Pass(Reason::PassNoService);
     }
     name_sender(work, message);

@@ -7,7 +7,7 @@
 
 use super::{Tables, Work};
 use crate::{
-    abi::{ServiceKey, SourceKey},
+    abi::{ServiceKey, SourceKey, takeover},
     flow::{
         reserve::Reserved,
         table::{FlowTable, Refusal, Rest},
@@ -149,8 +149,10 @@ fn attempt<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, original: u32)
 #[inline(never)]
 fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
     let node = tables.node();
-    let (base, count) = (node.snat_port_base, node.snat_port_count);
+    let (mut base, mut count) = (node.snat_port_base, node.snat_port_count);
     let search = &mut work.search;
+    let is_apart = (search.is_node != 0 || tables.role().is_host())
+        && tables.takeover() & takeover::APART != 0;
     let attempt = search.attempt;
     search.attempt = attempt + 1;
     let Kind {
@@ -159,6 +161,10 @@ fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
     } = kind(attempt);
     if further && search.is_node == 0 {
         return false;
+    }
+    if is_apart {
+        (base, count) = takeover::APART_PORTS;
+        ranged = true;
     }
     let ifindex = work.hop.ifindex;
     let source = &mut work.spare;

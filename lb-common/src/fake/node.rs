@@ -51,6 +51,7 @@ pub struct FakeNode<A> {
     kept: RefCell<BTreeMap<u32, Vec<u8>>>,
     /// Those that are to come in again, and by which device.
     released: RefCell<Vec<(u32, FakePacket)>>,
+    takeover: Cell<u32>,
     now: Cell<Tick>,
     luck: Cell<u64>,
     counts: RefCell<BTreeMap<Reason, u64>>,
@@ -98,6 +99,7 @@ impl<A: Addr> FakeNode<A> {
             ),
             kept: RefCell::default(),
             released: RefCell::default(),
+            takeover: Cell::new(0),
             now: Cell::new(0),
             luck: Cell::new(1),
             counts: RefCell::default(),
@@ -195,6 +197,11 @@ impl<A: Addr> FakeNode<A> {
     /// What the FIB says about one destination; without it there is no route.
     pub fn set_route(&self, dst: A, route: Route, hop: NextHop) {
         set(&self.routes, dst, Some((route, hop)));
+    }
+
+    /// Says which proxy has what: [`crate::abi::takeover`].
+    pub fn set_takeover(&self, takeover: u32) {
+        self.takeover.set(takeover);
     }
 
     /// Sets the clock.
@@ -510,6 +517,10 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
             self.node.released.borrow_mut().push((ifindex, packet));
         }
         released
+    }
+
+    fn takeover(&self) -> u32 {
+        self.node.takeover.get()
     }
 
     fn now(&self) -> Tick {

@@ -122,6 +122,8 @@ impl SlotFlags {
     /// The flow exchanges the source of what the stack forwards: its packets are rewritten on their way out, their answers
     /// on the way in, and not the other way round.
     pub const LEAVING: Self = Self(1 << 8);
+    /// The flow is another proxy's, and its packets go on to the stack untouched: connection tracking translates them.
+    pub const FOREIGN: Self = Self(1 << 9);
 
     const REPLY: u16 = 1 << 0;
     const LOCAL: u16 = 1 << 3;
@@ -193,6 +195,12 @@ impl SlotFlags {
     #[inline(always)]
     pub fn leaving(self) -> bool {
         self.0 & Self::LEAVING.0 != 0
+    }
+
+    /// See [`SlotFlags::FOREIGN`].
+    #[inline(always)]
+    pub fn foreign(self) -> bool {
+        self.0 & Self::FOREIGN.0 != 0
     }
 
     /// The backend runs on this node.

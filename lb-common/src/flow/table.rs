@@ -177,7 +177,7 @@ pub struct NewFlow<A> {
     pub back: NextHopRef,
     /// The backend runs on this node.
     pub local: bool,
-    /// [`SlotFlags::MASQUERADED`], [`SlotFlags::LEAVING`] or none.
+    /// [`SlotFlags::MASQUERADED`], [`SlotFlags::LEAVING`], [`SlotFlags::FOREIGN`] or none.
     pub source: SlotFlags,
 }
 

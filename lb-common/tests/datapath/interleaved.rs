@@ -114,6 +114,10 @@ impl<'n, A: Addr, F: Fn(Moment)> Tables<A> for Interleaved<'n, A, F> {
         self.tables.slots()
     }
 
+    fn takeover(&self) -> u32 {
+        self.tables.takeover()
+    }
+
     fn slot(&self, index: u32) -> Option<u32> {
         self.tables.slot(index)
     }

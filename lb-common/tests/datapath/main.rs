@@ -36,6 +36,7 @@ mod sockets;
 mod source_ports;
 mod stack;
 mod states;
+mod takeover;
 mod told;
 mod truth;
 mod world;

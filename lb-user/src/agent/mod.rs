@@ -52,6 +52,7 @@ use crate::{
         uplink::NodeAddresses,
     },
     source::{self, ScanResult, touch::WatchError},
+    takeover::{Takeover, TakeoverError},
 };
 use controller::Controller;
 use devices::Devices;
@@ -108,6 +109,9 @@ pub enum AgentError {
     /// The tables cannot be opened.
     #[error(transparent)]
     Maps(#[from] MapError),
+    /// Connections cannot be taken over from another proxy.
+    #[error(transparent)]
+    Takeover(#[from] TakeoverError),
     /// Nobody could ask.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -179,6 +183,7 @@ async fn work(
     let facts = facts(&config, &node, &pair, by_stack);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, mode)?;
     pair.keep();
+    let takeover = takeover(&config, &datapath, &run_dir)?;
     let packets = Packets::of(&mut datapath)?.map(Arc::new);
     let walk = Walk::new(&datapath, &config);
     let of_node = node_facts(&config, &node, own.clone());
@@ -204,7 +209,8 @@ async fn work(
     let sizes = config.flow_table;
     let growth = Growth::new(origin, unfinished, sizes, swaps, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
-    let up = up(&mut devices, controller, growth, &mut news, &told, ready);
+    let parts = (controller, takeover, growth);
+    let up = up(&mut devices, parts, &mut news, &told, ready);
     tokio::select! {
         ended = up => ended,
         never = serve(&server, shown, packets) => match never {},
@@ -219,21 +225,33 @@ async fn work(
 /// Fills the tables, then attaches the programs, then keeps both true.
 async fn up(
     devices: &mut Devices,
-    controller: Controller<BpfMaps>,
-    growth: Growth,
+    (controller, takeover, growth): (Controller<BpfMaps>, Takeover, Growth),
     news: &mut News,
     told: &Told,
     ready: impl FnOnce(),
 ) -> Result<Infallible, AgentError> {
     let controller = first_listing(controller, news, told).await;
     let n_devices = devices.look().await?;
+    let takeover = takeover.up().await;
     tracing::info!(devices = n_devices, pid = std::process::id(), "ready");
     ready();
     tokio::select! {
         never = devices.follow() => match never {},
         never = keep_true(controller, news, told) => match never {},
         never = growth.follow() => match never {},
+        never = takeover.follow() => match never {},
     }
+}
+
+/// What is done about another proxy, before any program is on a device.
+fn takeover(
+    config: &Config,
+    datapath: &Datapath,
+    run_dir: &RunDir,
+) -> Result<Takeover, TakeoverError> {
+    let near = config.host_device.near();
+    let node_ports = config.services.pools.service_node_port_range;
+    Takeover::begin(datapath.maps(), run_dir.path(), near, node_ports)
 }
 
 /// What is fixed when the programs are loaded.

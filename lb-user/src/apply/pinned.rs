@@ -93,6 +93,7 @@ fn pin_all(dir: &Path) {
     pin_array::<Fragment<Addr4>>(dir, map::FRAGMENTS4, N_FLOWS);
     pin_array::<Fragment<Addr6>>(dir, map::FRAGMENTS6, N_FLOWS);
     pin_array::<HeldPiece>(dir, map::PIECES, N_FLOWS);
+    pin_array::<u32>(dir, map::TAKEOVER, 1);
     let counters = PerCpuArray::<MapData, u64>::create(Reason::COUNT, 0).expect("counters");
     pin(dir, map::COUNTERS, counters.map());
 }

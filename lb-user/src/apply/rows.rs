@@ -11,7 +11,7 @@ use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, NextHop, PlaceKey, Plain,
         Reason, Service, ServiceKey, SlotLayout, SlotRange, Source, SourceKey, former::FormerSlot,
-        map, place::NODE_SPACE,
+        map, place::NODE_SPACE, takeover,
     },
     flow::{
         Direction,
@@ -146,6 +146,7 @@ fn rows(
         map::FRAGMENTS4 => fragments::<Addr4>(&map),
         map::FRAGMENTS6 => fragments::<Addr6>(&map),
         map::PIECES => pieces(&map),
+        map::TAKEOVER => takeover(&map),
         _ => {
             return Err(MapError::Unknown {
                 name: name.to_owned(),
@@ -205,6 +206,23 @@ where
             "guard",
         ],
         rows: entries.into_iter().map(row).collect(),
+    })
+}
+
+fn takeover(map: &MapData) -> io::Result<Table> {
+    let bits = [
+        (takeover::FROM, "from"),
+        (takeover::TO, "to"),
+        (takeover::UP, "up"),
+    ];
+    let row = |(_, word): (u32, u32)| {
+        let set = bits.iter().filter(|(bit, _)| word & bit != 0);
+        let names: Vec<_> = set.map(|(_, name)| *name).collect();
+        vec![json!(names.join(","))]
+    };
+    Ok(Table {
+        columns: vec!["state"],
+        rows: used::<u32>(map, |word| *word != 0)?.map(row).collect(),
     })
 }
 

@@ -19,11 +19,16 @@ use super::{
 };
 use crate::{
     agent::run_dir,
+    causes::with_causes,
     control,
     loader::{
         filter, hold,
         pair::{self, Leftover},
         pin,
+    },
+    takeover::{
+        self, TakeoverError,
+        handover::{self, Handover},
     },
 };
 
@@ -42,7 +47,7 @@ pub(super) struct CleanupArgs {
 /// One thing that is left.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Trace {
-    /// `filter`, `device`, `pin`, `directory` or `socket`.
+    /// `filter`, `device`, `pin`, `directory`, `socket` or `table`.
     kind: &'static str,
     /// Its name, or where it is.
     name: String,
@@ -56,6 +61,8 @@ struct Traces {
     /// The directories that pins are in follow them.
     pins: Vec<PathBuf>,
     socket: Option<PathBuf>,
+    /// Of netfilter.
+    table: Option<String>,
 }
 
 pub(super) fn cleanup(args: &CleanupArgs, place: &Place) -> anyhow::Result<ExitCode> {
@@ -64,7 +71,21 @@ pub(super) fn cleanup(args: &CleanupArgs, place: &Place) -> anyhow::Result<ExitC
     let _lock = run_dir::hold(&run_dir)?;
     let traces = Traces::find(&place.bpffs, &run_dir)?;
     if !args.dry_run {
+        let near = traces.pairs.first().map(|pair| pair.name.clone());
+        let pins = handover::pins(&place.bpffs, &run_dir);
+        let handover = Handover::begin(&pins, &run_dir, near).unwrap_or_else(|error| {
+            warn(&error);
+            None
+        });
         traces.remove(&place.bpffs, &run_dir)?;
+        if let Some(handover) = handover {
+            let proxy = handover.proxy();
+            match handover.finish() {
+                Ok(n_given) => eprintln!("Handed {n_given} connections over to {proxy}."),
+                Err(error) => warn(&error),
+            }
+        }
+        takeover::remove_table(&run_dir).context("cannot remove the table of netfilter")?;
     }
     let list = traces.list();
     match args.output.structured(&list)? {
@@ -75,6 +96,14 @@ pub(super) fn cleanup(args: &CleanupArgs, place: &Place) -> anyhow::Result<ExitC
         None => output::print(&told(&list, args.dry_run))?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What stays would be of no use to anybody.
+fn warn(error: &TakeoverError) {
+    eprintln!(
+        "Not all connections were handed over to another proxy: {}",
+        with_causes(error)
+    );
 }
 
 impl Traces {
@@ -92,6 +121,7 @@ impl Traces {
             pairs: pair::left_behind(run_dir)?,
             pins,
             socket: socket.exists().then_some(socket),
+            table: takeover::table_left(run_dir).context("cannot look for a table of netfilter")?,
         })
     }
 
@@ -141,7 +171,12 @@ impl Traces {
         let filters = self.filters.iter().map(filter);
         let devices = filters.chain(self.pairs.iter().map(device));
         let pins = devices.chain(self.pins.iter().map(pin));
-        pins.chain(self.socket.iter().map(socket)).collect()
+        let table = |name: &String| Trace {
+            kind: "table",
+            name: name.clone(),
+        };
+        let sockets = pins.chain(self.socket.iter().map(socket));
+        sockets.chain(self.table.iter().map(table)).collect()
     }
 }
 
@@ -174,6 +209,7 @@ mod tests {
             .map(PathBuf::from)
             .into(),
             socket: Some("/run/f/fulcrum.sock".into()),
+            table: Some("fulcrum-run-f".to_owned()),
         };
         assert_eq!(
             told(&traces.list(), true),
@@ -181,7 +217,8 @@ mod tests {
              would remove directory /b/f/r/v4/maps\n\
              would remove directory /b/f/r/v4\n\
              would remove directory /b/f/r\n\
-             would remove socket /run/f/fulcrum.sock\n"
+             would remove socket /run/f/fulcrum.sock\n\
+             would remove table fulcrum-run-f\n"
         );
         assert!(told(&traces.list(), false).starts_with("removed pin "));
     }

@@ -110,7 +110,8 @@ impl Connection {
             let flags = found.slot.flags();
             let is_listed = flags.direction() == Direction::Original || flags.orphan();
             // The flow whose source it exchanges tells of it.
-            let is_listed = is_listed && !flags.leaving() && table.lives(&found);
+            let is_listed =
+                is_listed && !flags.leaving() && !flags.foreign() && table.lives(&found);
             let connection = is_listed.then(|| Self::read(table, &found));
             if table.is_still(&found) {
                 return connection;

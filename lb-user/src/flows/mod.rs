@@ -68,6 +68,11 @@ impl FlowTables {
         })
     }
 
+    /// Whether flows are on their way from one table to a larger one.
+    pub fn are_growing(&self) -> bool {
+        self.v4.len() > 1 || self.v6.len() > 1
+    }
+
     /// Does something with each table, those of IPv4 first; of a family the one that flows are carried from first, so
     /// that none is missed.
     pub fn each<V: Visitor>(&self, now: Tick, visitor: &mut V) -> Vec<V::Output> {

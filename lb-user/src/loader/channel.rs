@@ -46,7 +46,43 @@ where
         self.receive()
     }
 
+    /// Asks for many changes in one call; `flags` of each are `NLM_F_*`. Those of whom an acknowledgement is asked are told
+    /// apart by it: the first that is refused is the answer.
+    pub(crate) fn transact(&mut self, messages: Vec<(M, u16)>) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        let mut awaited = self.sequence;
+        for (message, flags) in messages {
+            buffer.extend(self.bytes(message, NLM_F_REQUEST | flags));
+            if flags & NLM_F_ACK != 0 {
+                awaited = self.sequence;
+            }
+        }
+        self.socket.send(&buffer, 0)?;
+        loop {
+            let (buffer, _) = self.socket.recv_from_full()?;
+            let mut rest = buffer.as_slice();
+            while !rest.is_empty() {
+                let message = NetlinkMessage::<M>::deserialize(rest).map_err(io::Error::other)?;
+                let (header, payload) = message.into_parts();
+                let length = (header.length as usize).next_multiple_of(4).max(4);
+                rest = rest.get(length..).unwrap_or_default();
+                match payload {
+                    NetlinkPayload::Error(answer) if answer.code.is_some() => {
+                        return Err(answer.to_io());
+                    }
+                    NetlinkPayload::Error(_) if header.sequence_number == awaited => return Ok(()),
+                    _ => {}
+                }
+            }
+        }
+    }
+
     fn send(&mut self, message: M, flags: u16) -> io::Result<()> {
+        let buffer = self.bytes(message, flags);
+        self.socket.send(&buffer, 0).map(drop)
+    }
+
+    fn bytes(&mut self, message: M, flags: u16) -> Vec<u8> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
         header.flags = flags;
@@ -55,7 +91,7 @@ where
         message.finalize();
         let mut buffer = vec![0; message.buffer_len()];
         message.serialize(&mut buffer);
-        self.socket.send(&buffer, 0).map(drop)
+        buffer
     }
 
     /// All messages up to the acknowledgement or the end of the listing.

@@ -317,7 +317,7 @@ fn root(bpffs: &Path, run_dir: &Path) -> PathBuf {
 
 /// A path as one file name: `/` becomes `-`, and whatever is neither a letter, a digit nor `_` becomes
 /// `=` and two hexadecimal digits, so that no two paths share a name. The BPF filesystem allows no dots.
-fn escape(path: &Path) -> String {
+pub(crate) fn escape(path: &Path) -> String {
     let mut name = String::new();
     for &byte in path.as_os_str().as_bytes() {
         match byte {

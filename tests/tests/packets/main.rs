@@ -21,5 +21,6 @@ mod reuse;
 mod scene;
 mod sctp;
 mod stack;
+mod takeover;
 mod unbroken;
 mod upgrade;

@@ -22,8 +22,8 @@ pub(crate) const PORT: u16 = 80;
 pub(crate) const TARGET: u16 = 8_080;
 pub(crate) const ECHO_PORT: u16 = 81;
 pub(crate) const ECHO_TARGET: u16 = 8_081;
-const NODE_PORT: u16 = 30_080;
-const WEB: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
+pub(crate) const NODE_PORT: u16 = 30_080;
+pub(crate) const WEB: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 const BALANCER: [&str; 2] = ["198.19.100.10", "fd00:198:19:100::a"];
 /// How long anything that must happen may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);

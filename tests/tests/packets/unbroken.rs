@@ -28,7 +28,12 @@ const STREAMS: usize = 16;
 const CHUNK: usize = 16_384;
 
 /// Sends what nobody else sends, and reads it back, until it is over; returns how many bytes went there and back.
-fn stream_until(is_over: &AtomicBool, done: &AtomicUsize, mut stream: TcpStream, seed: u64) -> u64 {
+pub(crate) fn stream_until(
+    is_over: &AtomicBool,
+    done: &AtomicUsize,
+    mut stream: TcpStream,
+    seed: u64,
+) -> u64 {
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let mut n_bytes = 0;

@@ -1,0 +1,47 @@
+//! The table of connection tracking: listed, added to and taken out of, by netlink.
+
+use std::io;
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+
+use super::{
+    attribute::Message,
+    entry::{self, Entry, Tuple},
+};
+use crate::loader::channel::Channel;
+
+/// The table of this network namespace.
+#[derive(Debug)]
+pub(crate) struct Conntrack(Channel<Message>);
+
+impl Conntrack {
+    pub(crate) fn open() -> io::Result<Self> {
+        Channel::open(NETLINK_NETFILTER).map(Self)
+    }
+
+    /// All connections with ports.
+    pub(crate) fn entries(&mut self) -> io::Result<Vec<Entry>> {
+        let messages = self.0.list(Entry::list())?;
+        Ok(messages.iter().filter_map(Entry::decode).collect())
+    }
+
+    /// Adds an entry; `AlreadyExists`: a packet in one of its directions belongs to another.
+    pub(crate) fn create(&mut self, entry: &Entry, seconds: u32) -> io::Result<()> {
+        self.0
+            .change(entry.create(seconds), NLM_F_CREATE | NLM_F_EXCL)
+    }
+
+    /// Sets state and time of an entry that is there.
+    pub(crate) fn update(&mut self, entry: &Entry, seconds: u32) -> io::Result<()> {
+        self.0.change(entry.update(seconds), 0)
+    }
+
+    /// Takes out the entry of which this is one direction; that there is none is no error.
+    pub(crate) fn delete(&mut self, tuple: &Tuple) -> io::Result<()> {
+        match self.0.change(entry::delete(tuple), 0) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+}

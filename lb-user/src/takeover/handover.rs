@@ -1,0 +1,427 @@
+//! The way back: every connection of ours becomes one of connection tracking's, before our programs go.
+//!
+//! In this order, so that every packet is translated at every moment, and by one and the same mapping:
+//!
+//! 1. What pods and outsiders have dialled becomes an entry beside the flow. Netfilter does not meet their packets as long
+//!    as programs do, so either translation will do, on each device for itself. Of the node's own connections it is said
+//!    that their ports are taken, and what is begun meanwhile has ports that nobody else gives away
+//!    ([`takeover::APART`]): answers to the other proxy's connections must not be taken for those to ours.
+//! 2. New connections are left to the other proxy, those of the node itself by netfilter ([`super::bypass`]), all others by
+//!    the datapath ([`takeover::TO`]). From now on no flow is added.
+//! 3. What came meanwhile follows, pass by pass. What netfilter meets translated, the node's own connections among it,
+//!    has an entry already, which is exchanged for the right one; then its flow goes, as its packets would belong to two entries.
+//! 4. When a pass finds nothing to do, programs may go ([`Handover::finish`] comes after that): the tables
+//!    change no more, and are gone through once again.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use lb_common::{
+    abi::{FlowSlot, Plain, next_hop::NextHopRef, takeover},
+    flow::{
+        Direction, FlowKey,
+        clock::{self, Tick, seconds},
+    },
+    net::{
+        addr::Addr,
+        ip::{Ends, proto},
+    },
+};
+
+use super::{
+    TakeoverError,
+    bypass::{Bypass, Place, Purpose},
+    conntrack::Conntrack,
+    entry::{Entry, Tuple, tcp_state},
+    proxy::Proxy,
+    services::Services,
+    word::Word,
+};
+use crate::{
+    flows::{
+        self, FlowTables, Table, Visitor,
+        connection::{Connection, Stage},
+        memory::Access,
+    },
+    loader::facts,
+    sys::wait_for_readers,
+};
+
+/// More passes are of no use: what is left then is taken by somebody else.
+const PASSES: usize = 16;
+/// A connection that ended so long ago sends nothing any more.
+const QUIET: u32 = seconds(10);
+
+/// A flow younger than that may be half there.
+const NEW: Tick = 2;
+
+/// Seconds that entries last without a packet: of connection tracking's own, by `nf_conntrack_*_timeout`.
+mod timeout {
+    pub(super) const HALF_OPEN: u32 = 60;
+    pub(super) const ESTABLISHED: u32 = 24 * 3600;
+    pub(super) const CLOSING: u32 = 3600;
+    pub(super) const CLOSED: u32 = 60;
+    pub(super) const DATAGRAM: u32 = 30;
+    pub(super) const STREAM: u32 = 120;
+}
+
+/// Connections on their way to another proxy.
+#[derive(Debug)]
+pub struct Handover {
+    proxy: Proxy,
+    tables: FlowTables,
+    services: Services,
+    bypass: Bypass,
+    n_given: usize,
+}
+
+/// Which connections a pass is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Those that netfilter meets nothing of; of others, that the node's ports are taken.
+    Apart,
+    /// All.
+    All,
+    /// All, and nobody changes the tables any more.
+    Last,
+}
+
+impl Handover {
+    /// Hands over what is in the tables that are pinned in `pins`, if another proxy's rules are there. No agent runs.
+    pub fn begin(
+        pins: &Path,
+        run_dir: &Path,
+        near: Option<String>,
+    ) -> Result<Option<Self>, TakeoverError> {
+        let Some(proxy) = Proxy::find().map_err(TakeoverError::Rules)? else {
+            return Ok(None);
+        };
+        if !pins.is_dir() {
+            return Ok(None);
+        }
+        let node = facts::read(pins).map_err(TakeoverError::Facts)?;
+        let mut handover = Self {
+            proxy,
+            tables: FlowTables::open(pins, node, Access::Write)?,
+            services: Services::read(pins)?,
+            bypass: Bypass::of(run_dir),
+            n_given: 0,
+        };
+        let mut word = Word::open(pins)?;
+        word.set(word.get()? | takeover::APART)?;
+        wait_for_readers();
+        // The second is about what has come while the first went through all of them.
+        handover.pass(Scope::Apart)?;
+        handover.pass(Scope::Apart)?;
+        if let Some(near) = near {
+            let place = Place {
+                near,
+                node_ports: crate::alloc::PortRange::default(),
+            };
+            let installed = handover.bypass.install(Purpose::Give, &place);
+            installed.map_err(TakeoverError::Bypass)?;
+        }
+        word.set(takeover::FROM | takeover::TO | takeover::APART)?;
+        wait_for_readers();
+        for _ in 0..PASSES {
+            if handover.pass(Scope::All)? == 0 {
+                break;
+            }
+        }
+        Ok(Some(handover))
+    }
+
+    /// Whom they are given to.
+    pub fn proxy(&self) -> Proxy {
+        self.proxy
+    }
+
+    /// The rest, when no program meets packets any more; returns how many connections were handed over in all.
+    pub fn finish(mut self) -> Result<usize, TakeoverError> {
+        wait_for_readers();
+        self.pass(Scope::Last)?;
+        let mut conntrack = Conntrack::open().map_err(TakeoverError::conntrack)?;
+        let entries = conntrack.entries().map_err(TakeoverError::conntrack)?;
+        // What the node itself has sent us would go nowhere from now on.
+        let stranded = entries
+            .iter()
+            .filter(|entry| !entry.is_translated() && self.services.is_served(&entry.original));
+        for entry in stranded {
+            conntrack
+                .delete(&entry.original)
+                .map_err(TakeoverError::conntrack)?;
+        }
+        Ok(self.n_given)
+    }
+
+    /// Goes through all connections; returns how many had to be changed.
+    fn pass(&mut self, scope: Scope) -> Result<usize, TakeoverError> {
+        let mut conntrack = Conntrack::open().map_err(TakeoverError::conntrack)?;
+        let entries = conntrack.entries().map_err(TakeoverError::conntrack)?;
+        let now = flows::now().map_err(TakeoverError::Clock)?;
+        let mut pass = Pass {
+            scope,
+            conntrack,
+            by_original: entries.iter().map(|it| (it.original, *it)).collect(),
+            by_reply: entries.iter().map(|it| (it.reply, *it)).collect(),
+            n_changed: 0,
+            n_given: 0,
+            error: None,
+        };
+        self.tables.each(now, &mut pass);
+        self.n_given += pass.n_given;
+        tracing::debug!(
+            ?scope,
+            changed = pass.n_changed,
+            given = pass.n_given,
+            "handed over"
+        );
+        match pass.error {
+            Some(error) => Err(TakeoverError::conntrack(error)),
+            None => Ok(pass.n_changed),
+        }
+    }
+}
+
+struct Pass {
+    scope: Scope,
+    conntrack: Conntrack,
+    by_original: BTreeMap<Tuple, Entry>,
+    by_reply: BTreeMap<Tuple, Entry>,
+    n_changed: usize,
+    n_given: usize,
+    error: Option<io::Error>,
+}
+
+/// A connection, and who meets its packets.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    entry: Entry,
+    seconds: u32,
+    /// What the stack has for its first end.
+    forwarded: Tuple,
+    /// Netfilter meets its packets, translated.
+    is_met: bool,
+    /// The node itself has dialled.
+    is_own: bool,
+}
+
+impl Visitor for Pass {
+    type Output = ();
+
+    fn visit<A: Addr>(&mut self, table: &Table<'_, A>)
+    where
+        FlowSlot<A>: Plain,
+    {
+        if self.scope != Scope::Apart {
+            clear(table);
+        }
+        for (position, connection) in flows::connections(table) {
+            let Some(held) = held(table, position, &connection) else {
+                continue;
+            };
+            if self.scope == Scope::Apart && held.is_met {
+                if let Err(error) = self.announce(&held) {
+                    self.error = Some(error);
+                    return;
+                }
+                continue;
+            }
+            match self.give(&held) {
+                Ok(true) if held.is_met => forget(table, position, &connection, &held),
+                Ok(_) => {}
+                Err(error) => {
+                    self.error = Some(error);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Pass {
+    /// Lets connection tracking know that a connection of the node's own has its port towards the backend, as if it had
+    /// dialled that.
+    fn announce(&mut self, held: &Held) -> io::Result<()> {
+        let reply = held.entry.reply;
+        if !held.is_own || self.by_reply.contains_key(&reply) {
+            return Ok(());
+        }
+        let taken = Entry {
+            original: reply.reversed(),
+            ..held.entry
+        };
+        match self.conntrack.create(&taken, held.seconds) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            Err(_) => {}
+            Ok(()) => self.n_changed += 1,
+        }
+        Ok(())
+    }
+
+    /// Makes sure that connection tracking has it; false: not yet.
+    fn give(&mut self, held: &Held) -> io::Result<bool> {
+        let Held { entry, seconds, .. } = held;
+        let known = self.by_original.get(&entry.original).copied();
+        if let Some(known) = known.filter(|known| known.reply == entry.reply) {
+            let is_behind = self.scope == Scope::Last
+                && entry.tcp_state == Some(tcp_state::TIME_WAIT)
+                && known.tcp_state == Some(tcp_state::ESTABLISHED);
+            if is_behind {
+                self.conntrack.update(entry, *seconds)?;
+            }
+            return Ok(true);
+        }
+        // What is not asked for again by anybody, or was begun when nobody else could.
+        let is_over = entry.tcp_state == Some(tcp_state::TIME_WAIT) && !held.is_own;
+        let may_be_new = held.is_own || self.scope == Scope::Last;
+        if known.is_some_and(|known| is_over || may_be_new && known.is_translated()) {
+            // The same client has begun another connection since, or, while one entry was exchanged for the other, a
+            // datagram was given another backend.
+            return Ok(true);
+        }
+        self.n_changed += 1;
+        let is_datagram = entry.original.protocol == proto::UDP;
+        if known.is_some() {
+            self.conntrack.delete(&entry.original)?;
+        }
+        // As netfilter has met it, or as whoever had its ports before: what comes next is this one's.
+        let ours = [held.forwarded, entry.reply.reversed()];
+        for tuple in ours.iter().filter(|_| held.is_met) {
+            if let Some(seen) = self.by_original.get(tuple)
+                && !seen.is_translated()
+            {
+                self.conntrack.delete(tuple)?;
+            }
+        }
+        if let Some(other) = self.by_reply.get(&entry.reply)
+            && (!other.is_translated() || has_ended(other) || is_datagram)
+        {
+            self.conntrack.delete(&other.original)?;
+        }
+        match self.conntrack.create(entry, *seconds) {
+            Ok(()) => {
+                self.n_given += 1;
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Takes out what only translates answers: an answer to the other proxy's connection must not be taken for one of those.
+fn clear<A: Addr>(table: &Table<'_, A>)
+where
+    FlowSlot<A>: Plain,
+{
+    for position in 0..=table.last() {
+        let Some(found) = table.at(position) else {
+            continue;
+        };
+        let flags = found.slot.flags();
+        // The other direction of a flow that is being opened comes at once.
+        let is_new = clock::age(table.now(), found.slot.last_seen()) < NEW;
+        let may_be_alone = flags.direction() == Direction::Reply && !is_new;
+        if flags.orphan() || may_be_alone && table.twin_of(&found).is_none() {
+            table.take_out(&found);
+        }
+    }
+}
+
+fn has_ended(entry: &Entry) -> bool {
+    entry
+        .tcp_state
+        .is_some_and(|state| (tcp_state::TIME_WAIT..=tcp_state::CLOSE).contains(&state))
+}
+
+/// What is to be known of a connection; nothing of one that has nothing to hand over.
+fn held<A: Addr>(table: &Table<'_, A>, position: u32, connection: &Connection) -> Option<Held>
+where
+    FlowSlot<A>: Plain,
+{
+    let Connection {
+        protocol,
+        client,
+        dialled,
+        backend,
+        source,
+        stage,
+        age,
+        ..
+    } = *connection;
+    let found = table.at(position)?;
+    let back = table.twin_of(&found)?.slot.next_hop();
+    let is_refused = found.slot.flags().reset();
+    let (state, seconds) = match (protocol, stage) {
+        (_, Stage::Orphan) => return None,
+        (proto::TCP, Stage::Closed | Stage::HalfOpen) if is_refused || stage == Stage::Closed => {
+            (tcp_state::TIME_WAIT, timeout::CLOSED)
+        }
+        (proto::TCP, Stage::HalfOpen) => (tcp_state::ESTABLISHED, timeout::HALF_OPEN),
+        (proto::TCP, Stage::Closing) => (tcp_state::ESTABLISHED, timeout::CLOSING),
+        (proto::TCP, _) => (tcp_state::ESTABLISHED, timeout::ESTABLISHED),
+        (proto::UDP, Stage::HalfOpen) => (0, timeout::DATAGRAM),
+        (proto::UDP, _) => (0, timeout::STREAM),
+        // Its verification tags, which connection tracking goes by, are not in the table.
+        _ => return None,
+    };
+    let back_is_host = back == NextHopRef::HOST;
+    // The node's own ports rest, so that the other proxy does not take them either; a client's are its own affair.
+    let has_port_of_node = source != client || back_is_host;
+    if state == tcp_state::TIME_WAIT && age > QUIET && !has_port_of_node {
+        return None;
+    }
+    let tuple = |source: SocketAddr, destination| Tuple {
+        protocol,
+        source,
+        destination,
+    };
+    let is_met = |hop| matches!(hop, NextHopRef::STACK | NextHopRef::HOST);
+    Some(Held {
+        entry: Entry {
+            original: tuple(client, dialled),
+            reply: tuple(backend, source),
+            tcp_state: (protocol == proto::TCP).then_some(state),
+        },
+        seconds,
+        forwarded: tuple(client, backend),
+        is_met: is_met(found.slot.next_hop()) || is_met(back),
+        is_own: back_is_host,
+    })
+}
+
+/// Takes a connection out of the table that connection tracking has now, with the flow that exchanges its source.
+fn forget<A: Addr>(table: &Table<'_, A>, position: u32, connection: &Connection, held: &Held)
+where
+    FlowSlot<A>: Plain,
+{
+    flows::take_out(table, position, connection);
+    let Tuple {
+        protocol,
+        source,
+        destination,
+    } = held.forwarded;
+    let ends = A::from_ip(source.ip()).zip(A::from_ip(destination.ip()));
+    let Some((src, dst)) = ends else { return };
+    let key = FlowKey {
+        ends: Ends { src, dst },
+        sport: source.port(),
+        dport: destination.port(),
+        proto: protocol,
+    };
+    if let Some(found) = table.find(&key)
+        && found.slot.flags().leaving()
+    {
+        table.take_out(&found);
+    }
+}
+
+/// Where an agent of `run_dir` has its tables.
+pub fn pins(bpffs: &Path, run_dir: &Path) -> PathBuf {
+    crate::loader::pin::maps(bpffs, run_dir)
+}
