@@ -288,7 +288,15 @@ impl Programs {
         self.blank_words::<{ size_of::<HeldPiece>() / 4 }>(map::PIECES)
     }
 
-    /// The same where a value is only known as so many words.
+    /// Says which proxy has what: [`lb_common::abi::takeover`].
+    pub fn set_takeover(&mut self, word: u32) -> Result<()> {
+        let found = self.0.map_mut(map::TAKEOVER);
+        let map = found.context("the object has no such map")?;
+        let mut array = Array::<_, u32>::try_from(map)?;
+        array.set(0, word, 0).context("write the word")
+    }
+
+    /// Writes zeros over an array whose values are only known as so many words.
     fn blank_words<const N: usize>(&mut self, name: &str) -> Result<()> {
         let found = self.0.map_mut(name);
         let map = found.with_context(|| format!("the object has no map {name}"))?;

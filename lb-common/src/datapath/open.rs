@@ -316,7 +316,7 @@ fn insert<A: Addr, T: Tables<A>>(
     existing: Existing,
 ) -> Result<(), Refusal> {
     let original = table.begin(&work.key, &work.flow, existing)?;
-    work.search.attempt = 0;
+    source::begin(&mut work.search, tables);
     for _ in 0..CANDIDATES {
         match tables.try_source(work, original.position).attempt() {
             Attempt::Taken => {}

@@ -21,8 +21,10 @@ use crate::{
 pub struct Search<A> {
     /// The address of the first choice.
     pub preferred: A,
-    /// Not zero: it is one of the node's, and its others may stand in for it.
+    /// One: it is one of the node's, and its others may stand in for it. Else zero.
     pub is_node: u32,
+    /// Not zero: its port is one of [`takeover::APART_PORTS`], if one is free.
+    pub is_apart: u32,
     /// How many candidates were tried.
     pub attempt: u32,
     /// The reply's slot, once it is reserved.
@@ -68,6 +70,15 @@ fn kind(attempt: u32) -> Kind {
         further: attempt > RANGED && attempt <= RESTED,
         ranged: attempt != OWN && attempt != RESTED + 1 && (attempt <= RANGED || attempt > FURTHER),
     }
+}
+
+/// Begins a search. Asked here what is asked of the program's role: [`try_source`] is one function for all programs.
+#[inline(always)]
+pub(super) fn begin<A: Addr, T: Tables<A>>(search: &mut Search<A>, tables: &T) {
+    // Nothing branches here: the verifier would follow both ways through all that comes after.
+    let is_the_nodes = search.is_node | u32::from(tables.role().is_host());
+    search.is_apart = is_the_nodes & (tables.takeover() / takeover::APART) & 1;
+    search.attempt = 0;
 }
 
 /// What became of a candidate.
@@ -151,8 +162,6 @@ fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
     let node = tables.node();
     let (mut base, mut count) = (node.snat_port_base, node.snat_port_count);
     let search = &mut work.search;
-    let is_apart = (search.is_node != 0 || tables.role().is_host())
-        && tables.takeover() & takeover::APART != 0;
     let attempt = search.attempt;
     search.attempt = attempt + 1;
     let Kind {
@@ -162,7 +171,11 @@ fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
     if further && search.is_node == 0 {
         return false;
     }
-    if is_apart {
+    // A port that the other proxy might give away as well is better than none.
+    if attempt > RESTED {
+        search.is_apart = 0;
+    }
+    if search.is_apart != 0 {
         (base, count) = takeover::APART_PORTS;
         ranged = true;
     }
@@ -210,7 +223,7 @@ fn propose<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> bool {
 /// True if the candidate is the node's in another way: a node port, or a socket that talks to the backend itself.
 #[inline(always)]
 fn is_the_nodes<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T) -> bool {
-    if work.search.is_node == 0 {
+    if work.search.is_node == 0 && work.search.is_apart == 0 {
         return false;
     }
     let rewrite = &work.flow.rewrite;

@@ -6,7 +6,7 @@ use lb_common::{
         takeover::{APART, APART_PORTS, FROM, TO},
     },
     datapath::Verdict,
-    fake::{FakeTables, Transport},
+    fake::{FakeTables, PacketSpec, Transport},
     flow::{
         FlowKey, Rewrite,
         slot::{SlotFlags, State},
@@ -27,6 +27,7 @@ for_both_families!(
     a_syn_takes_the_place_of_a_flow_of_the_others,
     a_syn_in_the_place_of_an_ended_flow_is_the_others,
     ports_of_the_node_lie_apart,
+    where_none_is_left_apart_there_are_others,
 );
 
 fn send<A: Addr>(tables: &FakeTables<'_, A, false, false>, transport: Transport) -> Verdict {
@@ -161,4 +162,22 @@ fn ports_of_the_node_lie_apart<A: Addr>() {
     let port = u16::from_be_bytes([packet.bytes()[l4 + header], packet.bytes()[l4 + header + 1]]);
     let (first, number) = APART_PORTS;
     assert!((first..first + number).contains(&u32::from(port)), "{port}");
+}
+
+/// A connection that might be taken for one of the other proxy's is better than none.
+fn where_none_is_left_apart_there_are_others<A: Addr>() {
+    let world = World::<A>::with_remote_backends(1);
+    world.node.set_takeover(APART);
+    let (_, number) = APART_PORTS;
+    for sport in (20_000..).take(number as usize + 8) {
+        let open = PacketSpec {
+            sport,
+            ..request::<A>(outsider(1), SYN)
+        };
+        let outcome = world.uplink().run(&mut open.packet());
+        assert!(
+            matches!(outcome.verdict, Verdict::Send(_)),
+            "{sport}: {outcome:?}"
+        );
+    }
 }

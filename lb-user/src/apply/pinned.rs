@@ -241,6 +241,7 @@ fn are_listed(dir: &Path) {
             1,
             0,
             0,
+            0,
             0
         ]
     );

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, hint};
 
 use lb_common::{
-    abi::{FlowSlot, NextHop, Plain, Reason},
+    abi::{FlowSlot, NextHop, Plain, Reason, takeover},
     datapath::{Role, Verdict, Via},
     fake::{FakeNode, FakePacket, FakeSlots},
     flow::{clock::tick, slot::Words as _, table::Slots as _},
@@ -30,6 +30,9 @@ use crate::{
 
 /// Packets of an episode.
 const LENGTH: usize = 300;
+
+/// Who has what, from one episode to the next. Not with ports that lie apart: which is taken, the kernel draws by lot.
+const TAKEOVERS: [u32; 4] = [0, takeover::FROM, 0, takeover::FROM | takeover::TO];
 
 /// Why an episode ended.
 #[derive(Debug)]
@@ -67,6 +70,7 @@ impl Tally {
             Reason::EchoAnswered,
             Reason::RejectNoFlow,
             Reason::FragmentHeld,
+            Reason::PassTakeover,
         ] {
             assert!(
                 self.counts.contains_key(&reason),
@@ -120,10 +124,13 @@ where
     FlowSlot<A>: Plain + Default + Send,
 {
     stage.datapath.programs.forget::<A>().unwrap();
+    let takeover = TAKEOVERS[(seed % 4) as usize];
+    stage.datapath.programs.set_takeover(takeover).unwrap();
     tally.episodes += 1;
     let stage = &*stage;
     stage.node.namespace().run(|| {
         let twin = stage.twin();
+        twin.set_takeover(takeover);
         let mut episode = Episode {
             stage,
             twin,

@@ -21,4 +21,5 @@ mod many;
 mod offload;
 mod passes;
 mod tags;
+mod takeover;
 mod xdp;
