@@ -10,6 +10,7 @@ pub mod apply;
 pub mod causes;
 pub mod check;
 pub mod cli;
+pub mod clock;
 pub mod compile;
 pub mod config;
 pub mod control;

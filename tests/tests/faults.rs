@@ -8,6 +8,7 @@
 
 use std::{
     fs,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -26,6 +27,7 @@ use lb_tests::{
     topology::Node,
 };
 use nix::mount::{MsFlags, mount};
+use serde_json::Value;
 
 const WEB: &str = "10.96.0.10";
 const LATER: &str = "10.96.0.20";
@@ -325,6 +327,31 @@ fn a_table_that_others_fill_up_has_room_again() {
         Ok((n_left < 20).then_some(()))
     })
     .unwrap();
+}
+
+#[test]
+fn in_a_time_namespace_flows_are_as_old_as_they_are() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let wrapper = ["unshare", "--time", "--monotonic=1000000"];
+    let balancer = scene.launch(&Place::new().unwrap(), &wrapper).unwrap();
+    let _connected = scene.node().pods[0].namespace.run(|| {
+        let web = SocketAddr::new(WEB.parse().unwrap(), 80);
+        TcpStream::connect_timeout(&web, LIMIT).unwrap()
+    });
+    let is_counted = |status: &str| {
+        let status: Value = serde_json::from_str(status).unwrap();
+        let tables = status["flows"]["tables"].as_array().unwrap();
+        let table = tables.iter().find(|table| table["family"] == "IPv4");
+        table.is_some_and(|table| table["established"] == 2 && table["expired"] == 0)
+    };
+    let question = ["status", "-o", "json"];
+    let what = "both directions of the connection to be counted as established";
+    balancer
+        .fulcrum_until(&question, LIMIT, what, is_counted)
+        .unwrap();
 }
 
 /// A control group with a limit of memory, of either version; gone with its value.

@@ -13,9 +13,10 @@ use tokio::{sync::watch, task, time};
 use crate::{
     apply::{MapError, counts},
     causes::with_causes,
+    clock,
     config::Config,
     flows::{
-        self, FlowTables,
+        FlowTables,
         alarm::{Alarms, Limits, Message},
         census::{self, Census},
         memory::Access,
@@ -144,7 +145,7 @@ impl Walk {
     fn walk(&self) -> Result<Vec<Census>, MapError> {
         let node = facts::read(&self.pins).unwrap_or(NodeConfig::DEFAULT);
         let tables = FlowTables::open(&self.pins, node, Access::Read)?;
-        match flows::now() {
+        match clock::now() {
             Ok(now) => Ok(census::count(&tables, now)),
             Err(error) => {
                 tracing::warn!(%error, "cannot read the clock");

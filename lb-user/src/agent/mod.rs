@@ -395,7 +395,7 @@ async fn keep_true(mut turn: Turn, news: &mut News, told: &Told) -> Infallible {
 /// Clears the tables of what nobody goes by any more, on a thread of its own: there may be many entries.
 async fn sweep(mut controller: Controller<BpfMaps>) -> Controller<BpfMaps> {
     let work = task::spawn_blocking(move || {
-        match crate::flows::now() {
+        match crate::clock::now() {
             Ok(now) => controller.sweep(now),
             Err(error) => tracing::warn!(%error, "cannot read the clock"),
         }

@@ -3,18 +3,19 @@
 //! How full it is is found out from a sample: keys are spread evenly by their hash, so some thousand places tell of all of them,
 //! and looking costs the same however large the table is.
 
-use std::{io, path::Path, time::Duration};
+use std::{io, path::Path};
 
 use aya::maps::{Map, PerCpuArray};
 use lb_common::{
     abi::{FlowSlot, NodeConfig, Plain, Reason, former::FormerSlot, map},
     flow::{
-        clock::{Tick, age, row, tick},
+        clock::{Tick, age, row},
         slot::{SlotFlags, StateWord},
     },
     net::addr::{Addr, Addr4, Addr6, Family},
 };
-use nix::time::{ClockId, clock_gettime};
+
+use crate::clock;
 
 use super::{
     bpf::typed,
@@ -84,7 +85,7 @@ where
     let refused = |source| MapError::Kernel { name, source };
     let (slots, layout) = open_flow_table(pins, name)?;
     let rows = FlowRows::<A>::of(&slots, layout).map_err(refused)?;
-    let now = now().map_err(refused)?;
+    let now = clock::now().map_err(refused)?;
     let sample = sample(&rows).map_err(refused)?;
     let live = sample.iter().filter(|slot| is_live(slot, node, now));
     Ok(live.count() * 1000 / sample.len().max(1))
@@ -114,10 +115,4 @@ fn is_live<A>(slot: &FlowSlot<A>, node: &NodeConfig, now: Tick) -> bool {
     let row = row(slot.proto, word, SlotFlags(slot.flags));
     let limit = node.lifetimes.get(row).copied().unwrap_or_default();
     word.published() && age(now, slot.last_seen) <= limit
-}
-
-/// The tick of this moment, by the clock that the programs count by.
-fn now() -> io::Result<Tick> {
-    let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
-    Ok(tick(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)))
 }

@@ -20,6 +20,7 @@ use self::text::{Names, Printer};
 use super::{Place, output};
 use crate::{
     apply::BpfMaps,
+    clock,
     control::{
         Query, Request,
         client::{Event, ask, objects},
@@ -31,7 +32,6 @@ use crate::{
         connections,
         filter::{End, Filter, ServiceName},
         memory::Access,
-        now,
         owner::Owners,
         take_out,
     },
@@ -140,7 +140,7 @@ fn list(args: &FlowsArgs, place: &Place) -> anyhow::Result<ExitCode> {
         broken: None,
     };
     let tables = open(place, Access::Read)?;
-    tables.each(now()?, &mut listing);
+    tables.each(clock::now()?, &mut listing);
     if let Some(error) = listing.broken {
         return Err(error);
     }
@@ -161,7 +161,7 @@ fn delete(args: &DeleteArgs, place: &Place) -> anyhow::Result<ExitCode> {
         is_dry: args.dry_run,
     };
     let tables = open(place, Access::Write)?;
-    let n: usize = tables.each(now()?, &mut removal).into_iter().sum();
+    let n: usize = tables.each(clock::now()?, &mut removal).into_iter().sum();
     let connections = if n == 1 { "connection" } else { "connections" };
     let done = if args.dry_run {
         "would be removed"

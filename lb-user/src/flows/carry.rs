@@ -14,11 +14,8 @@ use lb_common::{
     net::addr::Addr,
 };
 
-use super::{
-    memory::{Access, FlowMemory, SlotWords},
-    now,
-};
-use crate::{apply::MapError, sys::wait_for_readers};
+use super::memory::{Access, FlowMemory, SlotWords};
+use crate::{apply::MapError, clock, sys::wait_for_readers};
 
 /// Passes at most: what changes at the moment of each of them is not to be had.
 const MAX_PASSES: usize = 16;
@@ -52,13 +49,10 @@ where
 {
     let open = |path| FlowMemory::<A>::open_at(path, name, SlotLayout::FORMER, Access::Write);
     let (from, into) = (open(from)?, open(into)?);
-    let clock = |errno: nix::Error| MapError::Kernel {
-        name,
-        source: errno.into(),
-    };
+    let clock = |source| MapError::Kernel { name, source };
     let mut n_kept = 0;
     for _ in 0..MAX_PASSES {
-        let (n_moved, kept) = pass(&from, &into, node, now().map_err(clock)?);
+        let (n_moved, kept) = pass(&from, &into, node, clock::now().map_err(clock)?);
         n_kept = kept;
         // What the programs have noted meanwhile in slots that they had found before.
         wait_for_readers();

@@ -15,17 +15,13 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use lb_common::{
     abi::{FlowSlot, NodeConfig, Plain, map},
-    flow::{
-        clock::{Tick, tick},
-        table::FlowTable,
-    },
+    flow::{clock::Tick, table::FlowTable},
     net::addr::{Addr, Addr4, Addr6},
 };
-use nix::time::{ClockId, clock_gettime};
 
 use crate::apply::MapError;
 use connection::Connection;
@@ -105,12 +101,6 @@ where
     };
     let memory = FlowMemory::open(pin_dir, name, access)?;
     Ok([memory].into_iter().chain(next).collect())
-}
-
-/// The tick of this moment, by the clock that the programs count by.
-pub fn now() -> nix::Result<Tick> {
-    let now: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
-    Ok(tick(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)))
 }
 
 /// The live connections of a table: of each its original direction, and what goes by itself.

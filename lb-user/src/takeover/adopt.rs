@@ -23,7 +23,8 @@ use super::{
     services::Services,
 };
 use crate::{
-    flows::{self, FlowTables, Table, Visitor, memory::Access},
+    clock,
+    flows::{FlowTables, Table, Visitor, memory::Access},
     loader::facts,
 };
 
@@ -53,7 +54,7 @@ pub(super) fn adopt(pins: &Path, walk: Walk) -> Result<usize, TakeoverError> {
     let tables = FlowTables::open(pins, node, Access::Write)?;
     // What is carried from one table to another at this moment would be put where nobody looks for it.
     if !tables.are_growing() {
-        let now = flows::now().map_err(TakeoverError::Clock)?;
+        let now = clock::now().map_err(TakeoverError::Clock)?;
         let mut adoption = Adoption {
             services: &services,
             entries: &entries,

@@ -24,7 +24,7 @@ use lb_common::{
     abi::{FlowSlot, Plain, next_hop::NextHopRef, takeover},
     flow::{
         Direction, FlowKey,
-        clock::{self, Tick, seconds},
+        clock::{Tick, age, seconds},
     },
     net::{
         addr::Addr,
@@ -42,6 +42,7 @@ use super::{
     word::Word,
 };
 use crate::{
+    clock,
     flows::{
         self, FlowTables, Table, Visitor,
         connection::{Connection, Stage},
@@ -162,7 +163,7 @@ impl Handover {
     fn pass(&mut self, scope: Scope) -> Result<usize, TakeoverError> {
         let mut conntrack = Conntrack::open().map_err(TakeoverError::conntrack)?;
         let entries = conntrack.entries().map_err(TakeoverError::conntrack)?;
-        let now = flows::now().map_err(TakeoverError::Clock)?;
+        let now = clock::now().map_err(TakeoverError::Clock)?;
         let mut pass = Pass {
             scope,
             conntrack,
@@ -325,7 +326,7 @@ where
         };
         let flags = found.slot.flags();
         // The other direction of a flow that is being opened comes at once.
-        let is_new = clock::age(table.now(), found.slot.last_seen()) < NEW;
+        let is_new = age(table.now(), found.slot.last_seen()) < NEW;
         let may_be_alone = flags.direction() == Direction::Reply && !is_new;
         if flags.orphan() || may_be_alone && table.twin_of(&found).is_none() {
             table.take_out(&found);

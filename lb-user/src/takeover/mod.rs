@@ -61,7 +61,7 @@ pub enum TakeoverError {
     Facts(#[source] io::Error),
     /// The clock cannot be read.
     #[error("cannot read the clock")]
-    Clock(#[source] nix::Error),
+    Clock(#[source] io::Error),
     /// Nobody says whose rules there are.
     #[error("cannot look for another proxy's rules in nftables")]
     Rules(#[source] io::Error),
