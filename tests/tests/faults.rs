@@ -335,12 +335,15 @@ fn in_a_time_namespace_flows_are_as_old_as_they_are() {
         return;
     }
     let scene = Scene::new();
-    let wrapper = ["unshare", "--time", "--monotonic=1000000"];
-    let balancer = scene.launch(&Place::new().unwrap(), &wrapper).unwrap();
+    let place = Place::new().unwrap();
+    let earlier = scene.start(&place);
     let _connected = scene.node().pods[0].namespace.run(|| {
         let web = SocketAddr::new(WEB.parse().unwrap(), 80);
         TcpStream::connect_timeout(&web, LIMIT).unwrap()
     });
+    assert!(earlier.stop().unwrap().success());
+    let wrapper = ["unshare", "--time", "--monotonic=1000000"];
+    let balancer = scene.launch(&place, &wrapper).unwrap();
     let is_counted = |status: &str| {
         let status: Value = serde_json::from_str(status).unwrap();
         let tables = status["flows"]["tables"].as_array().unwrap();
