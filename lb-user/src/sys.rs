@@ -1,4 +1,5 @@
-//! System calls that no library has: many rows of an array map at a time, waiting for readers, and the end of a link.
+//! System calls that no library has: many rows of an array map at a time, waiting for readers, the end of a
+//! link, and tables of the old iptables.
 //!
 //! Everything here is checked against the map before the kernel is told an address, so that nothing is
 //! left for callers to get wrong.
@@ -218,5 +219,77 @@ unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<libc::c_long
         Err(io::Error::last_os_error())
     } else {
         Ok(result)
+    }
+}
+
+/// `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES` (`linux/netfilter_ipv4/ip_tables.h`); those of IPv6 have the same numbers.
+const OLD_TABLE_INFO: libc::c_int = 64;
+const OLD_TABLE_ENTRIES: libc::c_int = 65;
+/// Length of a table's name, `XT_TABLE_MAXNAMELEN`.
+const OLD_TABLE_NAME: usize = 32;
+/// `struct ipt_getinfo`: the name, thirteen numbers of which the last is the size of the entries.
+const OLD_TABLE_INFO_LEN: usize = OLD_TABLE_NAME + 13 * 4;
+/// Where entries begin in `struct ipt_get_entries`: after the name and their size, at a multiple of eight.
+const OLD_TABLE_HEAD: usize = 40;
+/// A table that is exchanged while it is read is read again.
+const OLD_TABLE_TRIES: usize = 8;
+
+/// The entries of a table of the old iptables as the kernel keeps them, with the names of chains in them. Needs
+/// `CAP_NET_ADMIN`, where `iptables-legacy-save` needs `CAP_NET_RAW`. The kernel makes a table that is not there.
+pub(crate) fn old_table(is_ipv6: bool, name: &str) -> io::Result<Vec<u8>> {
+    let (domain, level) = if is_ipv6 {
+        (libc::AF_INET6, libc::IPPROTO_IPV6)
+    } else {
+        (libc::AF_INET, libc::IPPROTO_IP)
+    };
+    // SAFETY: no memory is passed.
+    let fd = unsafe { libc::socket(domain, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    let mut error = io::Error::from(io::ErrorKind::InvalidInput);
+    if name.len() >= OLD_TABLE_NAME {
+        return Err(error);
+    }
+    for _ in 0..OLD_TABLE_TRIES {
+        let mut info = vec![0; OLD_TABLE_INFO_LEN];
+        info[..name.len()].copy_from_slice(name.as_bytes());
+        get_option(socket.as_fd(), (level, OLD_TABLE_INFO), &mut info)?;
+        let size = info.last_chunk::<4>().copied().unwrap_or_default();
+        let mut entries = vec![0; OLD_TABLE_HEAD + u32::from_ne_bytes(size) as usize];
+        entries[..name.len()].copy_from_slice(name.as_bytes());
+        entries[OLD_TABLE_NAME..OLD_TABLE_NAME + 4].copy_from_slice(&size);
+        match get_option(socket.as_fd(), (level, OLD_TABLE_ENTRIES), &mut entries) {
+            Ok(()) => return Ok(entries.split_off(OLD_TABLE_HEAD)),
+            Err(refused) if refused.raw_os_error() == Some(libc::EAGAIN) => error = refused,
+            Err(refused) => return Err(refused),
+        }
+    }
+    Err(error)
+}
+
+/// Asks a socket for an option of a level; what is asked for stands at the beginning of `value`, and so does the answer.
+fn get_option(
+    socket: BorrowedFd<'_>,
+    (level, option): (libc::c_int, libc::c_int),
+    value: &mut [u8],
+) -> io::Result<()> {
+    let mut len = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the kernel is told the length of `value`, and both are ours until it returns.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            value.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
     }
 }

@@ -22,8 +22,10 @@ const MARK: &str = "0x4000";
 pub enum Mode {
     /// A table of its own.
     Nftables,
-    /// Chains in the tables of iptables.
+    /// Chains in the tables of iptables, which nftables has.
     Iptables,
+    /// Chains in the tables of the old iptables.
+    OldIptables,
 }
 
 /// A port of a service, of both families.
@@ -71,7 +73,9 @@ impl<'a> KubeProxy<'a> {
         for family in 0..2 {
             match self.mode {
                 Mode::Nftables => self.pipe(&["nft", "-f", "-"], &self.nftables(family))?,
-                Mode::Iptables => self.restore(family, &self.iptables(family))?,
+                Mode::Iptables | Mode::OldIptables => {
+                    self.restore(family, &self.iptables(family))?;
+                }
             }
         }
         Ok(())
@@ -88,14 +92,26 @@ impl<'a> KubeProxy<'a> {
                     let text = format!("delete table {} kube-proxy\n", names.nft);
                     self.pipe(&["nft", "-f", "-"], &text)?;
                 }
-                Mode::Iptables => self.restore(family, &self.iptables_removed())?,
+                Mode::Iptables | Mode::OldIptables => {
+                    self.restore(family, &self.iptables_removed())?;
+                }
             }
         }
         Ok(())
     }
 
     fn restore(&self, family: usize, text: &str) -> Result<()> {
-        self.pipe(&[FAMILIES[family].restore, "--noflush"], text)
+        let Family {
+            restore,
+            old_restore,
+            ..
+        } = &FAMILIES[family];
+        let tool = if self.mode == Mode::OldIptables {
+            old_restore
+        } else {
+            restore
+        };
+        self.pipe(&[tool, "--noflush"], text)
     }
 
     fn pipe(&self, command: &[&str], text: &str) -> Result<()> {
@@ -294,6 +310,7 @@ struct Family {
     nft: &'static str,
     address: &'static str,
     restore: &'static str,
+    old_restore: &'static str,
     /// Those of all nodes.
     pods: &'static str,
 }
@@ -303,12 +320,14 @@ const FAMILIES: [Family; 2] = [
         nft: "ip",
         address: "ipv4_addr",
         restore: "iptables-nft-restore",
+        old_restore: "iptables-legacy-restore",
         pods: "10.244.0.0/16",
     },
     Family {
         nft: "ip6",
         address: "ipv6_addr",
         restore: "ip6tables-nft-restore",
+        old_restore: "ip6tables-legacy-restore",
         pods: "fd00:10:244::/48",
     },
 ];

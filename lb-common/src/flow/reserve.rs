@@ -522,7 +522,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
 
     /// Tells the readers of both homes where to look.
     #[inline(always)]
-    fn mark_homes(&self, homes: Homes, position: u32) {
+    pub(super) fn mark_homes(&self, homes: Homes, position: u32) {
         let (home, is_second) = homes.used_for(position);
         if let Some(home) = self.slot(home) {
             home.add_home(Home::at(position));

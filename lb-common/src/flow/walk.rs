@@ -1,12 +1,13 @@
 //! Going through the table from outside of packets: what lives where, and taking a connection out.
 //!
 //! Whoever does this may be stopped between any two steps, or for ever, which no program in the kernel is. So nothing
-//! here claims a slot: an exchange moves it from published to empty at once, and after each of them the table is one
+//! here claims a slot, but one that somebody was stopped with: an exchange moves it from published to empty at once, and after each of them the table is one
 //! that the protocol in [`super::table`] knows.
 
 use super::{
+    FlowKey,
     clock::Tick,
-    slot::{Slot, State, StateWord, Words},
+    slot::{Slot, SlotFlags, State, StateWord, Words},
     table::{FlowTable, Found, Slots},
 };
 use crate::net::addr::Addr;
@@ -29,6 +30,34 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
             slot,
             word,
         })
+    }
+
+    /// The word of a slot that somebody has claimed and has neither published nor given back.
+    pub fn claimed_at(&self, position: u32) -> Option<StateWord> {
+        let word = self.slot(position)?.state();
+        (!word.published() && word.state() != State::Empty).then_some(word)
+    }
+
+    /// Frees a slot whose owner will never go on, which is for the caller to know; `word`: as it left it. False: it went
+    /// on.
+    pub fn free_abandoned(&self, position: u32, word: StateWord) -> bool {
+        let Some(slot) = self.slot(position) else {
+            return false;
+        };
+        if word.state() != State::Claimed {
+            // Readers of its key's homes know of it: whoever claims it next takes that back.
+            return slot.exchange(word, word.with(State::Empty));
+        }
+        let claimed = word.claimed();
+        if !slot.exchange(word, claimed) {
+            return false;
+        }
+        // Nobody knows how far its owner came. What is said anew for a key that no packet has can be taken back; what it
+        // may have left said for another makes readers look in vain.
+        let nobodys = FlowKey::default();
+        self.mark_homes(self.homes(&nobodys), position);
+        slot.set_key(&nobodys, SlotFlags::default());
+        slot.exchange(claimed, claimed.with(State::Empty))
     }
 
     /// True if packets are translated by this slot now.

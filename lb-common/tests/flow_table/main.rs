@@ -1,5 +1,6 @@
 //! The flow table on the host: against a model, nearly full, and raced under a model checker.
 
+mod abandoned;
 mod carried;
 mod fill;
 mod growth;

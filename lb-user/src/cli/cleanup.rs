@@ -39,6 +39,10 @@ pub(super) struct CleanupArgs {
     #[arg(long)]
     dry_run: bool,
 
+    /// Remove everything even if connections cannot be handed over to another proxy that is here: they end
+    #[arg(long)]
+    forget_connections: bool,
+
     /// The form of the result
     #[arg(long, short, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -70,20 +74,23 @@ pub(super) fn cleanup(args: &CleanupArgs, place: &Place) -> anyhow::Result<ExitC
     // Held until everything is gone.
     let _lock = run_dir::hold(&run_dir)?;
     let traces = Traces::find(&place.bpffs, &run_dir)?;
+    let mut is_lossless = true;
     if !args.dry_run {
         let near = traces.pairs.first().map(|pair| pair.name.clone());
         let pins = handover::pins(&place.bpffs, &run_dir);
-        let handover = Handover::begin(&pins, &run_dir, near).unwrap_or_else(|error| {
-            warn(&error);
-            None
-        });
+        let handover = match Handover::begin(&pins, &run_dir, near) {
+            Err(error) if args.forget_connections => {
+                warn(&error);
+                is_lossless = false;
+                None
+            }
+            begun => begun.context(
+                "nothing was removed, since connections would end; --forget-connections removes everything",
+            )?,
+        };
         traces.remove(&place.bpffs, &run_dir)?;
         if let Some(handover) = handover {
-            let proxy = handover.proxy();
-            match handover.finish() {
-                Ok(n_given) => eprintln!("Handed {n_given} connections over to {proxy}."),
-                Err(error) => warn(&error),
-            }
+            is_lossless &= finish(handover);
         }
         takeover::remove_table(&run_dir).context("cannot remove the table of netfilter")?;
     }
@@ -95,7 +102,29 @@ pub(super) fn cleanup(args: &CleanupArgs, place: &Place) -> anyhow::Result<ExitC
         }
         None => output::print(&told(&list, args.dry_run))?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if is_lossless {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// The rest, which is told; false: connections have ended.
+fn finish(handover: Handover) -> bool {
+    let proxy = handover.proxy();
+    let given = match handover.finish() {
+        Ok(given) => given,
+        Err(error) => {
+            warn(&error);
+            return false;
+        }
+    };
+    eprintln!("Handed {} connections over to {proxy}.", given.n_given);
+    if let Some(cause) = &given.cause {
+        let n = given.n_refused;
+        eprintln!("{n} more could not be handed over and have ended; the first: {cause}");
+    }
+    given.cause.is_none()
 }
 
 /// What stays would be of no use to anybody.

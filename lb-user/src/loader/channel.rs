@@ -37,13 +37,20 @@ where
     /// Asks for a change; `flags` are `NLM_F_*` beside those of any request.
     pub(crate) fn change(&mut self, message: M, flags: u16) -> io::Result<()> {
         self.send(message, NLM_F_REQUEST | NLM_F_ACK | flags)?;
-        self.receive().map(drop)
+        self.receive(drop)
     }
 
     /// Asks for a listing.
     pub(crate) fn list(&mut self, message: M) -> io::Result<Vec<M>> {
+        let mut found = Vec::new();
+        self.each(message, |message| found.push(message))?;
+        Ok(found)
+    }
+
+    /// Asks for a listing that may be long, of which `take` gets one message after the other.
+    pub(crate) fn each(&mut self, message: M, take: impl FnMut(M)) -> io::Result<()> {
         self.send(message, NLM_F_REQUEST | NLM_F_DUMP)?;
-        self.receive()
+        self.receive(take)
     }
 
     /// Asks for many changes in one call; `flags` of each are `NLM_F_*`. Those of whom an acknowledgement is asked are told
@@ -95,8 +102,7 @@ where
     }
 
     /// All messages up to the acknowledgement or the end of the listing.
-    fn receive(&self) -> io::Result<Vec<M>> {
-        let mut found = Vec::new();
+    fn receive(&self, mut take: impl FnMut(M)) -> io::Result<()> {
         loop {
             let (buffer, _) = self.socket.recv_from_full()?;
             let mut rest = buffer.as_slice();
@@ -113,10 +119,10 @@ where
                     NetlinkPayload::Done(done) if done.code != 0 => {
                         return Err(io::Error::from_raw_os_error(done.code.saturating_abs()));
                     }
-                    NetlinkPayload::Done(_) => return Ok(found),
-                    NetlinkPayload::Error(answer) if answer.code.is_none() => return Ok(found),
+                    NetlinkPayload::Done(_) => return Ok(()),
+                    NetlinkPayload::Error(answer) if answer.code.is_none() => return Ok(()),
                     NetlinkPayload::Error(answer) => return Err(answer.to_io()),
-                    NetlinkPayload::InnerMessage(message) => found.push(message),
+                    NetlinkPayload::InnerMessage(message) => take(message),
                     _ => {}
                 }
             }

@@ -18,6 +18,7 @@ use lb_common::{
 
 use super::{
     TakeoverError,
+    abandoned::Abandoned,
     conntrack::Conntrack,
     entry::{Entry, tcp_state},
     services::Services,
@@ -38,37 +39,52 @@ pub(super) enum Walk {
     All,
 }
 
-/// Makes the flow tables in a directory say what connection tracking says of our services' connections; returns how many
-/// there are.
-pub(super) fn adopt(pins: &Path, walk: Walk) -> Result<usize, TakeoverError> {
+/// What has become of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Adopted {
+    /// How many such connections there are.
+    pub(super) n_left: usize,
+    /// The tables say it now; else they could not be written at this moment.
+    pub(super) is_done: bool,
+}
+
+/// Makes the flow tables in a directory say what connection tracking says of our services' connections.
+pub(super) fn adopt(
+    pins: &Path,
+    walk: Walk,
+    abandoned: &mut Abandoned,
+) -> Result<Adopted, TakeoverError> {
     let services = Services::read(pins)?;
-    let entries = Conntrack::open().and_then(|mut table| table.entries());
+    let is_wanted = |entry: &Entry| {
+        entry.is_translated() && !has_ended(entry) && services.is_served(&entry.original)
+    };
+    let entries = Conntrack::open().and_then(|mut table| table.entries(is_wanted));
     let entries = entries.map_err(TakeoverError::conntrack)?;
-    let entries: Vec<_> = entries
-        .into_iter()
-        .filter(|entry| {
-            entry.is_translated() && !has_ended(entry) && services.is_served(&entry.original)
-        })
-        .collect();
     let node = facts::read(pins).map_err(TakeoverError::Facts)?;
     let tables = FlowTables::open(pins, node, Access::Write)?;
     // What is carried from one table to another at this moment would be put where nobody looks for it.
-    if !tables.are_growing() {
+    let is_done = !tables.are_growing();
+    if is_done {
         let now = clock::now().map_err(TakeoverError::Clock)?;
         let mut adoption = Adoption {
             services: &services,
             entries: &entries,
             walk,
+            abandoned,
         };
         tables.each(now, &mut adoption);
     }
-    Ok(entries.len())
+    Ok(Adopted {
+        n_left: entries.len(),
+        is_done,
+    })
 }
 
 struct Adoption<'a> {
     services: &'a Services,
     entries: &'a [Entry],
     walk: Walk,
+    abandoned: &'a mut Abandoned,
 }
 
 impl Visitor for Adoption<'_> {
@@ -95,6 +111,7 @@ impl Visitor for Adoption<'_> {
         if self.walk == Walk::No {
             return;
         }
+        self.abandoned.free(table);
         for position in 0..=table.last() {
             let Some(found) = table.at(position) else {
                 continue;
@@ -110,7 +127,7 @@ impl Visitor for Adoption<'_> {
     }
 }
 
-/// Puts a flow into the table that is not there yet, or moves it on.
+/// Puts a flow into the table that is not there yet, or moves it on. It lives as long as connection tracking says.
 fn put<A: Addr>(table: &Table<'_, A>, key: &FlowKey<A>, mut flow: NewFlow<A>, established: bool)
 where
     FlowSlot<A>: Plain,
@@ -119,12 +136,15 @@ where
         // Refused: one of its directions is that of a connection of our own, or is being opened at this moment.
         let _ = table.open(key, &mut flow, Existing::Keep);
     }
-    if let Some(found) = table.find(key)
-        && found.slot.flags().foreign()
-        && found.word.state() == State::HalfOpen
-        && established
-    {
+    let Some(found) = table.find(key).filter(|it| it.slot.flags().foreign()) else {
+        return;
+    };
+    if found.word.state() == State::HalfOpen && established {
         table.advance(&found, State::Established);
+    }
+    found.slot.set_last_seen(table.now());
+    if let Some(twin) = table.twin_of(&found) {
+        twin.slot.set_last_seen(table.now());
     }
 }
 

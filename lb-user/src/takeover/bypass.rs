@@ -6,17 +6,17 @@
 //! translates nothing any more when the last such chain of a network namespace goes, so ours holds what the other proxy's
 //! connections need when its rules go.
 
-use std::{io, path::Path};
+use std::{io, os::unix::ffi::OsStrExt as _, path::Path};
 
 use lb_common::net::ip::proto;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::attribute::{Message, attribute, nested, number, text};
-use crate::{
-    alloc::PortRange,
-    loader::{channel::Channel, pin},
+use super::{
+    attribute::{Message, attribute, nested, number, text},
+    proxy::is_absent,
 };
+use crate::{alloc::PortRange, loader::channel::Channel};
 
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;
@@ -99,7 +99,7 @@ pub(crate) struct Bypass {
 impl Bypass {
     pub(crate) fn of(run_dir: &Path) -> Self {
         Self {
-            name: format!("fulcrum-{}", pin::escape(run_dir)),
+            name: table_name(run_dir),
         }
     }
 
@@ -107,17 +107,18 @@ impl Bypass {
         &self.name
     }
 
-    /// Makes the table, in the place of one that is there, between two packets.
+    /// Makes the table, in the place of one that is there, between two packets of a family. One family has it even if the
+    /// kernel does not let the other have it.
     pub(crate) fn install(&self, purpose: Purpose, place: &Place) -> io::Result<()> {
-        let mut batch = Vec::new();
-        for family in FAMILIES {
+        let installed = FAMILIES.map(|family| {
             let table = |kind| Self::message(kind, family, &[text(1, &self.name)]);
             // What is not there cannot be removed.
             let (new, delete) = (message::NEW_TABLE, message::DELETE_TABLE);
-            batch.extend([table(new), table(delete), table(new)]);
+            let mut batch = vec![table(new), table(delete), table(new)];
             batch.extend(self.chains(family, purpose, place));
-        }
-        transact(batch)
+            transact(batch)
+        });
+        installed.into_iter().collect()
     }
 
     /// Removes the table; true: it was there.
@@ -149,22 +150,13 @@ impl Bypass {
     }
 
     fn exists_in(&self, family: Family) -> io::Result<bool> {
-        let mut channel = Channel::open(NETLINK_NETFILTER)?;
         let question = Message::new(message::GET_TABLE, family.number, 0, &[text(1, &self.name)]);
-        match channel.change(question, 0) {
+        let answer =
+            Channel::open(NETLINK_NETFILTER).and_then(|mut channel| channel.change(question, 0));
+        match answer {
             Ok(()) => Ok(true),
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(
-                        libc::ENOENT
-                            | libc::EPERM
-                            | libc::EOPNOTSUPP
-                            | libc::EPROTONOSUPPORT
-                            | libc::EINVAL
-                    )
-                ) =>
-            {
+            // Whoever may not see it has not made it.
+            Err(error) if is_absent(&error) || error.raw_os_error() == Some(libc::EPERM) => {
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -250,6 +242,24 @@ impl Bypass {
     }
 }
 
+/// A name that `nft` takes in a command: letters, digits, `/`, `-`, `.`, and what else there is in hexadecimal after `_`.
+fn table_name(run_dir: &Path) -> String {
+    let mut name = String::from("fulcrum");
+    for byte in run_dir.as_os_str().as_bytes() {
+        match byte {
+            b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' | b'/' | b'-' | b'.' => {
+                name.push(char::from(*byte));
+            }
+            other => {
+                name.push('_');
+                let digits = [other >> 4, other & 15].map(|it| char::from_digit(it.into(), 16));
+                name.extend(digits.into_iter().flatten());
+            }
+        }
+    }
+    name
+}
+
 /// All of it or nothing.
 fn transact(batch: Vec<(Message, u16)>) -> io::Result<()> {
     let limit = |kind| (Message::new(kind, 0, SUBSYSTEM, &[]), 0);
@@ -331,4 +341,20 @@ fn stay(family: Family) -> Vec<Vec<u8>> {
         number(3, REGISTER),
     ];
     vec![payload(NETWORK, offset, length), expression("nat", &nat)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_run_directory_has_a_table_of_its_own_that_commands_can_name() {
+        for (run_dir, name) in [
+            ("/run/fulcrum", "fulcrum/run/fulcrum"),
+            ("/tmp/.a-1/run", "fulcrum/tmp/.a-1/run"),
+            ("/tmp/a_b c", "fulcrum/tmp/a_5fb_20c"),
+        ] {
+            assert_eq!(Bypass::of(Path::new(run_dir)).name(), name);
+        }
+    }
 }

@@ -20,10 +20,13 @@ impl Conntrack {
         Channel::open(NETLINK_NETFILTER).map(Self)
     }
 
-    /// All connections with ports.
-    pub(crate) fn entries(&mut self) -> io::Result<Vec<Entry>> {
-        let messages = self.0.list(Entry::list())?;
-        Ok(messages.iter().filter_map(Entry::decode).collect())
+    /// Connections with ports, as far as they are wanted.
+    pub(crate) fn entries(&mut self, is_wanted: impl Fn(&Entry) -> bool) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        self.0.each(Entry::list(), |message| {
+            entries.extend(Entry::decode(&message).filter(&is_wanted));
+        })?;
+        Ok(entries)
     }
 
     /// Adds an entry; `AlreadyExists`: a packet in one of its directions belongs to another.

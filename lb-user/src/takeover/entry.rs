@@ -23,12 +23,14 @@ mod of_entry {
     pub(super) const NAT_SOURCE: u16 = 6;
     pub(super) const TIMEOUT: u16 = 7;
     pub(super) const NAT_DESTINATION: u16 = 13;
+    pub(super) const ZONE: u16 = 18;
 }
 
 /// `enum ctattr_tuple`, `ctattr_ip`, `ctattr_l4proto`.
 mod of_tuple {
     pub(super) const ADDRESSES: u16 = 1;
     pub(super) const PROTOCOL: u16 = 2;
+    pub(super) const ZONE: u16 = 3;
     pub(super) const SOURCE4: u16 = 1;
     pub(super) const DESTINATION4: u16 = 2;
     pub(super) const SOURCE6: u16 = 3;
@@ -135,6 +137,9 @@ impl Tuple {
 
     fn decode(entry: &[u8], kind: u16) -> Option<Self> {
         let tuple = find(entry, kind)?;
+        if find(tuple, of_tuple::ZONE).is_some() {
+            return None;
+        }
         let addresses = find(tuple, of_tuple::ADDRESSES)?;
         let protocol = find(tuple, of_tuple::PROTOCOL)?;
         let end = |v4, v6, port| {
@@ -165,13 +170,17 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// The entry in a message; nothing for protocols without ports.
+    /// The entry in a message; nothing for protocols without ports, and for zones that others keep apart from what the
+    /// node's proxies translate.
     pub(crate) fn decode(message: &Message) -> Option<Self> {
         let entry = message.attributes();
         let tcp = find(entry, of_entry::PROTOCOL).and_then(|info| find(info, of_tcp::TCP));
         let state = tcp.and_then(|tcp| find(tcp, of_tcp::STATE)?.first().copied());
         // Without it the entry is not in the table yet.
         find_u32(entry, of_entry::STATUS)?;
+        if find(entry, of_entry::ZONE).is_some() {
+            return None;
+        }
         Some(Self {
             original: Tuple::decode(entry, of_entry::ORIGINAL)?,
             reply: Tuple::decode(entry, of_entry::REPLY)?,
@@ -357,5 +366,16 @@ mod tests {
         assert!(find(message.attributes(), of_entry::PROTOCOL).is_none());
         let nothing = Message::new(NEW, 2, 0, &[number(of_entry::STATUS, 0)]);
         assert_eq!(Entry::decode(&nothing), None);
+    }
+
+    #[test]
+    fn what_is_in_a_zone_is_somebody_elses() {
+        let [client, dialled, backend, source] = ENDS[0];
+        let wanted = entry(client, dialled, backend, source);
+        let asked = wanted.create(60);
+        let zone = attribute(of_entry::ZONE, &7_u16.to_be_bytes());
+        let zoned = Message::new(NEW, 2, 0, &[asked.attributes().to_vec(), zone]);
+        assert!(Entry::decode(&asked).is_some());
+        assert_eq!(Entry::decode(&zoned), None);
     }
 }

@@ -15,7 +15,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -24,7 +24,7 @@ use lb_common::{
     abi::{FlowSlot, Plain, next_hop::NextHopRef, takeover},
     flow::{
         Direction, FlowKey,
-        clock::{Tick, age, seconds},
+        clock::{self as ticks, Tick, seconds},
     },
     net::{
         addr::Addr,
@@ -77,7 +77,18 @@ pub struct Handover {
     tables: FlowTables,
     services: Services,
     bypass: Bypass,
-    n_given: usize,
+    given: Given,
+}
+
+/// What has become of connections that were handed over.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// Connection tracking has so many.
+    pub n_given: usize,
+    /// It has refused so many, which end with our programs.
+    pub n_refused: usize,
+    /// Why, of the first of them.
+    pub cause: Option<io::Error>,
 }
 
 /// Which connections a pass is about.
@@ -93,6 +104,9 @@ enum Scope {
 
 impl Handover {
     /// Hands over what is in the tables that are pinned in `pins`, if another proxy's rules are there. No agent runs.
+    ///
+    /// # Errors
+    /// Connection tracking has no room for them, or cannot be written; all goes on as before.
     pub fn begin(
         pins: &Path,
         run_dir: &Path,
@@ -110,8 +124,9 @@ impl Handover {
             tables: FlowTables::open(pins, node, Access::Write)?,
             services: Services::read(pins)?,
             bypass: Bypass::of(run_dir),
-            n_given: 0,
+            given: Given::default(),
         };
+        handover.expect_room()?;
         let mut word = Word::open(pins)?;
         word.set(word.get()? | takeover::APART)?;
         wait_for_readers();
@@ -141,50 +156,95 @@ impl Handover {
         self.proxy
     }
 
-    /// The rest, when no program meets packets any more; returns how many connections were handed over in all.
-    pub fn finish(mut self) -> Result<usize, TakeoverError> {
+    /// The rest, when no program meets packets any more.
+    pub fn finish(mut self) -> Result<Given, TakeoverError> {
         wait_for_readers();
-        self.pass(Scope::Last)?;
-        let mut conntrack = Conntrack::open().map_err(TakeoverError::conntrack)?;
-        let entries = conntrack.entries().map_err(TakeoverError::conntrack)?;
-        // What the node itself has sent us would go nowhere from now on.
-        let stranded = entries
-            .iter()
-            .filter(|entry| !entry.is_translated() && self.services.is_served(&entry.original));
-        for entry in stranded {
-            conntrack
-                .delete(&entry.original)
-                .map_err(TakeoverError::conntrack)?;
+        let last = self.pass(Scope::Last);
+        let freed = self.free_stranded().map_err(TakeoverError::conntrack);
+        last.and(freed)?;
+        Ok(self.given)
+    }
+
+    /// What the node itself has sent us would go nowhere from now on: the other proxy only looks at what is new.
+    fn free_stranded(&self) -> io::Result<()> {
+        let mut conntrack = Conntrack::open()?;
+        let is_stranded =
+            |entry: &Entry| !entry.is_translated() && self.services.is_served(&entry.original);
+        for entry in conntrack.entries(is_stranded)? {
+            conntrack.delete(&entry.original)?;
         }
-        Ok(self.n_given)
+        Ok(())
+    }
+
+    /// Refuses what would end connections for which there is no room, and keep what is new from beginning.
+    fn expect_room(&self) -> Result<(), TakeoverError> {
+        let Some(room) = room() else { return Ok(()) };
+        let now = clock_now()?;
+        let n: usize = self.tables.each(now, &mut Count).into_iter().sum();
+        if n > room {
+            return Err(TakeoverError::NoRoom { n, room });
+        }
+        Ok(())
     }
 
     /// Goes through all connections; returns how many had to be changed.
     fn pass(&mut self, scope: Scope) -> Result<usize, TakeoverError> {
         let mut conntrack = Conntrack::open().map_err(TakeoverError::conntrack)?;
-        let entries = conntrack.entries().map_err(TakeoverError::conntrack)?;
-        let now = clock::now().map_err(TakeoverError::Clock)?;
+        let entries = conntrack.entries(|_| true);
+        let entries = entries.map_err(TakeoverError::conntrack)?;
+        let now = clock_now()?;
         let mut pass = Pass {
             scope,
             conntrack,
             by_original: entries.iter().map(|it| (it.original, *it)).collect(),
             by_reply: entries.iter().map(|it| (it.reply, *it)).collect(),
             n_changed: 0,
-            n_given: 0,
-            error: None,
+            given: Given::default(),
         };
         self.tables.each(now, &mut pass);
-        self.n_given += pass.n_given;
+        let n_given = self.given.n_given + pass.given.n_given;
         tracing::debug!(
             ?scope,
             changed = pass.n_changed,
-            given = pass.n_given,
+            given = pass.given.n_given,
+            refused = pass.given.n_refused,
             "handed over"
         );
-        match pass.error {
-            Some(error) => Err(TakeoverError::conntrack(error)),
-            None => Ok(pass.n_changed),
-        }
+        // What one pass was refused the next one asks for again.
+        self.given = Given {
+            n_given,
+            ..pass.given
+        };
+        Ok(pass.n_changed)
+    }
+}
+
+fn clock_now() -> Result<Tick, TakeoverError> {
+    clock::now().map_err(TakeoverError::Clock)
+}
+
+/// How many more connections connection tracking takes; `None`: nobody says.
+fn room() -> Option<usize> {
+    let read = |name| {
+        let text = fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}"));
+        text.ok()?.trim().parse::<usize>().ok()
+    };
+    Some(read("max")?.saturating_sub(read("count")?))
+}
+
+/// How many connections there are to hand over.
+struct Count;
+
+impl Visitor for Count {
+    type Output = usize;
+
+    fn visit<A: Addr>(&mut self, table: &Table<'_, A>) -> usize
+    where
+        FlowSlot<A>: Plain,
+    {
+        flows::connections(table)
+            .filter(|(position, connection)| held(table, *position, connection).is_some())
+            .count()
     }
 }
 
@@ -194,8 +254,7 @@ struct Pass {
     by_original: BTreeMap<Tuple, Entry>,
     by_reply: BTreeMap<Tuple, Entry>,
     n_changed: usize,
-    n_given: usize,
-    error: Option<io::Error>,
+    given: Given,
 }
 
 /// A connection, and who meets its packets.
@@ -209,6 +268,8 @@ struct Held {
     is_met: bool,
     /// The node itself has dialled.
     is_own: bool,
+    /// It has ended, so long ago that nobody has to know of it who does not know of it yet.
+    is_past: bool,
 }
 
 impl Visitor for Pass {
@@ -226,25 +287,26 @@ impl Visitor for Pass {
                 continue;
             };
             if self.scope == Scope::Apart && held.is_met {
-                if let Err(error) = self.announce(&held) {
-                    self.error = Some(error);
-                    return;
-                }
+                let announced = self.announce(&held);
+                self.note(announced.err());
                 continue;
             }
             match self.give(&held) {
                 Ok(true) if held.is_met => forget(table, position, &connection, &held),
-                Ok(_) => {}
-                Err(error) => {
-                    self.error = Some(error);
-                    return;
-                }
+                given => self.note(given.err()),
             }
         }
     }
 }
 
 impl Pass {
+    /// One that is refused is not a reason to give up all others.
+    fn note(&mut self, refused: Option<io::Error>) {
+        let Some(error) = refused else { return };
+        self.given.n_refused += 1;
+        self.given.cause.get_or_insert(error);
+    }
+
     /// Lets connection tracking know that a connection of the node's own has its port towards the backend, as if it had
     /// dialled that.
     fn announce(&mut self, held: &Held) -> io::Result<()> {
@@ -277,6 +339,9 @@ impl Pass {
             }
             return Ok(true);
         }
+        if known.is_none() && held.is_past {
+            return Ok(true);
+        }
         // What is not asked for again by anybody, or was begun when nobody else could.
         let is_over = entry.tcp_state == Some(tcp_state::TIME_WAIT) && !held.is_own;
         let may_be_new = held.is_own || self.scope == Scope::Last;
@@ -285,7 +350,6 @@ impl Pass {
             // datagram was given another backend.
             return Ok(true);
         }
-        self.n_changed += 1;
         let is_datagram = entry.original.protocol == proto::UDP;
         if known.is_some() {
             self.conntrack.delete(&entry.original)?;
@@ -306,10 +370,14 @@ impl Pass {
         }
         match self.conntrack.create(entry, *seconds) {
             Ok(()) => {
-                self.n_given += 1;
+                self.n_changed += 1;
+                self.given.n_given += 1;
                 Ok(true)
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.n_changed += 1;
+                Ok(false)
+            }
             Err(error) => Err(error),
         }
     }
@@ -326,7 +394,7 @@ where
         };
         let flags = found.slot.flags();
         // The other direction of a flow that is being opened comes at once.
-        let is_new = age(table.now(), found.slot.last_seen()) < NEW;
+        let is_new = ticks::age(table.now(), found.slot.last_seen()) < NEW;
         let may_be_alone = flags.direction() == Direction::Reply && !is_new;
         if flags.orphan() || may_be_alone && table.twin_of(&found).is_none() {
             table.take_out(&found);
@@ -374,9 +442,7 @@ where
     let back_is_host = back == NextHopRef::HOST;
     // The node's own ports rest, so that the other proxy does not take them either; a client's are its own affair.
     let has_port_of_node = source != client || back_is_host;
-    if state == tcp_state::TIME_WAIT && age > QUIET && !has_port_of_node {
-        return None;
-    }
+    let is_past = state == tcp_state::TIME_WAIT && age > QUIET && !has_port_of_node;
     let tuple = |source: SocketAddr, destination| Tuple {
         protocol,
         source,
@@ -393,6 +459,7 @@ where
         forwarded: tuple(client, backend),
         is_met: is_met(found.slot.next_hop()) || is_met(back),
         is_own: back_is_host,
+        is_past,
     })
 }
 

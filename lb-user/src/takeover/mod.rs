@@ -10,6 +10,7 @@
 //! The datapath is told by one word ([`lb_common::abi::takeover`]), and by flows that are marked as another's ([`adopt`]).
 //! The node's own processes meet the other proxy's rules before they meet our programs; they are led past them ([`bypass`]).
 
+mod abandoned;
 mod adopt;
 mod attribute;
 mod bypass;
@@ -35,7 +36,8 @@ use crate::{
     apply::{MapError, TableError},
     causes::with_causes,
 };
-use adopt::{Walk, adopt};
+use abandoned::Abandoned;
+use adopt::{Adopted, Walk, adopt};
 use bypass::{Bypass, Place, Purpose};
 use proxy::Proxy;
 use word::Word;
@@ -70,6 +72,16 @@ pub enum TakeoverError {
         "cannot use the table of connection tracking; it takes CONFIG_NF_CT_NETLINK and CAP_NET_ADMIN"
     )]
     Conntrack(#[source] io::Error),
+    /// Connections would end that connection tracking has no room for.
+    #[error(
+        "{n} connections are to be handed over, and connection tracking has room for {room}: raise net.netfilter.nf_conntrack_max"
+    )]
+    NoRoom {
+        /// How many there are.
+        n: usize,
+        /// How many more entries it takes.
+        room: usize,
+    },
     /// The node's own connections cannot be led past the other proxy's rules.
     #[error("cannot lead the node's own connections past another proxy's rules by nftables")]
     Bypass(#[source] io::Error),
@@ -89,11 +101,16 @@ pub struct Takeover {
     place: Place,
     word: Word,
     proxy: Option<Proxy>,
+    /// The table is one that this agent has made.
+    is_led: bool,
+    abandoned: Abandoned,
     n_looks: u32,
     /// When the connections are looked at again.
     next: Instant,
     /// What did not work, said once.
     trouble: Option<String>,
+    /// Why nobody knows whose rules there are, said once.
+    doubt: Option<String>,
 }
 
 impl Takeover {
@@ -111,9 +128,12 @@ impl Takeover {
             place: Place { near, node_ports },
             word: Word::open(pins)?,
             proxy: None,
+            is_led: false,
+            abandoned: Abandoned::default(),
             n_looks: 0,
             next: Instant::now(),
             trouble: None,
+            doubt: None,
         };
         takeover.proxy = takeover.find();
         let before = takeover.word.get()?;
@@ -132,21 +152,28 @@ impl Takeover {
     /// All devices have their programs: what is new is ours from now on.
     pub async fn up(self) -> Self {
         self.work(|takeover| {
-            if takeover.word.get()? & FROM != 0 {
-                adopt(&takeover.pins, Walk::No)?;
-            }
             let word = takeover.word.get()?;
+            let known = takeover.adopt_if(word);
+            // Whatever else fails: what is new would be nobody's once the other proxy has gone.
             takeover.word.set(word & FROM | UP)?;
-            if takeover.proxy.is_some() {
-                takeover.lead_past()?;
-            }
-            if word & FROM != 0 {
-                // What was begun before that, and after the first look.
-                adopt(&takeover.pins, Walk::No)?;
-            }
-            Ok(())
+            let led = takeover.lead_past(word);
+            // What was begun before that, and after the first look.
+            let late = takeover.adopt_if(word);
+            known.and(led).and(late)
         })
         .await
+    }
+
+    /// Connections of another proxy's become known, if there may be any.
+    fn adopt_if(&mut self, word: u32) -> Result<(), TakeoverError> {
+        if word & FROM == 0 {
+            return Ok(());
+        }
+        self.adopt(Walk::No).map(drop)
+    }
+
+    fn adopt(&mut self, walk: Walk) -> Result<Adopted, TakeoverError> {
+        adopt(&self.pins, walk, &mut self.abandoned)
     }
 
     /// Follows the other proxy's rules and connections for ever.
@@ -192,51 +219,63 @@ impl Takeover {
             (Some(proxy), None) => tracing::info!(%proxy, "another proxy's rules have gone"),
             _ => {}
         }
-        let word = self.word.get()?;
+        let mut word = self.word.get()?;
         if self.proxy.is_some() {
-            self.lead_past()?;
-            self.word.set(word | FROM)?;
-        } else if word & FROM == 0 {
+            word |= FROM;
+            self.word.set(word)?;
+        }
+        if word & FROM == 0 {
             return Ok(());
         }
+        let led = self.lead_past(word);
+        let adopted = self.look_at_connections(word);
+        led.and(adopted)
+    }
+
+    fn look_at_connections(&mut self, word: u32) -> Result<(), TakeoverError> {
         if Instant::now() < self.next {
             return Ok(());
         }
         let start = Instant::now();
-        let walk = if self.n_looks.is_multiple_of(LOOKS_PER_WALK) {
-            Walk::Forgotten
-        } else {
-            Walk::No
-        };
+        // Where there is no other proxy any more, what is taken for its own and is not goes nowhere.
+        let is_walk = self.proxy.is_none() || self.n_looks.is_multiple_of(LOOKS_PER_WALK);
+        let walk = if is_walk { Walk::Forgotten } else { Walk::No };
         self.n_looks = self.n_looks.wrapping_add(1);
-        let n_left = adopt(&self.pins, walk)?;
+        let Adopted { n_left, .. } = self.adopt(walk)?;
         self.next = Instant::now() + start.elapsed() * LOOK_FACTOR;
-        if self.proxy.is_none() && n_left == 0 {
+        if self.proxy.is_none() && n_left == 0 && self.adopt(Walk::All)?.is_done {
             self.word.set(word & !FROM)?;
-            adopt(&self.pins, Walk::All)?;
             tracing::info!("the last connection of another proxy has ended");
         }
         Ok(())
     }
 
-    /// Stays when the rules have gone: they may come back, and find connections of the node's own.
-    fn lead_past(&self) -> Result<(), TakeoverError> {
-        if self.bypass.exists().map_err(TakeoverError::Bypass)? {
+    /// Makes sure that the node's own connections go past the other proxy's rules, and that connection tracking goes on
+    /// with what it has translated. The table stays when the rules have gone: they may come back, and find connections
+    /// of the node's own. One that somebody else has left, an agent or a cleanup that was stopped, may lead elsewhere.
+    fn lead_past(&mut self, word: u32) -> Result<(), TakeoverError> {
+        let is_there = self.bypass.exists().map_err(TakeoverError::Bypass)?;
+        let is_needed = is_there || self.proxy.is_some() || word & FROM != 0;
+        if is_there && self.is_led || !is_needed {
             return Ok(());
         }
+        self.is_led = true;
         let installed = self.bypass.install(Purpose::Take, &self.place);
         installed.map_err(TakeoverError::Bypass)
     }
 
     fn find(&mut self) -> Option<Proxy> {
         match Proxy::find() {
-            Ok(proxy) => proxy,
+            Ok(proxy) => {
+                self.doubt = None;
+                proxy
+            }
             Err(error) => {
-                let trouble = with_causes(&TakeoverError::Rules(error));
-                if self.trouble.as_ref() != Some(&trouble) {
-                    tracing::warn!("{trouble}");
+                let doubt = with_causes(&TakeoverError::Rules(error));
+                if self.doubt.as_ref() != Some(&doubt) {
+                    tracing::warn!("{doubt}");
                 }
-                self.trouble = Some(trouble);
+                self.doubt = Some(doubt);
                 self.proxy
             }
         }

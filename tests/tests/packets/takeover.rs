@@ -1,6 +1,7 @@
 //! Connections change hands with kube-proxy, and back, while clients go on asking.
 
 use std::{
+    io::{Read as _, Write as _},
     net::{IpAddr, TcpStream},
     process::Command,
     sync::{
@@ -289,4 +290,72 @@ fn nothing_is_lost_between_the_iptables_mode_and_us() {
     if require_root() {
         everybody_goes_on(Mode::Iptables);
     }
+}
+
+#[test]
+fn nothing_is_lost_between_the_old_iptables_and_us() {
+    if require_root() {
+        everybody_goes_on(Mode::OldIptables);
+    }
+}
+
+/// Tables of nftables in the node's namespace, and what is in one of them.
+fn nft(node: &Namespace, arguments: &[&str]) -> String {
+    let output = node.run(|| Command::new("nft").args(arguments).output().unwrap());
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The first node's table of ours.
+fn own_table(node: &Namespace) -> Option<String> {
+    let tables = nft(node, &["list", "tables", "ip"]);
+    let names = tables.lines().filter_map(|it| it.strip_prefix("table ip "));
+    let mut own = names.filter(|name| name.starts_with("fulcrum"));
+    own.next().map(str::to_owned)
+}
+
+/// Each connection goes on, after having been silent.
+fn expect_echoes(streamers: &[Arc<Streamer>], word: [u8; 5]) {
+    for streamer in streamers {
+        let mut stream = &streamer.stream;
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        stream.write_all(&word).unwrap();
+        let mut answer = [0; 5];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, word);
+    }
+}
+
+#[test]
+fn a_table_that_is_not_what_it_shall_be_is_made_anew() {
+    if !require_root() {
+        return;
+    }
+    let mut scene = Scene::new(&BACKENDS, &[]);
+    let place = end(&mut scene, ENDS[0].1);
+    let scene = &scene;
+    let node = &scene.deployment.cluster.nodes[0].namespace;
+    let mut stage = stage(scene, place, Mode::Nftables);
+    let all = streamers(scene);
+    expect_echoes(&all, *b"first");
+    stage.start();
+    // As a cleanup leaves it that is killed.
+    stage.agent.take().unwrap().kill().unwrap();
+    let name = own_table(node).unwrap();
+    let left = "{ type filter hook prerouting priority raw; }";
+    nft(node, &["add", "chain", "ip", &name, "left", left]);
+    stage.start();
+    poll::until(LIMIT, "the table to be made anew", || {
+        let table = nft(node, &["list", "table", "ip", &name]);
+        Ok((!table.contains("left")).then_some(()))
+    })
+    .unwrap();
+    expect_echoes(&all, *b"again");
+    stage.rules.stop().unwrap();
+    stage.wait_for("another proxy's rules have gone");
+    // Without ours nothing translates any more what is there of kube-proxy's.
+    nft(node, &["flush", "ruleset"]);
+    let is_back = || Ok((own_table(node).as_ref() == Some(&name)).then_some(()));
+    poll::until(LIMIT, "the table to be made anew", is_back).unwrap();
+    expect_echoes(&all, *b"third");
 }
