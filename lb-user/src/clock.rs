@@ -9,7 +9,7 @@ use std::{fs, io, time::Duration};
 use lb_common::flow::clock::{Tick, tick};
 use nix::time::{ClockId, clock_gettime};
 
-/// What this process's clocks are ahead of the machine's.
+/// What the clocks of this process, or of its children, are ahead of the machine's.
 const OFFSETS: &str = "/proc/self/timens_offsets";
 
 /// The tick of this moment, by the clock that programs count by.
@@ -18,18 +18,33 @@ const OFFSETS: &str = "/proc/self/timens_offsets";
 /// The clock cannot be read, or the offsets are not what the kernel writes.
 pub fn now() -> io::Result<Tick> {
     let here: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
-    let offset = match fs::read_to_string(OFFSETS) {
-        Ok(text) => monotonic_offset(&text).ok_or_else(|| {
-            let message = format!("{OFFSETS} holds {text:?}");
-            io::Error::new(io::ErrorKind::InvalidData, message)
-        })?,
-        // The kernel has no time namespaces.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(error),
+    let offset = if has_other_clocks_than_children() {
+        0
+    } else {
+        read_offset()?
     };
     let here = i128::try_from(here.as_nanos()).unwrap_or(i128::MAX);
     let machine = here.saturating_sub(offset).max(0);
     Ok(tick(u64::try_from(machine).unwrap_or(u64::MAX)))
+}
+
+/// True for a process that has made a time namespace for its children, where beginning another program does not
+/// lead into it: the offsets are theirs, and its own clocks those of who has started it.
+fn has_other_clocks_than_children() -> bool {
+    let namespace = |name| fs::read_link(format!("/proc/self/ns/{name}")).ok();
+    namespace("time") != namespace("time_for_children")
+}
+
+fn read_offset() -> io::Result<i128> {
+    match fs::read_to_string(OFFSETS) {
+        Ok(text) => monotonic_offset(&text).ok_or_else(|| {
+            let message = format!("{OFFSETS} holds {text:?}");
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        }),
+        // The kernel has no time namespaces.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
+    }
 }
 
 /// Nanoseconds; in the file stand whole seconds, which may be negative, and nanoseconds above those.

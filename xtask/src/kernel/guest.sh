@@ -19,6 +19,8 @@ mknod /dev/net/tun c 10 200
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 ip link set lo up
+# As a service manager has it.
+ulimit -n 524288
 
 for port in /sys/class/virtio-ports/*; do
     case $(cat "$port/name") in
