@@ -9,7 +9,8 @@ use std::{fs, io, time::Duration};
 use lb_common::flow::clock::{Tick, tick};
 use nix::time::{ClockId, clock_gettime};
 
-/// What the clocks of this process, or of its children, are ahead of the machine's.
+/// What this process's clocks are ahead of the machine's. (Of a process that has made a time namespace and is not in it
+/// itself, those of its children; it cannot have threads, so it is none of ours.)
 const OFFSETS: &str = "/proc/self/timens_offsets";
 
 /// The tick of this moment, by the clock that programs count by.
@@ -18,21 +19,10 @@ const OFFSETS: &str = "/proc/self/timens_offsets";
 /// The clock cannot be read, or the offsets are not what the kernel writes.
 pub fn now() -> io::Result<Tick> {
     let here: Duration = clock_gettime(ClockId::CLOCK_MONOTONIC)?.into();
-    let offset = if has_other_clocks_than_children() {
-        0
-    } else {
-        read_offset()?
-    };
+    let offset = read_offset()?;
     let here = i128::try_from(here.as_nanos()).unwrap_or(i128::MAX);
     let machine = here.saturating_sub(offset).max(0);
     Ok(tick(u64::try_from(machine).unwrap_or(u64::MAX)))
-}
-
-/// True for a process that has made a time namespace for its children, where beginning another program does not
-/// lead into it: the offsets are theirs, and its own clocks those of who has started it.
-fn has_other_clocks_than_children() -> bool {
-    let namespace = |name| fs::read_link(format!("/proc/self/ns/{name}")).ok();
-    namespace("time") != namespace("time_for_children")
 }
 
 fn read_offset() -> io::Result<i128> {

@@ -11,7 +11,7 @@ use aya::{
     Ebpf, EbpfLoader, TestRun, VerifierLogLevel,
     maps::{Array, MapData, PerCpuArray},
     programs::{
-        Program, ProgramError, SchedClassifier, TcAttachType, TestRunOptions, TestRunResult,
+        Program, ProgramError, SchedClassifier, TcAttachType, TestRunOptions, TestRunResult, tc,
     },
 };
 use lb_common::{
@@ -217,6 +217,8 @@ impl Programs {
             .program_mut(program)
             .with_context(|| format!("the object has no program {program}"))?
             .try_into()?;
+        // Where there is no tcx the program is a filter of this qdisc.
+        tc::qdisc_add_clsact(device).with_context(|| format!("add clsact to {device}"))?;
         let attached = classifier.attach(device, TcAttachType::Ingress);
         attached.with_context(|| format!("attach {program} to {device}"))?;
         Ok(())

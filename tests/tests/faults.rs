@@ -329,9 +329,25 @@ fn a_table_that_others_fill_up_has_room_again() {
     .unwrap();
 }
 
+/// From Linux 6.2 on beginning a program does.
+fn leads_into_time_namespace(wrapper: &[&str]) -> bool {
+    let namespace = Path::new("/proc/self/ns/time");
+    let mut question = Command::new(wrapper[0]);
+    let question = question.args(&wrapper[1..]).arg("readlink").arg(namespace);
+    let output = question.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let theirs = String::from_utf8(output.stdout).unwrap();
+    Path::new(theirs.trim()) != fs::read_link(namespace).unwrap()
+}
+
 #[test]
 fn in_a_time_namespace_flows_are_as_old_as_they_are() {
     if !require_root() {
+        return;
+    }
+    let wrapper = ["unshare", "--time", "--monotonic=1000000"];
+    if !leads_into_time_namespace(&wrapper) {
+        println!("not tested: on this kernel no program begins in a time namespace but a child's");
         return;
     }
     let scene = Scene::new();
@@ -342,7 +358,6 @@ fn in_a_time_namespace_flows_are_as_old_as_they_are() {
         TcpStream::connect_timeout(&web, LIMIT).unwrap()
     });
     assert!(earlier.stop().unwrap().success());
-    let wrapper = ["unshare", "--time", "--monotonic=1000000"];
     let balancer = scene.launch(&place, &wrapper).unwrap();
     let is_counted = |status: &str| {
         let status: Value = serde_json::from_str(status).unwrap();
