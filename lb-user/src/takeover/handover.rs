@@ -14,7 +14,6 @@
 //!    change no more, and are gone through once again.
 
 use std::{
-    collections::BTreeMap,
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -37,6 +36,7 @@ use super::{
     bypass::{Bypass, Place, Purpose},
     conntrack::Conntrack,
     entry::{Entry, Tuple, tcp_state},
+    given::{Held, Known, Scope, Step},
     proxy::Proxy,
     services::Services,
     word::Word,
@@ -89,17 +89,6 @@ pub struct Given {
     pub n_refused: usize,
     /// Why, of the first of them.
     pub cause: Option<io::Error>,
-}
-
-/// Which connections a pass is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scope {
-    /// Those that netfilter meets nothing of; of others, that the node's ports are taken.
-    Apart,
-    /// All.
-    All,
-    /// All, and nobody changes the tables any more.
-    Last,
 }
 
 impl Handover {
@@ -196,8 +185,7 @@ impl Handover {
         let mut pass = Pass {
             scope,
             conntrack,
-            by_original: entries.iter().map(|it| (it.original, *it)).collect(),
-            by_reply: entries.iter().map(|it| (it.reply, *it)).collect(),
+            known: Known::new(&entries),
             n_changed: 0,
             given: Given::default(),
         };
@@ -251,25 +239,9 @@ impl Visitor for Count {
 struct Pass {
     scope: Scope,
     conntrack: Conntrack,
-    by_original: BTreeMap<Tuple, Entry>,
-    by_reply: BTreeMap<Tuple, Entry>,
+    known: Known,
     n_changed: usize,
     given: Given,
-}
-
-/// A connection, and who meets its packets.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    entry: Entry,
-    seconds: u32,
-    /// What the stack has for its first end.
-    forwarded: Tuple,
-    /// Netfilter meets its packets, translated.
-    is_met: bool,
-    /// The node itself has dialled.
-    is_own: bool,
-    /// It has ended, so long ago that nobody has to know of it who does not know of it yet.
-    is_past: bool,
 }
 
 impl Visitor for Pass {
@@ -311,7 +283,7 @@ impl Pass {
     /// dialled that.
     fn announce(&mut self, held: &Held) -> io::Result<()> {
         let reply = held.entry.reply;
-        if !held.is_own || self.by_reply.contains_key(&reply) {
+        if !held.is_own || self.known.answers(&reply) {
             return Ok(());
         }
         let taken = Entry {
@@ -329,44 +301,13 @@ impl Pass {
     /// Makes sure that connection tracking has it; false: not yet.
     fn give(&mut self, held: &Held) -> io::Result<bool> {
         let Held { entry, seconds, .. } = held;
-        let known = self.by_original.get(&entry.original).copied();
-        if let Some(known) = known.filter(|known| known.reply == entry.reply) {
-            let is_behind = self.scope == Scope::Last
-                && entry.tcp_state == Some(tcp_state::TIME_WAIT)
-                && known.tcp_state == Some(tcp_state::ESTABLISHED);
-            if is_behind {
-                self.conntrack.update(entry, *seconds)?;
-            }
-            return Ok(true);
-        }
-        if known.is_none() && held.is_past {
-            return Ok(true);
-        }
-        // What is not asked for again by anybody, or was begun when nobody else could.
-        let is_over = entry.tcp_state == Some(tcp_state::TIME_WAIT) && !held.is_own;
-        let may_be_new = held.is_own || self.scope == Scope::Last;
-        if known.is_some_and(|known| is_over || may_be_new && known.is_translated()) {
-            // The same client has begun another connection since, or, while one entry was exchanged for the other, a
-            // datagram was given another backend.
-            return Ok(true);
-        }
-        let is_datagram = entry.original.protocol == proto::UDP;
-        if known.is_some() {
-            self.conntrack.delete(&entry.original)?;
-        }
-        // As netfilter has met it, or as whoever had its ports before: what comes next is this one's.
-        let ours = [held.forwarded, entry.reply.reversed()];
-        for tuple in ours.iter().filter(|_| held.is_met) {
-            if let Some(seen) = self.by_original.get(tuple)
-                && !seen.is_translated()
-            {
-                self.conntrack.delete(tuple)?;
-            }
-        }
-        if let Some(other) = self.by_reply.get(&entry.reply)
-            && (!other.is_translated() || has_ended(other) || is_datagram)
-        {
-            self.conntrack.delete(&other.original)?;
+        let deleted = match self.known.step(held, self.scope) {
+            Step::Nothing => return Ok(true),
+            Step::Update => return self.conntrack.update(entry, *seconds).map(|()| true),
+            Step::Create(deleted) => deleted,
+        };
+        for tuple in &deleted {
+            self.conntrack.delete(tuple)?;
         }
         match self.conntrack.create(entry, *seconds) {
             Ok(()) => {
@@ -400,12 +341,6 @@ where
             table.take_out(&found);
         }
     }
-}
-
-fn has_ended(entry: &Entry) -> bool {
-    entry
-        .tcp_state
-        .is_some_and(|state| (tcp_state::TIME_WAIT..=tcp_state::CLOSE).contains(&state))
 }
 
 /// What is to be known of a connection; nothing of one that has nothing to hand over.

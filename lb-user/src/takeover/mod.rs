@@ -16,6 +16,7 @@ mod attribute;
 mod bypass;
 mod conntrack;
 mod entry;
+mod given;
 pub mod handover;
 pub mod proxy;
 mod services;
