@@ -11,14 +11,14 @@ use std::{
 use anyhow::Result;
 
 use crate::{
-    binary, deny, run, setup,
+    binary, deny, kernel, run, setup,
     suite::{self, Selection},
     tidy, verify,
 };
 
 type Step = (&'static str, fn() -> Result<()>);
 
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     ("setup", setup::with_test_tools),
     ("fmt", fmt),
     ("tidy", tidy::run),
@@ -26,6 +26,7 @@ const STEPS: [Step; 7] = [
     ("deny", deny::run),
     ("verify", || verify::run(&[])),
     ("demo", binary::check_demo),
+    ("kernel", kernel::check),
 ];
 
 pub(crate) fn run() -> Result<ExitCode> {
