@@ -14,6 +14,7 @@ mod handover;
 mod inherited;
 mod killed;
 mod marks;
+mod minute;
 mod moving;
 mod ports;
 mod restart;
