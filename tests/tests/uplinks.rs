@@ -1,18 +1,22 @@
-//! Nodes with other ways out than one device: a bridge, and two uplinks of which each must carry the answers to what it has
-//! brought.
+//! Nodes with other ways out than one device: a bridge, a bond, and two uplinks of which each must carry the answers to
+//! what it has brought.
 
 #![expect(
     clippy::unwrap_used,
     reason = "the helpers of tests fail as tests do: with a line number"
 )]
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use lb_tests::{
     balancer::Balancer,
     client, link,
     manifest::{Exposed, Manifest, Port, Service},
     netns::{Namespace, require_root},
+    poll,
     server::Server,
     topology::{Cluster, Config, UPLINK},
 };
@@ -20,6 +24,7 @@ use tempfile::TempDir;
 
 const NEAR: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 const FAR: [&str; 2] = ["10.96.0.20", "fd00:10:96::14"];
+const LIMIT: Duration = Duration::from_secs(30);
 const NEAR_PORT: u16 = 30080;
 const FAR_PORT: u16 = 30081;
 /// The second uplink, at both of its ends.
@@ -73,6 +78,23 @@ impl Scene {
         &self.cluster.nodes[0].namespace
     }
 
+    /// Gives another device the addresses and the ways of the node's uplink, which `join` makes a part of it.
+    fn move_uplink(&mut self, device: &str, join: &[String]) {
+        let node = &self.cluster.nodes[0];
+        let mut commands = link::up(device);
+        // Before the other device loses them, and with them goes whatever route prefers them.
+        commands.extend(link::addresses(device, node.addresses, 24, 64));
+        commands.push(format!("addr flush dev {UPLINK}"));
+        commands.extend_from_slice(join);
+        commands.extend(link::link_local(device, 1));
+        let cidrs = lb_tests::addressing::pod_cidrs(2);
+        let ways = cidrs.iter().zip(self.cluster.nodes[1].addresses.both());
+        commands
+            .extend(ways.map(|(cidr, via)| format!("route replace {cidr} via {via} dev {device}")));
+        node.namespace.ip(&commands).unwrap();
+        self.cluster.nodes[0].uplinks = vec![device.to_owned()];
+    }
+
     fn start(&self) -> Balancer {
         Balancer::start(&self.cluster.nodes[0], self.manifests.path(), &[]).unwrap()
     }
@@ -118,30 +140,87 @@ fn a_bridge_is_an_uplink_like_any_other() {
         return;
     }
     let mut scene = Scene::new();
-    let node = &scene.cluster.nodes[0];
-    let ways = |device: &str| -> Vec<String> {
-        let next = scene.cluster.nodes[1].addresses.both();
-        let cidrs = lb_tests::addressing::pod_cidrs(2);
-        let ways = cidrs.iter().zip(next);
-        ways.map(|(cidr, via)| format!("route replace {cidr} via {via} dev {device}"))
-            .collect()
-    };
-    let mut commands = vec!["link add br7 type bridge stp_state 0 mcast_snooping 0".to_owned()];
-    commands.extend(link::up("br7"));
-    // Before the other device loses them, and with them goes whatever route prefers them.
-    commands.extend(link::addresses("br7", node.addresses, 24, 64));
-    commands.push(format!("addr flush dev {UPLINK}"));
-    commands.push(format!("link set dev {UPLINK} master br7"));
-    commands.extend(link::link_local("br7", 1));
-    commands.extend(ways("br7"));
-    node.namespace.ip(&commands).unwrap();
-    let addresses = node.addresses.both();
-    scene.cluster.nodes[0].uplinks = vec!["br7".to_owned()];
+    let make = "link add br7 type bridge stp_state 0 mcast_snooping 0";
+    scene.node().ip(&[make.to_owned()]).unwrap();
+    scene.move_uplink("br7", &[format!("link set dev {UPLINK} master br7")]);
     let balancer = scene.start();
     let status = balancer.fulcrum(&["status"]).unwrap();
     assert!(status.contains("br7        uplink"), "{status}");
+    let addresses = scene.cluster.nodes[0].addresses.both();
     scene.expect_cluster_ips();
     scene.expect_node_ports(None, addresses);
+}
+
+/// Whether this kernel has made the bond.
+fn is_bond_made(node: &Namespace, device: &str) -> bool {
+    let make = format!("link add {device} type bond mode active-backup miimon 20");
+    match node.ip(&[make]) {
+        Ok(()) => true,
+        Err(error) if format!("{error:#}").contains("Unknown device type") => false,
+        Err(error) => panic!("{error:#}"),
+    }
+}
+
+#[test]
+fn a_bond_is_an_uplink_and_its_ports_take_turns() {
+    /// The other end of the second port.
+    const STANDBY: &str = "node-1b";
+    if !require_root() {
+        return;
+    }
+    let mut scene = Scene::new();
+    if !is_bond_made(scene.node(), "bond7") {
+        println!("not tested: this kernel has no bonds");
+        return;
+    }
+    let segment = &scene.cluster.segment;
+    let second = link::veth(STANDBY, "02:fc:08:00:00:02", SECOND, scene.node(), 1500);
+    segment
+        .ip(&[second, format!("link set dev {STANDBY} master br0 up")])
+        .unwrap();
+    let mut ports = Vec::new();
+    for port in [UPLINK, SECOND] {
+        ports.extend([
+            // A port is down when it joins.
+            format!("link set dev {port} down"),
+            format!("link set dev {port} master bond7"),
+            format!("link set dev {port} up"),
+        ]);
+    }
+    scene.move_uplink("bond7", &ports);
+    link::wait_for_carriers(scene.node()).unwrap();
+    let balancer = scene.start();
+    let status = balancer.fulcrum(&["status"]).unwrap();
+    assert!(status.contains("bond7      uplink"), "{status}");
+    for port in [UPLINK, SECOND] {
+        assert!(!status.contains(port), "a port takes no programs: {status}");
+    }
+    let addresses = scene.cluster.nodes[0].addresses.both();
+    let expect_all = || {
+        scene.expect_cluster_ips();
+        scene.expect_node_ports(None, addresses);
+    };
+    expect_all();
+    let turns = [["node-1 down", "node-1b up"], ["node-1 up", "node-1b down"]];
+    for turn in turns {
+        let commands = turn.map(|end| format!("link set dev {end}"));
+        scene.cluster.segment.ip(&commands).unwrap();
+        poll::until(LIMIT, "the other port to be the active one", || {
+            let port = if turn[0] == "node-1 down" {
+                SECOND
+            } else {
+                UPLINK
+            };
+            let show = ["-d", "link", "show", "dev", "bond7"];
+            let output = scene.node().command("ip").args(show).output()?;
+            let shown = String::from_utf8(output.stdout)?;
+            Ok(shown
+                .contains(&format!("active_slave {port} "))
+                .then_some(()))
+        })
+        .unwrap();
+        expect_all();
+    }
 }
 
 #[test]

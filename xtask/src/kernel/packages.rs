@@ -21,13 +21,14 @@ const EMULATOR: &str = "qemu-system-x86_64";
 const EMULATOR_PACKAGE: &str = "qemu-system-x86";
 const SHELL_PACKAGE: &str = "busybox-static";
 /// What is unpacked of a kernel: a tenth of it, as drivers of hardware are the rest.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 13] = [
     "./boot/vmlinuz-*",
     "./lib/modules/*/modules.*",
     "./lib/modules/*/kernel/arch",
     "./lib/modules/*/kernel/crypto",
     "./lib/modules/*/kernel/drivers/char",
     "./lib/modules/*/kernel/drivers/net/*.ko",
+    "./lib/modules/*/kernel/drivers/net/bonding",
     "./lib/modules/*/kernel/drivers/net/vxlan",
     "./lib/modules/*/kernel/drivers/net/wireguard",
     "./lib/modules/*/kernel/drivers/virtio",
@@ -91,7 +92,7 @@ pub(super) fn get(kernel: &str) -> Result<Parts> {
         name => name.to_owned(),
     };
     let kernel_dir = dir.join(&kernel);
-    if !kernel_dir.is_dir() {
+    if !has_parts(&kernel_dir) {
         fetch_kernel(&kernel, &kernel_dir)?;
     }
     let tools = dir.join("tools");
@@ -173,6 +174,14 @@ fn parts_of(kernel_dir: &Path) -> Result<(PathBuf, PathBuf)> {
     Ok((image, only(kernel_dir.join("lib/modules"))?))
 }
 
+/// Tells what was unpacked of a kernel, in its directory.
+const PARTS_FILE: &str = "parts";
+
+/// Whether a directory has all that is needed of a kernel now; an earlier build may have unpacked less.
+fn has_parts(kernel_dir: &Path) -> bool {
+    fs::read_to_string(kernel_dir.join(PARTS_FILE)).is_ok_and(|parts| parts == PARTS.join("\n"))
+}
+
 /// Ends the name of a directory that is not complete.
 const PARTIAL: &str = ".partial";
 
@@ -181,9 +190,13 @@ fn fetch_kernel(package: &str, to: &Path) -> Result<()> {
         "setup: downloading the Debian package {package} (70 MB) and unpacking 90 MB of it into {}; nothing is installed",
         to.display()
     );
+    if to.exists() {
+        fs::remove_dir_all(to).with_context(|| format!("remove {}", to.display()))?;
+    }
     whole(to, |partial| {
         download(partial, &["download", package])?;
-        unpack(partial, &PARTS)
+        unpack(partial, &PARTS)?;
+        fs::write(partial.join(PARTS_FILE), PARTS.join("\n")).context("note what was unpacked")
     })
 }
 
