@@ -1,18 +1,16 @@
 //! A minute in which the agent is killed every two seconds wherever it is then, is upgraded at half time, and has its
 //! manifests rewritten each time.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use lb_tests::{
     balancer::{Balancer, Manifests, next_binary},
     netns::require_root,
+    poll,
 };
 
 use crate::{
-    scene::{Scene, manifest},
+    scene::{LIMIT, Scene, manifest},
     unbroken::expect_nothing_lost,
 };
 
@@ -34,7 +32,11 @@ fn kill_and_upgrade(scene: &Scene, agents: &mut Vec<Balancer>, settle: &dyn Fn(&
     let backends: [&[&str]; 2] = [&["pod-1-1", "pod-2-1", "pod-1-2"], &["pod-1-1", "pod-2-1"]];
     let began = Instant::now();
     for backends in backends.into_iter().cycle() {
-        thread::sleep(EVERY);
+        let until = Instant::now() + EVERY;
+        poll::until(LIMIT, "its time to be over", || {
+            Ok((Instant::now() >= until).then_some(()))
+        })
+        .unwrap();
         scene
             .deployment
             .write(&manifest(cluster, backends))
