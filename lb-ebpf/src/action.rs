@@ -17,7 +17,7 @@ use lb_common::{
 
 use crate::{
     log::debug,
-    maps::FamilyMaps,
+    maps::{FamilyMaps, XDP_DEVICES},
     packet::{TcPacket, XdpPacket},
     tables::{KernelTables, node},
 };
@@ -222,11 +222,17 @@ pub(crate) fn xdp(ctx: &XdpContext) -> u32 {
         }
     };
     match (verdict, hop, packet.ethernet()) {
-        // The datapath sends at XDP only by the device that the packet came by.
         (Verdict::Send(Via::Neighbour), Some(hop), Some(header)) => {
             // SAFETY: the pointer was checked against the packet's end.
             unsafe { header.cast::<[u32; 3]>().write_unaligned(hop.macs) };
-            xdp_action::XDP_TX
+            if hop.ifindex == ifindex {
+                xdp_action::XDP_TX
+            } else {
+                // A device that has gone since it was asked for: the packet is lost, as it would be at TC.
+                XDP_DEVICES
+                    .redirect(hop.ifindex, xdp_action::XDP_DROP.into())
+                    .unwrap_or(xdp_action::XDP_DROP)
+            }
         }
         (Verdict::Pass, ..) => xdp_action::XDP_PASS,
         _ => xdp_action::XDP_DROP,

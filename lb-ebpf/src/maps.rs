@@ -6,7 +6,7 @@
 use aya_ebpf::{
     Global,
     bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, xdp_md},
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray},
+    btf_maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray},
     macros::btf_map,
 };
 use lb_common::{
@@ -103,6 +103,9 @@ pub(crate) static PIECES: Array<
 /// Which proxy has what: [`lb_common::abi::takeover`].
 #[btf_map(name = "takeover")]
 pub(crate) static TAKEOVER: Array<u32, 1> = Array::new();
+/// Devices that XDP may send by though a packet came by another one; the kernel takes those out that go.
+#[btf_map(name = "xdp_devices")]
+pub(crate) static XDP_DEVICES: DevMapHash<{ capacity::XDP_DEVICES as usize }> = DevMapHash::new();
 /// What a search among fragments has found so far.
 #[btf_map(name = "scratch")]
 pub(crate) static SCRATCH: PerCpuArray<[u32; 4], 1> = PerCpuArray::new();

@@ -261,6 +261,15 @@ impl XdpPacket {
         within(data, end, 0)
     }
 
+    /// True if the frame is in one buffer: not every device sends others.
+    #[inline(always)]
+    pub(crate) fn is_linear(&self) -> bool {
+        let (data, end) = self.bounds();
+        // SAFETY: takes no pointers but the context.
+        let len = unsafe { bpf_xdp_get_buff_len(self.xdp) };
+        end - data == len as usize
+    }
+
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
         // SAFETY: the context lives as long as the program.

@@ -6,7 +6,7 @@ use core::ptr;
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use lb_common::{
     abi::{NextHop, next_hop::NextHopRef},
-    datapath::{Role, Tried, Work, remember, try_source},
+    datapath::{Role, Tried, Work, recollect, remember, try_source},
     net::addr::{Addr4, Addr6},
 };
 
@@ -42,18 +42,25 @@ stages!(Addr6, __sk_buff, false, try_source_tc6);
 stages!(Addr4, xdp_md, true, try_source_xdp4);
 stages!(Addr6, xdp_md, true, try_source_xdp6);
 
-/// [`remember`], of both families: the reference's bits.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn remember_hop(hop: *const NextHop, entry: *mut NextHop, now: u32) -> u32 {
-    // SAFETY: as above.
-    let (Some(hop), Some(entry)) = (unsafe { (hop.as_ref(), entry.as_mut()) }) else {
-        return u32::from(NextHopRef::NONE.bits());
+/// What concerns next hops, of both families: the reference's bits.
+macro_rules! hops {
+    ($stage:ident, $name:ident) => {
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub(crate) extern "C" fn $name(hop: *const NextHop, entry: *mut NextHop, now: u32) -> u32 {
+            // SAFETY: as above.
+            let (Some(hop), Some(entry)) = (unsafe { (hop.as_ref(), entry.as_mut()) }) else {
+                return u32::from(NextHopRef::NONE.bits());
+            };
+            let tables = KernelTables::<false> {
+                ctx: ptr::null_mut(),
+                ifindex: 0,
+                role: Role::Uplink,
+            };
+            u32::from($stage::<Addr4, _>(&tables, hop, entry, now).bits())
+        }
     };
-    let tables = KernelTables::<false> {
-        ctx: ptr::null_mut(),
-        ifindex: 0,
-        role: Role::Uplink,
-    };
-    u32::from(remember::<Addr4, _>(&tables, hop, entry, now).bits())
 }
+
+hops!(remember, remember_hop);
+hops!(recollect, recollect_hop);

@@ -25,10 +25,11 @@ use lb_common::{
 };
 
 use crate::{
-    maps::{COUNTERS, FamilyMaps, NEXT_HOPS, NODE, SLOTS, TAKEOVER},
+    maps::{COUNTERS, FamilyMaps, NEXT_HOPS, NODE, SLOTS, TAKEOVER, XDP_DEVICES},
     memory::{KernelHop, KernelSlots, copy},
+    packet::XdpPacket,
     pieces, socket,
-    stages::remember_hop,
+    stages::{recollect_hop, remember_hop},
 };
 
 /// `BPF_FIB_LKUP_RET_SUCCESS` of `include/uapi/linux/bpf.h`.
@@ -150,6 +151,12 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     }
 
     #[inline(always)]
+    fn may_redirect(&self, ifindex: u32) -> bool {
+        XDP && XDP_DEVICES.get_ifindex(ifindex).is_some()
+            && XdpPacket::new(self.ctx.cast()).is_linear()
+    }
+
+    #[inline(always)]
     fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {
         // The kernel refuses devices that do not forward, as the loopback device seldom does.
         let ifindex = match self.role {
@@ -194,6 +201,11 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     #[inline(always)]
     fn remember(&self, hop: &NextHop, entry: &mut NextHop, now: Tick) -> NextHopRef {
         NextHopRef::from_bits(remember_hop(hop, entry, now) as u16)
+    }
+
+    #[inline(always)]
+    fn recollect(&self, hop: &NextHop, entry: &mut NextHop, now: Tick) -> NextHopRef {
+        NextHopRef::from_bits(recollect_hop(hop, entry, now) as u16)
     }
 
     #[inline(always)]

@@ -214,6 +214,12 @@ impl<A: FamilyMaps> Tables<A> for Asked {
         Tables::<A>::hop(&self.tables, index)
     }
 
+    /// It is TC that is explained.
+    #[inline(always)]
+    fn may_redirect(&self, _ifindex: u32) -> bool {
+        false
+    }
+
     #[inline(always)]
     fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {
         if self.alone {

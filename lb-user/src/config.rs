@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use ipnet::IpNet;
 
 use crate::{
@@ -30,6 +30,7 @@ pub mod keys;
 pub mod log;
 mod machine;
 mod masquerade;
+mod mode;
 pub mod reload;
 mod services;
 
@@ -38,6 +39,7 @@ pub use flows::{FlowFlags, FlowSettings, FlowTableSizes, Ping, TcpAfterRemoval};
 pub use forward::Forward;
 pub use healthz::{HealthzAddress, HealthzAddressError};
 pub use masquerade::Masquerade;
+pub use mode::{Mode, ModeRule, Modes};
 pub use services::{
     NodePortAddress, NodePortAddressError, PoolFlags, ServiceFlags, ServiceSettings,
 };
@@ -122,9 +124,20 @@ pub struct Flags {
     /// How connections are kept.
     pub flows: FlowFlags,
 
-    /// Where uplinks are met
-    #[arg(long, value_enum, default_value_t = Mode::Tc)]
-    pub mode: Mode,
+    /// Where the packets of uplinks are met: auto, xdp, xdp-generic or tc; for some of them alone as in eth0=tc or wg*=tc, may
+    /// be repeated
+    ///
+    /// TC is always there: what XDP cannot do itself goes on to it. `fulcrum status` and the log say what each uplink has,
+    /// and why. auto: in the driver (native XDP) where the driver can and frames come from a wire; those of a veth, tap or
+    /// netkit may have checksums that are not made yet, which only TC sees. xdp: in the driver wherever it can.
+    /// xdp-generic: before the stack by any driver, for trying: it is slower than tc. tc: at TC alone.
+    #[arg(
+        long,
+        value_name = "[DEVICE=]MODE",
+        value_delimiter = ',',
+        default_value = "auto"
+    )]
+    pub mode: Vec<ModeRule>,
 
     /// Who forwards the packets of services between pods, other nodes and the outside
     ///
@@ -146,15 +159,6 @@ pub struct Flags {
     /// for more than 2 minutes, or if this node's Node object is deleted or about to be; /livez minds the first alone.
     #[arg(long, value_name = "IP:PORT|none", default_value_t)]
     pub healthz_bind_address: HealthzAddress,
-}
-
-/// Where the packets of an uplink are met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Mode {
-    /// At TC ingress
-    Tc,
-    /// In the driver (native XDP) as well: what XDP cannot do itself goes on to TC
-    Xdp,
 }
 
 /// What to serve and how, valid throughout.
@@ -185,7 +189,7 @@ pub struct Config {
     /// How large the flow tables are.
     pub flow_table: FlowTableSizes,
     /// Where uplinks are met.
-    pub mode: Mode,
+    pub modes: Modes,
     /// Who forwards.
     pub forward: Forward,
     /// Whether readiness probes are run.
@@ -351,7 +355,7 @@ impl Flags {
             services: self.services.check()?,
             flows,
             flow_table,
-            mode: self.mode,
+            modes: Modes::new(&self.mode),
             forward: self.forward,
             probe: self.probe,
             healthz: self.healthz_bind_address.0,
@@ -548,7 +552,7 @@ mod tests {
                 max: 1 << 19,
                 is_given: true,
             },
-            mode: Mode::Tc,
+            modes: Modes::new(&["auto".parse().expect("a mode")]),
             forward: Forward::Direct,
             probe: false,
             healthz: Some("0.0.0.0:10256".parse().expect("literal")),
@@ -566,7 +570,7 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         assert_eq!(uplinks, ["eth0", "eth1", "wg*"]);
-        assert_eq!(config.mode, Mode::Xdp);
+        assert_eq!(config.modes.of("eth0"), Mode::Xdp);
     }
 
     #[test]

@@ -187,7 +187,7 @@ pub const OLDEST_KERNEL: Version = (6, 1);
 /// is younger than the helper: Linux 5.12.
 ///
 /// [fib]: https://docs.kernel.org/bpf/helpers.html
-const HELPERS: [(u32, &str, Version); 21] = [
+const HELPERS: [(u32, &str, Version); 22] = [
     (1, "map_lookup_elem", (3, 19)),
     (2, "map_update_elem", (3, 19)),
     (7, "get_prandom_u32", (4, 1)),
@@ -202,6 +202,7 @@ const HELPERS: [(u32, &str, Version); 21] = [
     (40, "csum_update", (4, 9)),
     (43, "skb_change_head", (4, 10)),
     (50, "skb_adjust_room", (4, 13)),
+    (51, "redirect_map", (4, 14)),
     (69, "fib_lookup", (5, 12)),
     (84, "sk_lookup_tcp", (4, 20)),
     (85, "sk_lookup_udp", (4, 20)),

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, net::SocketAddr};
 use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader, TestRun, VerifierLogLevel,
-    maps::{Array, MapData, PerCpuArray},
+    maps::{Array, DevMapHash, MapData, PerCpuArray},
     programs::{
         Program, ProgramError, SchedClassifier, TcAttachType, TestRunOptions, TestRunResult, tc,
     },
@@ -19,6 +19,7 @@ use lb_common::{
         Backend, FlowSlot, HeldPiece, NextHop, NodeConfig, Plain, Reason, Service, ServiceKey,
         SlotRange, backend_flags, map, service_flags,
     },
+    flow::clock::seconds,
     net::addr::{Addr, Family},
 };
 use lb_user::{
@@ -290,6 +291,31 @@ impl Programs {
         self.blank_words::<{ size_of::<HeldPiece>() / 4 }>(map::PIECES)
     }
 
+    /// Has the next hops that are known believed for an hour, so that no test has to be quick.
+    pub fn believe(&mut self) -> Result<()> {
+        let found = self.0.map_mut(map::NEXT_HOPS);
+        let map = found.context("the object has no such map")?;
+        let mut hops = Array::<_, Raw<NextHop>>::try_from(map)?;
+        for index in 0..hops.len() {
+            let Raw(mut hop) = hops.get(&index, 0)?;
+            if hop.ifindex != 0 {
+                hop.valid_until = hop.valid_until.wrapping_add(seconds(3600));
+                hops.set(index, Raw(hop), 0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets XDP send by a device of this thread's namespace.
+    pub fn redirect_by(&mut self, ifindex: u32) -> Result<()> {
+        let found = self.0.map_mut(map::XDP_DEVICES);
+        let map = found.context("the object has no such map")?;
+        let mut devices = DevMapHash::try_from(map)?;
+        devices
+            .insert(ifindex, ifindex, None, 0)
+            .context("note the device")
+    }
+
     /// Says which proxy has what: [`lb_common::abi::takeover`].
     pub fn set_takeover(&mut self, word: u32) -> Result<()> {
         let found = self.0.map_mut(map::TAKEOVER);
@@ -379,7 +405,7 @@ pub enum Action {
     Stack,
     /// `TC_ACT_SHOT`, `XDP_DROP`.
     Drop,
-    /// `TC_ACT_REDIRECT`.
+    /// `TC_ACT_REDIRECT`, `XDP_REDIRECT`.
     Redirect,
     /// `XDP_TX`.
     Transmit,
@@ -460,6 +486,7 @@ impl Run {
             1 => Ok(Action::Drop),
             2 => Ok(Action::Pass),
             3 => Ok(Action::Transmit),
+            4 => Ok(Action::Redirect),
             _ => Err(anyhow!("not an action of XDP")),
         })
     }

@@ -18,7 +18,8 @@ use lb_tests::{
     netns::{Namespace, require_root},
     poll,
     server::Server,
-    topology::{Cluster, Config, UPLINK},
+    topology::{Cluster, Config, POD_DEVICE, UPLINK},
+    xdp_pass::XdpPass,
 };
 use tempfile::TempDir;
 
@@ -95,8 +96,57 @@ impl Scene {
         self.cluster.nodes[0].uplinks = vec![device.to_owned()];
     }
 
+    /// Gives the node a second uplink, which leads to the client outside as well, by addresses of its own.
+    fn add_uplink(&mut self) {
+        let (node, outside) = (self.node(), &self.cluster.client.namespace);
+        let beyond = self.cluster.client.addresses.both();
+        let mut commands = vec![link::veth(
+            SECOND,
+            "02:fc:08:00:00:01",
+            SECOND,
+            outside,
+            1500,
+        )];
+        commands.extend(link::up(SECOND));
+        commands.extend(link::link_local(SECOND, 0x81));
+        let mut others = link::up(SECOND);
+        others.extend(link::link_local(SECOND, 0x82));
+        for family in 0..2 {
+            let len = [24, 64][family];
+            let nodad = ["", " nodad"][family];
+            let (own, peer, roamer) = (SECOND_NODE[family], SECOND_CLIENT[family], ROAMER[family]);
+            commands.extend([
+                format!("addr add {own}/{len} dev {SECOND}{nodad}"),
+                format!("route add {roamer} via {} dev {UPLINK}", beyond[family]),
+                format!("route add {roamer} via {peer} dev {SECOND} table 100"),
+            ]);
+            others.extend([
+                format!("addr add {peer}/{len} dev {SECOND}{nodad}"),
+                format!("addr add {roamer} dev lo"),
+            ]);
+        }
+        node.ip(&commands).unwrap();
+        outside.ip(&others).unwrap();
+        for (flag, own) in ["-4", "-6"].into_iter().zip(SECOND_NODE) {
+            let rule = ["rule", "add", "from", own, "lookup", "100"];
+            let output = node.command("ip").arg(flag).args(rule).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+        }
+        // What comes back by the other uplink than it was sent by is refused.
+        for device in ["all", SECOND, UPLINK] {
+            let name = format!("net/ipv4/conf/{device}/rp_filter");
+            let strict = if device == "all" { "0" } else { "1" };
+            outside.sysctl(&name, strict).unwrap();
+        }
+        self.cluster.nodes[0].uplinks.push(SECOND.to_owned());
+    }
+
     fn start(&self) -> Balancer {
-        Balancer::start(&self.cluster.nodes[0], self.manifests.path(), &[]).unwrap()
+        self.start_with(&[])
+    }
+
+    fn start_with(&self, flags: &[&str]) -> Balancer {
+        Balancer::start(&self.cluster.nodes[0], self.manifests.path(), flags).unwrap()
     }
 
     /// The pod and the node reach the far pod by its service.
@@ -229,52 +279,74 @@ fn of_two_uplinks_each_carries_the_answers_to_what_it_has_brought() {
         return;
     }
     let mut scene = Scene::new();
-    let (node, outside) = (scene.node(), &scene.cluster.client.namespace);
+    scene.add_uplink();
     let first = scene.cluster.nodes[0].addresses.both();
-    let beyond = scene.cluster.client.addresses.both();
-    let mut commands = vec![link::veth(
-        SECOND,
-        "02:fc:08:00:00:01",
-        SECOND,
-        outside,
-        1500,
-    )];
-    commands.extend(link::up(SECOND));
-    commands.extend(link::link_local(SECOND, 0x81));
-    let mut others = link::up(SECOND);
-    others.extend(link::link_local(SECOND, 0x82));
-    for family in 0..2 {
-        let len = [24, 64][family];
-        let nodad = ["", " nodad"][family];
-        let (own, peer, roamer) = (SECOND_NODE[family], SECOND_CLIENT[family], ROAMER[family]);
-        commands.extend([
-            format!("addr add {own}/{len} dev {SECOND}{nodad}"),
-            format!("route add {roamer} via {} dev {UPLINK}", beyond[family]),
-            format!("route add {roamer} via {peer} dev {SECOND} table 100"),
-        ]);
-        others.extend([
-            format!("addr add {peer}/{len} dev {SECOND}{nodad}"),
-            format!("addr add {roamer} dev lo"),
-        ]);
-    }
-    node.ip(&commands).unwrap();
-    outside.ip(&others).unwrap();
-    for (flag, own) in ["-4", "-6"].into_iter().zip(SECOND_NODE) {
-        let rule = ["rule", "add", "from", own, "lookup", "100"];
-        let output = node.command("ip").arg(flag).args(rule).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-    }
-    // What comes back by the other uplink than it was sent by is refused.
-    for device in ["all", SECOND, UPLINK] {
-        let name = format!("net/ipv4/conf/{device}/rp_filter");
-        let strict = if device == "all" { "0" } else { "1" };
-        outside.sysctl(&name, strict).unwrap();
-    }
-    scene.cluster.nodes[0].uplinks.push(SECOND.to_owned());
     let balancer = scene.start();
     scene.expect_cluster_ips();
     scene.expect_node_ports(Some(ROAMER), first);
     scene.expect_node_ports(Some(ROAMER), SECOND_NODE.map(addr));
     let counters = balancer.counters().unwrap();
     assert!(counters["open"] >= 8, "{counters:?}");
+}
+
+/// What native XDP on veth needs: whole checksums from all who send, and far ends that take what XDP sends them.
+fn prepare_for_native_xdp(scene: &Scene) -> Vec<XdpPass> {
+    let cluster = &scene.cluster;
+    let outside = &cluster.client.namespace;
+    for device in [UPLINK, SECOND] {
+        link::set_tx_offload(outside, device, false).unwrap();
+    }
+    for (_, pod) in cluster.pods() {
+        link::set_tx_offload(&pod.namespace, POD_DEVICE, false).unwrap();
+    }
+    let far_ends = [(&cluster.segment, "node-1"), (outside, SECOND)];
+    far_ends
+        .map(|(namespace, device)| XdpPass::attach(namespace, device).unwrap())
+        .into()
+}
+
+#[test]
+fn what_comes_by_one_uplink_leaves_by_the_other_before_the_stack() {
+    if !require_root() {
+        return;
+    }
+    let mut scene = Scene::new();
+    scene.add_uplink();
+    let far_ends = prepare_for_native_xdp(&scene);
+    let balancer = scene.start_with(&["--mode", "xdp"]);
+    let listed = |what: &str, is_wanted: &dyn Fn(usize) -> bool| {
+        balancer
+            .fulcrum_until(
+                &["maps", "xdp_devices", "-o", "json"],
+                LIMIT,
+                what,
+                |text| {
+                    let rows: serde_json::Value = serde_json::from_str(text).unwrap();
+                    is_wanted(rows.as_array().map_or(0, Vec::len))
+                },
+            )
+            .unwrap();
+    };
+    listed("both uplinks to be sent by", &|n| n == 2);
+    // The first packets are TC's, by which the neighbours are found.
+    let second = SECOND_NODE.map(addr);
+    scene.expect_node_ports(Some(ROAMER), second);
+    let forwarded = || balancer.counters().unwrap()["xdp_forward"];
+    let before = forwarded();
+    for _ in 0..10 {
+        scene.expect_node_ports(Some(ROAMER), second);
+    }
+    // Of each connection to the far pod there are five packets of the client's and four answers, of which a few may be
+    // TC's, to confirm the neighbours.
+    let n = forwarded() - before;
+    assert!(n > 100, "{n} of 180");
+    // A far end that takes nothing any more is not sent to.
+    drop(far_ends);
+    listed("no uplink to be sent by", &|n| n == 0);
+    scene.expect_node_ports(Some(ROAMER), second);
+    let counters = balancer.counters().unwrap();
+    let mut drops = counters
+        .iter()
+        .filter(|(reason, _)| reason.starts_with("drop_"));
+    assert!(drops.all(|(_, count)| *count == 0), "{counters:?}");
 }

@@ -99,15 +99,34 @@ pub mod map {
     pub const PIECES: &str = "pieces";
     /// 0 -> which proxy has what: [`super::takeover`].
     pub const TAKEOVER: &str = "takeover";
+    /// Device -> itself, for devices that XDP may send by though a packet came by another one.
+    pub const XDP_DEVICES: &str = "xdp_devices";
 
     /// 0 -> `TraceRecord`; not pinned.
     pub const TRACE_RECORD: &str = "trace_record";
 
     /// All that are pinned, in the order in which `fulcrum maps` lists them.
-    pub const ALL: [&str; 19] = [
-        SERVICES4, SERVICES6, SLOTS, BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, NEXT_HOPS, COUNTERS,
-        PLACES4, PLACES6, AFFINITY4, AFFINITY6, SOURCES4, SOURCES6, FRAGMENTS4, FRAGMENTS6, PIECES,
+    pub const ALL: [&str; 20] = [
+        SERVICES4,
+        SERVICES6,
+        SLOTS,
+        BACKENDS4,
+        BACKENDS6,
+        FLOWS4,
+        FLOWS6,
+        NEXT_HOPS,
+        COUNTERS,
+        PLACES4,
+        PLACES6,
+        AFFINITY4,
+        AFFINITY6,
+        SOURCES4,
+        SOURCES6,
+        FRAGMENTS4,
+        FRAGMENTS6,
+        PIECES,
         TAKEOVER,
+        XDP_DEVICES,
     ];
 }
 
@@ -127,6 +146,8 @@ pub mod capacity {
     pub const PLACES: u32 = 65_536;
     /// Addresses of devices that may stand in for clients', per family.
     pub const SOURCES: u32 = 4_096;
+    /// Devices that XDP may send by.
+    pub const XDP_DEVICES: u32 = 1_024;
     /// Clients that affinity is remembered of, per family.
     pub const AFFINITY: u32 = 65_536;
     /// Datagrams whose first fragment is remembered, per family; a power of two.

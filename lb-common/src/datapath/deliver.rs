@@ -119,8 +119,15 @@ pub(super) fn resolve<A: Addr, T: Tables<A>>(
     }
     let via = fits(work, tables, Via::Kernel)?;
     match (T::HOOK, route) {
-        // Only TC remembers: its packets are the ones that confirm the neighbour.
-        (Hook::Xdp, Route::Neighbour) => return Ok(Via::Neighbour),
+        // Only TC remembers: its packets are the ones that confirm the neighbour. So the first one to a neighbour within
+        // its time is left to TC, whichever flow's it is.
+        (Hook::Xdp, Route::Neighbour) => {
+            work.flow.next_hop = tables.recollect(&work.hop, &mut work.entry, work.now);
+            if work.flow.next_hop == NextHopRef::NONE {
+                return Err(Reason::PassToTc);
+            }
+            return Ok(Via::Neighbour);
+        }
         (Hook::Xdp, _) => return Err(Reason::PassToTc),
         (Hook::Tc, Route::Neighbour) if !T::DRY => {
             work.hop.valid_until = work.now.wrapping_add(NEXT_HOP_VALID);
@@ -135,7 +142,10 @@ pub(super) fn resolve<A: Addr, T: Tables<A>>(
 /// Checks what the packet must satisfy to leave by the next hop; `via`, or the stack's way if it must be cut.
 #[inline(always)]
 fn fits<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T, via: Via) -> Result<Via, Reason> {
-    if T::HOOK == Hook::Xdp && work.hop.ifindex != tables.ingress_ifindex() {
+    if T::HOOK == Hook::Xdp
+        && work.hop.ifindex != tables.ingress_ifindex()
+        && !tables.may_redirect(work.hop.ifindex)
+    {
         return Err(Reason::PassToTc);
     }
     if work.ip.ttl <= 1 && !tables.role().is_host() {
@@ -173,8 +183,7 @@ pub fn remember<A: Addr, T: Tables<A>>(
 ) -> NextHopRef {
     let start = hash::finish(identity(hop)) as u32;
     for probe in 0..PROBES {
-        // Index 0 stands for the ways that need no entry.
-        let index = (start.wrapping_add(probe) & NextHopRef::INDEX_MASK).max(1);
+        let index = index_of(start, probe);
         let Some(memory) = tables.hop(index) else {
             continue;
         };
@@ -196,6 +205,35 @@ pub fn remember<A: Addr, T: Tables<A>>(
         return NextHopRef::new(index, generation);
     }
     NextHopRef::NONE
+}
+
+/// The entry of the neighbour that the FIB has just named, if it is believed: what another flow has it from.
+#[inline(always)]
+pub fn recollect<A: Addr, T: Tables<A>>(
+    tables: &T,
+    hop: &NextHop,
+    entry: &mut NextHop,
+    now: Tick,
+) -> NextHopRef {
+    let start = hash::finish(identity(hop)) as u32;
+    for probe in 0..PROBES {
+        let index = index_of(start, probe);
+        let Some(memory) = tables.hop(index) else {
+            continue;
+        };
+        memory.read(entry);
+        let is_believed = entry.stamp & 1 == 0 && age(now, entry.valid_until) == 0;
+        if is_believed && same_neighbour(entry, hop) {
+            return NextHopRef::new(index, entry.stamp >> 1);
+        }
+    }
+    NextHopRef::NONE
+}
+
+/// Where the entry of a neighbour may be. Index 0 stands for the ways that need no entry.
+#[inline(always)]
+fn index_of(start: u32, probe: u32) -> u32 {
+    (start.wrapping_add(probe) & NextHopRef::INDEX_MASK).max(1)
 }
 
 #[inline(always)]

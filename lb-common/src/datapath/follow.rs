@@ -80,8 +80,9 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
         return Followed::Missed;
     }
     let way = deliver::known(work, tables, next_hop).unwrap_or_else(|| {
-        // TC asks the FIB, and lets the kernel confirm the neighbour; XDP goes on with what TC has noted.
-        if T::HOOK == Hook::Xdp {
+        // TC asks the FIB, and lets the kernel confirm the neighbour; XDP goes on with what TC has noted, of this flow or
+        // another one.
+        if T::HOOK == Hook::Xdp && next_hop != NextHopRef::NONE {
             return Err(Reason::PassToTc);
         }
         let way = deliver::resolve(work, tables, direction);

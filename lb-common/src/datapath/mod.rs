@@ -20,7 +20,7 @@ mod source;
 mod work;
 
 pub use answer::Answer;
-pub use deliver::{Route, remember};
+pub use deliver::{Route, recollect, remember};
 pub use explain::{Explained, explain};
 pub use policy::{Call, Client, List};
 pub use ports::{Hook, HopMemory, Packet, Released, Role, Tables};

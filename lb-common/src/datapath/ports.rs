@@ -107,7 +107,7 @@ pub enum Released {
 pub enum Hook {
     /// Traffic control: anything can be done.
     Tc,
-    /// The driver: only packets that leave again by the device they came by.
+    /// The driver: only packets that leave by a device which takes frames from drivers.
     Xdp,
 }
 
@@ -159,6 +159,8 @@ pub trait Tables<A: Addr> {
     fn hairpin_addr(&self) -> A;
     /// A next hop's memory.
     fn hop(&self, index: u32) -> Option<Self::Hop>;
+    /// True if XDP may send the packet at hand by this device, another one than it came by; only XDP asks.
+    fn may_redirect(&self, ifindex: u32) -> bool;
     /// Asks the kernel's FIB for the way of a packet of `len` L3 bytes to `ends.dst`, written to `hop` (stamp and
     /// validity aside), and which source the node prefers on it, written to `source`; unspecified where the
     /// kernel does not say.
@@ -188,6 +190,14 @@ pub trait Tables<A: Addr> {
         Self: Sized,
     {
         super::remember(self, hop, entry, now)
+    }
+    /// Carries out [`super::recollect`]; likewise.
+    #[inline(always)]
+    fn recollect(&self, hop: &NextHop, entry: &mut NextHop, now: Tick) -> NextHopRef
+    where
+        Self: Sized,
+    {
+        super::recollect(self, hop, entry, now)
     }
     /// Carries out [`super::try_source`]. A host may do so in a function of its own: in the kernel it is one that the
     /// verifier checks once, not anew for each candidate.

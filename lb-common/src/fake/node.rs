@@ -44,6 +44,8 @@ pub struct FakeNode<A> {
     sources: RefCell<BTreeMap<SourceKey, Source<A>>>,
     sockets: RefCell<BTreeSet<FlowKey<A>>>,
     routes: RefCell<BTreeMap<A, (Route, NextHop)>>,
+    /// Devices that XDP may send by.
+    xdp_devices: RefCell<BTreeSet<u32>>,
     source: RefCell<A>,
     fragments: FakeWordRows,
     pieces: FakeWordRows,
@@ -91,6 +93,7 @@ impl<A: Addr> FakeNode<A> {
             sources: RefCell::default(),
             sockets: RefCell::default(),
             routes: RefCell::default(),
+            xdp_devices: RefCell::default(),
             source: RefCell::default(),
             fragments: FakeWordRows::new(capacity::FRAGMENTS + 1, size_of::<Fragment<A>>()),
             pieces: FakeWordRows::new(
@@ -192,6 +195,11 @@ impl<A: Addr> FakeNode<A> {
     /// The address that the FIB prefers as a source; unspecified, as at first: it does not say.
     pub fn set_preferred_source(&self, source: A) {
         self.source.replace(source);
+    }
+
+    /// Lets XDP send by a device though a packet came by another one.
+    pub fn add_xdp_device(&self, ifindex: u32) {
+        self.xdp_devices.borrow_mut().insert(ifindex);
     }
 
     /// What the FIB says about one destination; without it there is no route.
@@ -420,6 +428,10 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
             .hops
             .get((index & NextHopRef::INDEX_MASK) as usize)
             .map(FakeHop)
+    }
+
+    fn may_redirect(&self, ifindex: u32) -> bool {
+        self.node.xdp_devices.borrow().contains(&ifindex)
     }
 
     fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {

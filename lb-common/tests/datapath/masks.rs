@@ -137,6 +137,7 @@ fn before_the_stack_a_source_gives_way_likewise<A: Addr>() {
                 continue;
             };
             let world = cell.world::<A>();
+            world.note_way(to_gateway());
             for sport in 1..=8 {
                 let spec = cell.dials::<A>(sport, SYN);
                 let mut packet = spec.packet();

@@ -7,8 +7,9 @@ use lb_common::{
         Backend, NextHop, NodeConfig, Reason, Service, ServiceKey, SlotRange, backend_flags, place,
         service_flags,
     },
-    datapath::{Role, Route, Verdict, Via},
+    datapath::{Role, Route, Verdict, Via, remember},
     fake::{FakeNode, FakePacket, FakeTables, Outcome, PacketSpec, Transport},
+    flow::clock::NEXT_HOP_VALID,
     net::{
         addr::{Addr, Addr4, Addr6, Family},
         ip::{Ends, proto},
@@ -295,6 +296,21 @@ impl<A: Addr> World<A> {
     /// The program on the way out by the uplink.
     pub(crate) fn egress(&self) -> FakeTables<'_, A, false, false> {
         self.node.tc(Role::Egress, UPLINK)
+    }
+
+    /// Has a way noted and believed, as it is when TC has sent there.
+    pub(crate) fn note_way(&self, hop: NextHop) {
+        let hop = NextHop {
+            valid_until: self.node.now() + NEXT_HOP_VALID,
+            ..hop
+        };
+        let noted = remember(
+            &self.uplink(),
+            &hop,
+            &mut NextHop::default(),
+            self.node.now(),
+        );
+        assert!(noted.is_neighbour());
     }
 
     pub(crate) fn wait(&self, ticks: u32) {

@@ -1,4 +1,4 @@
-//! The XDP host forwards what leaves by the device it came by, and leaves all else to TC.
+//! The XDP host forwards what leaves by a device that it may send by, and leaves all else to TC.
 
 use lb_common::{
     abi::{
@@ -24,8 +24,10 @@ use crate::world::{
 
 for_both_families!(
     a_remote_backend_is_reached_and_answers_before_the_stack,
+    flows_have_the_way_from_each_other,
     a_local_backend_is_left_to_tc,
     what_leaves_by_another_device_is_left_to_tc,
+    a_device_that_takes_frames_from_drivers_is_sent_by,
     what_tc_would_drop_is_left_to_tc,
     what_xdp_cannot_reach_is_chosen_as_often,
     an_unresolved_neighbour_is_left_to_tc,
@@ -39,24 +41,34 @@ fn masqueraded<A: Addr>(request: &PacketSpec<A>) -> PacketSpec<A> {
     masqueraded
 }
 
-/// Opened at once, then once each way to TC, which asks the FIB; from then on before the stack.
+/// Opened at once, then once a second to TC, which asks the FIB and lets the kernel confirm the neighbour; else before the
+/// stack. Here one neighbour is on both ways.
 fn a_remote_backend_is_reached_and_answers_before_the_stack<A: Addr>() {
     for (transport, reply) in [(SYN, SYN_ACK), (UDP, UDP)] {
         let world = World::<A>::with_remote_backends(1);
         let request = request(outsider(1), transport);
         let there = masqueraded(&request);
-        let opened = [Open, XdpForward];
-        sends(
+        leaves(
             &world.node,
             world.xdp(),
+            &request.packet(),
+            Verdict::Pass,
+            &[PassToTc, OpenedForTc],
+        );
+        let (asked, known) = ((Kernel, to_gateway()), (Neighbour, to_gateway()));
+        sends(
+            &world.node,
+            world.uplink(),
             &request,
             &there,
-            (Neighbour, to_gateway()),
-            &opened,
+            asked,
+            &[Resolved, HitOriginal],
         );
         let (back, home) = (answer(&there, reply), delivered(&request, reply));
-        first_goes_to_tc(&world, &back, &home, HitReply);
-        first_goes_to_tc(&world, &request, &there, HitOriginal);
+        for (packet, sent, hit) in [(&back, &home, HitReply), (&request, &there, HitOriginal)] {
+            let counts = [hit, XdpForward];
+            sends(&world.node, world.xdp(), packet, sent, known, &counts);
+        }
         // The kernel confirms the neighbour every second.
         world.wait(NEXT_HOP_VALID + 1);
         first_goes_to_tc(&world, &back, &home, HitReply);
@@ -94,6 +106,62 @@ fn first_goes_to_tc<A: Addr>(
         known,
         &[hit, XdpForward],
     );
+}
+
+fn flows_have_the_way_from_each_other<A: Addr>() {
+    let world = World::<A>::with_remote_backends(1);
+    world.note_way(to_gateway());
+    let query = request(outsider(1), UDP);
+    let there = masqueraded(&query);
+    let known = (Neighbour, to_gateway());
+    let opened = [Open, XdpForward];
+    sends(&world.node, world.xdp(), &query, &there, known, &opened);
+    let (back, home) = (answer(&there, UDP), delivered(&query, UDP));
+    for (packet, sent, hit) in [(&back, &home, HitReply), (&query, &there, HitOriginal)] {
+        let counts = [hit, XdpForward];
+        sends(&world.node, world.xdp(), packet, sent, known, &counts);
+    }
+    world.wait(NEXT_HOP_VALID + 1);
+    let late = PacketSpec {
+        sport: 41_000,
+        ..query
+    };
+    let counts = [PassToTc, OpenedForTc];
+    leaves(
+        &world.node,
+        world.xdp(),
+        &late.packet(),
+        Verdict::Pass,
+        &counts,
+    );
+}
+
+/// The way that the FIB names is by a device other than the one that packets come by.
+fn a_device_that_takes_frames_from_drivers_is_sent_by<A: Addr>() {
+    let world = World::<A>::with_remote_backends(1);
+    let elsewhere = NextHop {
+        ifindex: 3,
+        ..to_gateway()
+    };
+    world
+        .node
+        .set_route(remote_pod(1), Route::Neighbour, elsewhere);
+    world.note_way(elsewhere);
+    let query = request(outsider(1), UDP);
+    let (there, known) = (masqueraded(&query), (Neighbour, elsewhere));
+    let counts = [PassToTc, OpenedForTc];
+    let left = query.packet();
+    leaves(&world.node, world.xdp(), &left, Verdict::Pass, &counts);
+    world.node.add_xdp_device(3);
+    let hit = [HitOriginal, XdpForward];
+    sends(&world.node, world.xdp(), &query, &there, known, &hit);
+    let another = PacketSpec {
+        sport: 41_000,
+        ..query
+    };
+    let there = masqueraded(&another);
+    let opened = [Open, XdpForward];
+    sends(&world.node, world.xdp(), &another, &there, known, &opened);
 }
 
 fn a_local_backend_is_left_to_tc<A: Addr>() {
@@ -198,6 +266,7 @@ fn what_tc_would_drop_is_left_to_tc<A: Addr>() {
     world
         .node
         .set_route(remote_pod(1), Route::Neighbour, to_gateway());
+    world.note_way(to_gateway());
     let (there, way) = (masqueraded(&query), (Neighbour, to_gateway()));
     sends(
         &world.node,
@@ -222,6 +291,7 @@ fn what_xdp_cannot_reach_is_chosen_as_often<A: Addr>() {
     world
         .node
         .set_route(remote_pod(2), Route::Neighbour, elsewhere);
+    world.note_way(to_gateway());
     for port in 1..=2_000 {
         let syn = PacketSpec {
             sport: port,

@@ -11,7 +11,7 @@ use crate::{
     wire::End,
     world::{
         BACKEND_PORT, HOST_PEER, LOOPBACK, POD_DEVICE, SERVICE_PORT, UPLINK, World, backend,
-        hairpin, local_pod, node_addr, outsider, remote_pod, vip,
+        hairpin, local_pod, node_addr, outsider, remote_pod, to_gateway, vip,
     },
 };
 
@@ -197,6 +197,9 @@ impl Kind {
             .node
             .set_backend(1, Some(backend(self.server(), local)));
         serve(&world, &[1]);
+        if self == Self::MasqueradedAtXdp {
+            world.note_way(to_gateway());
+        }
         world
     }
 }

@@ -29,7 +29,7 @@ use crate::{
     loader::{
         Datapath,
         attach::{Attachment, Programs},
-        device::{Device, Role, Selection},
+        device::{Device, Layer, Role, Selection, inherit_from_ports},
         netlink::{Netlink, NetlinkError},
         pair::HostPair,
         uplink::Survey,
@@ -55,7 +55,7 @@ pub struct DeviceView {
     pub role: Role,
     /// The hooks in use; absent if nothing could be attached.
     pub hooks: Option<&'static str>,
-    /// Why native XDP is not among them though it was asked for.
+    /// Why native XDP is not among them, unless it was told not to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_xdp: Option<String>,
     /// Why nothing could be attached.
@@ -79,6 +79,8 @@ pub struct Devices {
     appeared: BTreeMap<u32, Instant>,
     /// Whether what earlier agents left on devices is gone, as far as it shall not stay.
     is_swept: bool,
+    /// Why XDP may not send by other devices than packets come by, as it was said.
+    trouble: Option<String>,
 }
 
 /// Whom the devices tell, and who tells them.
@@ -126,6 +128,7 @@ impl Devices {
             is_due: false,
             appeared: BTreeMap::new(),
             is_swept: false,
+            trouble: None,
         }
     }
 
@@ -208,7 +211,8 @@ impl Devices {
     }
 
     /// `is_check`: what is attached is put there once more, in case that somebody has taken it away.
-    fn attach_all(&mut self, devices: Vec<Device>, is_check: bool) -> usize {
+    fn attach_all(&mut self, mut devices: Vec<Device>, is_check: bool) -> usize {
+        inherit_from_ports(&mut devices);
         let names: Vec<String> = devices.iter().map(|device| device.name.clone()).collect();
         let wanted = parts(devices, &self.node.selection);
         let is_gone = |index: &u32, attached: &mut Attached| {
@@ -227,7 +231,7 @@ impl Devices {
         }
         for (index, (device, role)) in wanted {
             match self.attached.get_mut(&index) {
-                Some(attached) if attached.attachment.is_ok() && !is_check => {
+                Some(attached) if attached.is_settled(&device) && !is_check => {
                     attached.device = device;
                 }
                 _ => self.attach(device, role),
@@ -238,7 +242,22 @@ impl Devices {
             self.is_swept = true;
         }
         self.appeared.clear();
+        self.redirect();
         self.show()
+    }
+
+    /// Lets XDP send from one uplink to the other.
+    fn redirect(&mut self) {
+        let uplinks = self.attached.iter().filter(|(_, attached)| {
+            attached.role == Role::Uplink && attached.device.layer == Layer::Ethernet
+        });
+        let uplinks = uplinks.map(|(index, _)| *index).collect();
+        let trouble = self.datapath.redirect_between(&uplinks).err();
+        let trouble = trouble.map(|error| with_causes(&error));
+        if let Some(error) = trouble.as_ref().filter(|_| trouble != self.trouble) {
+            tracing::warn!(error, "what XDP would send by another device is left to TC");
+        }
+        self.trouble = trouble;
     }
 
     /// Takes off what an earlier agent left on devices that play no part any more.
@@ -386,6 +405,11 @@ impl Attached {
     /// Whether this is the same device in the same part; the name does not matter.
     fn is(&self, device: &Device, role: Role) -> bool {
         self.role == role && self.device.layer == device.layer
+    }
+
+    /// Whether nothing is to be done for the device as it is now.
+    fn is_settled(&self, device: &Device) -> bool {
+        self.attachment.is_ok() && self.device.is_fed_here == device.is_fed_here
     }
 
     fn view(&self) -> DeviceView {

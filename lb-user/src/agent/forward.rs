@@ -3,16 +3,16 @@
 use crate::{
     causes::with_causes,
     check::{legacy, nftables, policy},
-    config::{Config, Forward, Mode},
+    config::{Config, Forward, Modes},
 };
 
 /// What becomes of the flags `--forward` and `--mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forwarding {
     /// The stack forwards.
     pub by_stack: bool,
     /// Where uplinks are met.
-    pub mode: Mode,
+    pub modes: Modes,
 }
 
 impl Forwarding {
@@ -29,14 +29,15 @@ impl Forwarding {
                 true
             }),
         };
-        let mode = match config.mode {
-            Mode::Xdp if by_stack => {
-                tracing::warn!("--mode xdp is not used: what the stack forwards is met at TC");
-                Mode::Tc
-            }
-            mode => mode,
-        };
-        Self { by_stack, mode }
+        if !by_stack {
+            let modes = config.modes.clone();
+            return Self { by_stack, modes };
+        }
+        if config.modes.ask_for_xdp() {
+            tracing::warn!("--mode xdp is not used: what the stack forwards is met at TC");
+        }
+        let modes = Modes::TC;
+        Self { by_stack, modes }
     }
 }
 

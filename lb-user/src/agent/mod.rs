@@ -179,9 +179,9 @@ async fn work(
     let server = Server::bind(&control::socket(run_dir.path()))?;
     let mut pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
     let own = node.own(&survey);
-    let Forwarding { by_stack, mode } = Forwarding::choose(&config);
+    let Forwarding { by_stack, modes } = Forwarding::choose(&config);
     let facts = facts(&config, &node, &pair, by_stack);
-    let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, mode)?;
+    let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, modes)?;
     pair.keep();
     let takeover = takeover(&config, &datapath, &run_dir)?;
     let packets = Packets::of(&mut datapath)?.map(Arc::new);

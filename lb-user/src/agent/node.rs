@@ -176,8 +176,9 @@ mod tests {
             name: format!("eth{index}"),
             layer: Layer::Ethernet,
             pair: Pair::None,
-            aggregated: false,
+            aggregate: None,
             is_bridge: false,
+            is_fed_here: false,
             is_host_pair: false,
             mtu: 1400,
         };

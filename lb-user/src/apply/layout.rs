@@ -33,6 +33,8 @@ pub enum MapKind {
     PerCpuArray,
     /// `BPF_MAP_TYPE_LPM_TRIE`.
     LpmTrie,
+    /// `BPF_MAP_TYPE_DEVMAP_HASH`.
+    DevMapHash,
 }
 
 impl fmt::Display for MapKind {
@@ -42,6 +44,7 @@ impl fmt::Display for MapKind {
             Self::Array => "array",
             Self::PerCpuArray => "percpu_array",
             Self::LpmTrie => "lpm_trie",
+            Self::DevMapHash => "devmap_hash",
         })
     }
 }
@@ -89,6 +92,7 @@ pub const SHAPES: [Shape; map::ALL.len()] = [
     shape::<u32, Fragment<Addr6>>(map::FRAGMENTS6, MapKind::Array),
     shape::<u32, HeldPiece>(map::PIECES, MapKind::Array),
     shape::<u32, u32>(map::TAKEOVER, MapKind::Array),
+    shape::<u32, [u32; 2]>(map::XDP_DEVICES, MapKind::DevMapHash),
 ];
 
 /// Why a map cannot be used.
@@ -202,6 +206,7 @@ pub(super) fn check(map: &MapData, shape: &Shape) -> Result<(), MapError> {
         Ok(MapType::Array) => Some(MapKind::Array),
         Ok(MapType::PerCpuArray) => Some(MapKind::PerCpuArray),
         Ok(MapType::LpmTrie) => Some(MapKind::LpmTrie),
+        Ok(MapType::DevMapHash) => Some(MapKind::DevMapHash),
         _ => None,
     };
     let found = kind.map(|kind| Shape {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use aya::maps::{Array, HashMap, IterableMap as _, LpmTrie, MapData, PerCpuArray};
+use aya_obj::generated::bpf_map_type;
 use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, LAYOUT_VERSION, NextHop,
@@ -94,6 +95,10 @@ fn pin_all(dir: &Path) {
     pin_array::<Fragment<Addr6>>(dir, map::FRAGMENTS6, N_FLOWS);
     pin_array::<HeldPiece>(dir, map::PIECES, N_FLOWS);
     pin_array::<u32>(dir, map::TAKEOVER, 1);
+    let kind = bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH as u32;
+    let devices = aya_obj::Map::new_from_params(kind, 4, 8, 1, 0);
+    let devices = MapData::create(devices, "devices", None).expect("devices");
+    pin(dir, map::XDP_DEVICES, &devices);
     let counters = PerCpuArray::<MapData, u64>::create(Reason::COUNT, 0).expect("counters");
     pin(dir, map::COUNTERS, counters.map());
 }
@@ -242,7 +247,8 @@ fn are_listed(dir: &Path) {
             0,
             0,
             0,
-            0
+            0,
+            0,
         ]
     );
     assert!(

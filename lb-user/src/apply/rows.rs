@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fs, io, os::fd::AsFd as _, os::fd::AsRawFd as _, path::Path};
 
-use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray};
+use aya::maps::{DevMapHash, HashMap, LpmTrie, Map, MapData, PerCpuArray};
 use lb_common::{
     abi::{
         Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, NextHop, PlaceKey, Plain,
@@ -147,6 +147,7 @@ fn rows(
         map::FRAGMENTS6 => fragments::<Addr6>(&map),
         map::PIECES => pieces(&map),
         map::TAKEOVER => takeover(&map),
+        map::XDP_DEVICES => xdp_devices(&typed(name, Map::DevMapHash(map))?),
         _ => {
             return Err(MapError::Unknown {
                 name: name.to_owned(),
@@ -223,6 +224,19 @@ fn takeover(map: &MapData) -> io::Result<Table> {
     Ok(Table {
         columns: vec!["state"],
         rows: used::<u32>(map, |word| *word != 0)?.map(row).collect(),
+    })
+}
+
+fn xdp_devices(map: &DevMapHash<MapData>) -> io::Result<Table> {
+    let devices: Result<Vec<_>, _> = map.keys().collect();
+    let mut devices = devices.map_err(errno)?;
+    devices.sort_unstable();
+    Ok(Table {
+        columns: vec!["device"],
+        rows: devices
+            .into_iter()
+            .map(|device| vec![json!(device)])
+            .collect(),
     })
 }
 

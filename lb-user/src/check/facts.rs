@@ -15,8 +15,8 @@ use super::{legacy, nftables, node_ports, policy, programs};
 use crate::{
     causes::with_causes,
     loader::{
-        self,
-        device::{Device, Pair, Selection, Uplinks},
+        self, ability, choice,
+        device::{Device, Selection, Uplinks},
         netlink::{Netlink, NetlinkError},
         pattern::Pattern,
         pin,
@@ -68,8 +68,8 @@ pub struct Facts {
 pub struct Uplink {
     /// Its name.
     pub name: String,
-    /// Whether it is a veth or netkit.
-    pub is_pair: bool,
+    /// Why it is met at TC alone unless `--mode` says otherwise; none: its driver meets it.
+    pub no_xdp: Option<&'static str>,
 }
 
 /// `net.ipv4.conf.DEVICE.rp_filter`.
@@ -199,11 +199,13 @@ fn selection(survey: &Survey, named: &Named) -> Selection {
 
 fn find(survey: &Survey, named: &Named) -> Vec<Uplink> {
     let selection = selection(survey, named);
+    // Where it cannot be told, trying tells.
+    let abilities = ability::abilities().unwrap_or_default();
     let found = survey.uplinks(&selection);
     found
         .map(|device| Uplink {
             name: device.name.clone(),
-            is_pair: device.pair != Pair::None,
+            no_xdp: choice::no_xdp(device, abilities.get(&device.index).copied()),
         })
         .collect()
 }

@@ -329,24 +329,20 @@ fn uplinks(found: &Result<Vec<Uplink>, String>) -> Vec<Item> {
         Ok(uplinks) => {
             let names: Vec<&str> = uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
             let mut items = vec![ok(name, names.join(", "))];
-            items.extend(
-                uplinks
-                    .iter()
-                    .filter(|uplink| uplink.is_pair)
-                    .map(|uplink| {
-                        warn(
-                            "native XDP",
-                            format!(
-                                "{} is one of a pair, where partial checksums reach XDP",
-                                uplink.name
-                            ),
-                            "keep --mode tc, or switch tx checksum offload off at the other end",
-                        )
-                    }),
-            );
+            items.extend(uplinks.iter().map(met));
             items
         }
     }
+}
+
+/// Where an uplink's packets are met.
+fn met(uplink: &Uplink) -> Item {
+    let name = &uplink.name;
+    let finding = match uplink.no_xdp {
+        None => format!("{name} is met in its driver, and at TC"),
+        Some(reason) => format!("{name} is met at TC alone: {reason}"),
+    };
+    ok("native XDP", finding)
 }
 
 /// Strict reverse path filtering, where it is in force.

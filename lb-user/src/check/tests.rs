@@ -13,7 +13,7 @@ fn good() -> Facts {
         forwarding4: Some("1\n".to_owned()),
         forwarding6: Some("1\n".to_owned()),
         disable_ipv6: Some("0\n".to_owned()),
-        uplinks: Ok(vec![uplink("eth0", false)]),
+        uplinks: Ok(vec![uplink("eth0", None)]),
         devices: vec![forwarding("eth0", Some(true), None)],
         policy: policy::Found {
             nftables: Ok(netfilter::Ruleset::default()),
@@ -27,10 +27,10 @@ fn good() -> Facts {
     }
 }
 
-fn uplink(name: &str, is_pair: bool) -> Uplink {
+fn uplink(name: &str, no_xdp: Option<&'static str>) -> Uplink {
     Uplink {
         name: name.to_owned(),
-        is_pair,
+        no_xdp,
     }
 }
 
@@ -183,10 +183,23 @@ fn without_an_uplink_the_flag_is_named() {
 }
 
 #[test]
-fn a_pair_as_uplink_is_warned_of_native_xdp() {
-    let lines = complaints(|facts| facts.uplinks = Ok(vec![uplink("veth0", true)]));
-    assert!(
-        lines[0].starts_with("warn  native XDP: veth0 "),
-        "{lines:?}"
-    );
+fn each_uplink_has_a_word_on_where_it_is_met_and_why() {
+    let facts = Facts {
+        uplinks: Ok(vec![
+            uplink("eth0", None),
+            uplink("veth0", Some("so it is")),
+        ]),
+        ..good()
+    };
+    let items = items(&facts);
+    let told: Vec<_> = items
+        .iter()
+        .filter(|item| item.item == "native XDP")
+        .map(|item| item.finding.as_str())
+        .collect();
+    let expected = [
+        "eth0 is met in its driver, and at TC",
+        "veth0 is met at TC alone: so it is",
+    ];
+    assert_eq!(told, expected);
 }

@@ -334,7 +334,8 @@ pod-cidr: []
             ),
             (
                 "mode: xdq\n",
-                "1: mode: invalid value 'xdq' for '--mode <MODE>' [possible values: tc, xdp]",
+                "1: mode: invalid value 'xdq' for '--mode <[DEVICE=]MODE>': \"xdq\" is no mode; the modes are auto, xdp, \
+                 xdp-generic and tc",
             ),
             (
                 "pod-cidr:\n- 10.1.0.0/16\n- eth0\n",

@@ -219,6 +219,7 @@ mod tests {
                 "uplink: eth0 > eth0,eth1",
                 "zone: z > (default)",
                 "timeout-udp: 30s > 7s",
+                "mode: tc > auto",
                 "probe: false > true",
             ]
         );

@@ -16,14 +16,18 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{ProgramError, SchedClassifier, TcAttachType, Xdp},
+    programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode},
 };
 
 use super::{
+    choice::{Choice, choose},
     device::{Device, Layer, Role},
     hold::{FIRST_PRIORITY, Hold, HoldError, Holds, Hook, LAST_PRIORITY},
 };
-use crate::{causes::with_causes, config::Mode};
+use crate::{
+    causes::with_causes,
+    config::{Mode, Modes},
+};
 
 /// Names of the programs in the object.
 mod program {
@@ -35,6 +39,9 @@ mod program {
     pub(super) const HOST: &str = "host";
     pub(super) const LO: &str = "lo";
     pub(super) const XDP_UPLINK: &str = "xdp_uplink";
+    /// The same program as a pin's name has it where it is put before the stack by generic XDP: a link of one kind is never
+    /// updated to the other.
+    pub(super) const XDP_UPLINK_GENERIC: &str = "xdp_generic";
 
     /// For TC on devices that every node has.
     pub(super) const USUAL: [&str; 5] = [POD, UPLINK, EGRESS, HOST, LO];
@@ -56,14 +63,22 @@ pub fn is_priority_of_ours(priority: u16) -> bool {
 #[derive(Debug)]
 pub struct Programs {
     ebpf: Ebpf,
-    mode: Mode,
-    l3: L3,
+    modes: Modes,
+    needs: Needs,
 }
 
-/// Whether a device has needed the programs for packets without L2 header, known to all programs of one datapath. Few nodes have
-/// such a device, and the verifier takes its time for them.
+/// Which programs a device has needed that few nodes have, known to all programs of one datapath. The verifier takes its
+/// time for each.
 #[derive(Clone, Debug, Default)]
-pub struct L3(Arc<AtomicBool>);
+pub struct Needs(Arc<Needed>);
+
+#[derive(Debug, Default)]
+struct Needed {
+    /// Those for packets without L2 header.
+    l3: AtomicBool,
+    /// That for XDP.
+    xdp: AtomicBool,
+}
 
 /// Our programs on one device. Dropped, they stay there.
 #[derive(Debug, Default)]
@@ -79,6 +94,8 @@ struct NoXdp {
     reason: String,
     /// Whether somebody else's program is there, which may go; what the device itself refuses stays refused.
     is_taken: bool,
+    /// Whether it was asked for by name.
+    is_asked: bool,
 }
 
 /// Why the programs cannot be used, or not on this device.
@@ -122,19 +139,16 @@ pub enum AttachError {
 }
 
 impl Programs {
-    /// Has the verifier load what `mode` needs, and those for devices without L2 header if there has been one.
-    pub fn load(mut ebpf: Ebpf, mode: Mode, l3: L3) -> Result<Self, AttachError> {
-        let for_l3 = program::L3.iter().filter(|_| l3.0.load(Relaxed));
+    /// Has the verifier load what every node needs, what `modes` ask for by name, and what some device has needed.
+    pub fn load(mut ebpf: Ebpf, modes: Modes, needs: Needs) -> Result<Self, AttachError> {
+        let for_l3 = program::L3.iter().filter(|_| needs.0.l3.load(Relaxed));
         for name in program::USUAL.iter().chain(for_l3) {
             loaded(&mut ebpf, name)?;
         }
-        if mode == Mode::Xdp {
-            let name = program::XDP_UPLINK;
-            xdp(&mut ebpf)?
-                .load()
-                .map_err(|source| AttachError::Load { name, source })?;
+        if modes.ask_for_xdp() || needs.0.xdp.load(Relaxed) {
+            xdp(&mut ebpf)?;
         }
-        Ok(Self { ebpf, mode, l3 })
+        Ok(Self { ebpf, modes, needs })
     }
 
     /// Puts what `device` takes in this role on it; in the place of the programs of the same names in `earlier`, or of those
@@ -162,19 +176,33 @@ impl Programs {
             earlier.release();
             return Err(error);
         }
-        let takes_xdp =
-            self.mode == Mode::Xdp && role == Role::Uplink && device.layer == Layer::Ethernet;
+        let mode = self.modes.of(&device.name);
+        let (kind, reason) = match choose(mode, device, role) {
+            Choice::Put(kind) => (Some(kind), None),
+            Choice::Leave(reason) => (None, reason),
+        };
+        let earlier_xdp = earlier_xdp.and_then(|hold| {
+            if kind.map(pin_name) == Some(hold.program) {
+                return Some(hold);
+            }
+            hold.release();
+            None
+        });
         // What a device has refused is not asked of it again and again.
         let may_be_free = refused.as_ref().is_some_and(|refused| refused.is_taken);
-        if takes_xdp && (is_first || earlier_xdp.is_some() || may_be_free) {
-            match self.attach_xdp(holds, device, earlier_xdp) {
+        if let Some(kind) = kind
+            && (is_first || earlier_xdp.is_some() || may_be_free)
+        {
+            match self.attach_xdp(holds, device, kind, earlier_xdp) {
                 Ok(hold) => put.xdp = Some(hold),
-                Err(reason) => put.no_xdp = Some(reason),
+                Err(error) => put.no_xdp = Some(NoXdp::because(&error, mode != Mode::Auto)),
             }
-            told(device, refused.as_ref(), put.no_xdp.as_ref());
-        } else if takes_xdp {
-            put.no_xdp = refused;
+        } else if kind.is_some() {
+            put.no_xdp.clone_from(&refused);
+        } else {
+            put.no_xdp = reason.map(NoXdp::chosen);
         }
+        told(device, refused.as_ref(), put.no_xdp.as_ref());
         Ok(put)
     }
 
@@ -186,7 +214,7 @@ impl Programs {
         (earlier, put): (&mut Attachment, &mut Attachment),
     ) -> Result<(), AttachError> {
         if device.layer == Layer::Ip {
-            self.l3.0.store(true, Relaxed);
+            self.needs.0.l3.store(true, Relaxed);
         }
         // What goes out first: a reply that the host sends belongs to a connection that came in.
         for place in programs_for(device.layer, role)? {
@@ -206,20 +234,37 @@ impl Programs {
         &mut self,
         holds: &Holds,
         device: &Device,
+        kind: XdpMode,
         earlier: Option<Hold>,
-    ) -> Result<Hold, NoXdp> {
+    ) -> Result<Hold, AttachError> {
+        self.needs.0.xdp.store(true, Relaxed);
+        let program = xdp(&mut self.ebpf)?;
         let name = program::XDP_UPLINK;
-        let attached = xdp(&mut self.ebpf).and_then(|program| {
-            holds
-                .put_xdp(program, device, name, earlier)
-                .map_err(|source| AttachError::Attach { name, source })
-        });
-        attached.map_err(|error| NoXdp::because(&error))
+        holds
+            .put_xdp(program, device, (pin_name(kind), kind), earlier)
+            .map_err(|source| AttachError::Attach { name, source })
+    }
+}
+
+/// What a program for XDP is called in its pin's name.
+fn pin_name(kind: XdpMode) -> &'static str {
+    match kind {
+        XdpMode::Skb => program::XDP_UPLINK_GENERIC,
+        _ => program::XDP_UPLINK,
     }
 }
 
 impl NoXdp {
-    fn because(error: &AttachError) -> Self {
+    /// By what is known of the device.
+    fn chosen(reason: &str) -> Self {
+        Self {
+            reason: reason.to_owned(),
+            is_taken: false,
+            is_asked: false,
+        }
+    }
+
+    fn because(error: &AttachError, is_asked: bool) -> Self {
         let reason = with_causes(error);
         let first: Option<&dyn Error> = Some(error);
         let causes = iter::successors(first, |error| Error::source(*error));
@@ -231,7 +276,11 @@ impl NoXdp {
         } else {
             reason
         };
-        Self { reason, is_taken }
+        Self {
+            reason,
+            is_taken,
+            is_asked,
+        }
     }
 }
 
@@ -239,9 +288,18 @@ impl NoXdp {
 fn told(device: &Device, before: Option<&NoXdp>, now: Option<&NoXdp>) {
     let device = &device.name;
     match (before, now) {
-        (Some(_), None) => tracing::info!(device, "native XDP serves the uplink as well now"),
-        (before, Some(NoXdp { reason, .. })) if before != now => {
-            tracing::warn!(device, reason, "no native XDP; TC alone serves the uplink");
+        (Some(_), None) => tracing::info!(device, "XDP serves the uplink as well now"),
+        (
+            before,
+            Some(NoXdp {
+                reason, is_asked, ..
+            }),
+        ) if before != now => {
+            if *is_asked {
+                tracing::warn!(device, reason, "no native XDP; TC alone serves the uplink");
+            } else {
+                tracing::info!(device, reason, "no native XDP; TC alone serves the uplink");
+            }
         }
         _ => {}
     }
@@ -250,7 +308,11 @@ fn told(device: &Device, before: Option<&NoXdp>, now: Option<&NoXdp>) {
 impl Attachment {
     /// The hooks in use, as `fulcrum status` prints them.
     pub fn hooks(&self) -> &'static str {
-        if self.xdp.is_some() { "tc+xdp" } else { "tc" }
+        match &self.xdp {
+            Some(hold) if hold.program == program::XDP_UPLINK => "tc+xdp",
+            Some(_) => "tc+xdp-generic",
+            None => "tc",
+        }
     }
 
     /// Why there is no native XDP though it was asked for.
@@ -312,12 +374,19 @@ fn classifier<'a>(
         .ok_or(AttachError::NoProgram { name })
 }
 
+/// The program for XDP, which the verifier has seen.
 fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, AttachError> {
-    ebpf.program_mut(program::XDP_UPLINK)
+    let name = program::XDP_UPLINK;
+    let program: &mut Xdp = ebpf
+        .program_mut(name)
         .and_then(|program| program.try_into().ok())
-        .ok_or(AttachError::NoProgram {
-            name: program::XDP_UPLINK,
-        })
+        .ok_or(AttachError::NoProgram { name })?;
+    if program.fd().is_err() {
+        program
+            .load()
+            .map_err(|source| AttachError::Load { name, source })?;
+    }
+    Ok(program)
 }
 
 #[cfg(test)]

@@ -40,6 +40,12 @@ where
         self.receive(drop)
     }
 
+    /// Asks for one thing, of which `take` gets the answer.
+    pub(crate) fn ask(&mut self, message: M, take: impl FnMut(M)) -> io::Result<()> {
+        self.send(message, NLM_F_REQUEST | NLM_F_ACK)?;
+        self.receive(take)
+    }
+
     /// Asks for a listing.
     pub(crate) fn list(&mut self, message: M) -> io::Result<Vec<M>> {
         let mut found = Vec::new();

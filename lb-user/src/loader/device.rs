@@ -39,10 +39,12 @@ pub struct Device {
     pub layer: Layer,
     /// The other end, for devices that come in pairs.
     pub pair: Pair,
-    /// Whether it is a port of a bond or team.
-    pub aggregated: bool,
+    /// The bond or team that it is a port of.
+    pub aggregate: Option<u32>,
     /// Whether it is a bridge.
     pub is_bridge: bool,
+    /// Whether frames come by it that this machine itself has made: the other end of a pair, a program's, or those of a port.
+    pub is_fed_here: bool,
     /// Whether it belongs to the pair of an agent, ours or another.
     pub is_host_pair: bool,
     /// Largest packet, L3 bytes.
@@ -118,7 +120,7 @@ impl Selection {
         if self.host == Some(device.index) {
             return Some(Role::Host);
         }
-        if device.aggregated || device.is_host_pair {
+        if device.aggregate.is_some() || device.is_host_pair {
             return None;
         }
         if self.is_uplink(device) {
@@ -155,12 +157,14 @@ impl From<LinkMessage> for Device {
             name: String::new(),
             layer: Layer::from_arphrd(message.header.link_layer_type.into()),
             pair: Pair::None,
-            aggregated: false,
+            aggregate: None,
             is_bridge: false,
+            is_fed_here: false,
             is_host_pair: false,
             mtu: 0,
         };
         let mut peer_elsewhere = false;
+        let (mut controller, mut is_aggregated) = (None, false);
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => device.name = name,
@@ -168,11 +172,16 @@ impl From<LinkMessage> for Device {
                 LinkAttribute::IfAlias(alias) => {
                     device.is_host_pair = pair::name::owner(&alias).is_some();
                 }
+                LinkAttribute::Controller(index) => controller = Some(index),
                 LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
-                LinkAttribute::LinkInfo(infos) => device.learn(&infos),
+                LinkAttribute::LinkInfo(infos) => {
+                    is_aggregated |= infos.iter().any(is_of_aggregate);
+                    device.learn(&infos);
+                }
                 _ => {}
             }
         }
+        device.aggregate = controller.filter(|_| is_aggregated);
         if device.pair == Pair::Here && peer_elsewhere {
             device.pair = Pair::Elsewhere;
         }
@@ -188,6 +197,9 @@ impl Device {
 
     fn learn(&mut self, infos: &[LinkInfo]) {
         for info in infos {
+            if let LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit | InfoKind::Tun) = info {
+                self.is_fed_here = true;
+            }
             match info {
                 LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit) => self.pair = Pair::Here,
                 LinkInfo::Kind(InfoKind::Bridge) => self.is_bridge = true,
@@ -197,12 +209,26 @@ impl Device {
                 {
                     self.pair = Pair::None;
                 }
-                LinkInfo::PortKind(InfoPortKind::Bond | InfoPortKind::Team) => {
-                    self.aggregated = true;
-                }
                 _ => {}
             }
         }
+    }
+}
+
+/// Whether a device is a port of a bond or team.
+fn is_of_aggregate(info: &LinkInfo) -> bool {
+    matches!(
+        info,
+        LinkInfo::PortKind(InfoPortKind::Bond | InfoPortKind::Team)
+    )
+}
+
+/// Notes what devices have from their ports: a bond meets the frames that its ports do.
+pub fn inherit_from_ports(devices: &mut [Device]) {
+    let ports = devices.iter().filter(|port| port.is_fed_here);
+    let fed: BTreeSet<u32> = ports.filter_map(|port| port.aggregate).collect();
+    for device in devices {
+        device.is_fed_here |= fed.contains(&device.index);
     }
 }
 
@@ -379,10 +405,35 @@ mod tests {
         all.host = Some(9);
         assert_eq!(all.role(&lo), Some(Role::Lo));
         let port = LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(InfoPortKind::Bond)]);
-        assert_eq!(
-            all.role(&message("eth1", arphrd::ETHER, vec![port]).into()),
-            None
-        );
+        let port = Device::from(message(
+            "eth1",
+            arphrd::ETHER,
+            vec![port, LinkAttribute::Controller(3)],
+        ));
+        assert_eq!(all.role(&port), None);
+        // A bridge's port is one of its own.
+        let port = LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(InfoPortKind::Bridge)]);
+        let attributes = vec![port, LinkAttribute::Controller(3)];
+        let port = Device::from(message("eth1", arphrd::ETHER, attributes));
+        assert_eq!(all.role(&port), Some(Role::Uplink));
+    }
+
+    #[test]
+    fn a_bond_is_fed_by_what_its_ports_are_fed_by() {
+        let of_bond = || LinkAttribute::LinkInfo(vec![LinkInfo::PortKind(InfoPortKind::Bond)]);
+        let veth = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]);
+        let port = |index, more: Vec<LinkAttribute>| {
+            let attributes = [vec![of_bond(), LinkAttribute::Controller(index)], more];
+            Device::from(message("eth1", arphrd::ETHER, attributes.concat()))
+        };
+        let bond = |index| Device {
+            index,
+            ..Device::from(message("bond0", arphrd::ETHER, Vec::new()))
+        };
+        let mut devices = [port(3, vec![]), port(4, vec![veth]), bond(3), bond(4)];
+        inherit_from_ports(&mut devices);
+        let fed = devices.map(|device| device.is_fed_here);
+        assert_eq!(fed, [false, true, false, true]);
     }
 
     #[test]

@@ -2,8 +2,14 @@
 
 use std::{collections::BTreeMap, fmt, io, path::Path};
 
-use aya::{EbpfError, maps::MapData};
-use aya_obj::{Object, generated::bpf_map_type};
+use aya::{
+    EbpfError,
+    maps::{MapData, MapType},
+};
+use aya_obj::{
+    Object,
+    generated::{BPF_F_RDONLY_PROG, bpf_map_type},
+};
 use lb_common::abi::map;
 
 use super::object::{OBJECT, ObjectError};
@@ -74,12 +80,17 @@ pub(super) fn found(path: &Path) -> io::Result<Found> {
     let Ok(kind) = info.map_type() else {
         return Ok(Found::Stranger);
     };
+    let own = match kind {
+        // The kernel's own addition (`kernel/bpf/devmap.c`), which nobody may ask for.
+        MapType::DevMapHash => BPF_F_RDONLY_PROG,
+        _ => 0,
+    };
     Ok(Found::Map(Form {
         kind: kind as u32,
         key_size: info.key_size(),
         value_size: info.value_size(),
         max_entries: info.max_entries(),
-        flags: info.map_flags(),
+        flags: info.map_flags() & !own,
     }))
 }
 
@@ -110,6 +121,7 @@ fn name(kind: u32) -> Option<&'static str> {
         (bpf_map_type::BPF_MAP_TYPE_ARRAY, "array"),
         (bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY, "percpu_array"),
         (bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, "lpm_trie"),
+        (bpf_map_type::BPF_MAP_TYPE_DEVMAP_HASH, "devmap_hash"),
     ];
     let mut known = names.into_iter();
     known

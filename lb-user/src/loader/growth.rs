@@ -22,14 +22,14 @@ use lb_common::net::addr::Family;
 
 use super::{
     LoaderError,
-    attach::{L3, Programs},
+    attach::{Needs, Programs},
     facts,
     form::{self, Found},
     inherit::Inheritance,
     object, pin,
     tracer::Tracer,
 };
-use crate::config::{FlowTableSizes, Mode};
+use crate::config::{FlowTableSizes, Modes};
 
 /// The program in the object.
 const CARRY: &str = "carry";
@@ -67,9 +67,9 @@ pub struct Origin {
     /// Where the program `trace` is pinned.
     pub tracer: PathBuf,
     /// What is attached to uplinks.
-    pub mode: Mode,
-    /// Whether programs for devices without L2 header are needed.
-    pub l3: L3,
+    pub modes: Modes,
+    /// Which programs few nodes need.
+    pub needs: Needs,
     /// A device of the node.
     pub ifindex: u32,
     /// Clients that affinity is remembered of.
@@ -157,7 +157,7 @@ impl Origin {
         let tracer = Tracer::pinned(&mut ebpf, &next, self.ifindex)?;
         rename(&next, &self.tracer)?;
         Ok(Stage {
-            programs: Programs::load(ebpf, self.mode, self.l3.clone())?,
+            programs: Programs::load(ebpf, self.modes.clone(), self.needs.clone())?,
             tracer,
             carrier,
             node,
@@ -175,7 +175,7 @@ impl Origin {
         super::bpf_log::forward(&mut ebpf);
         Ok(Stage {
             tracer: Tracer::pinned(&mut ebpf, &self.tracer, self.ifindex)?,
-            programs: Programs::load(ebpf, self.mode, self.l3.clone())?,
+            programs: Programs::load(ebpf, self.modes.clone(), self.needs.clone())?,
             carrier: None,
             node: self.node,
         })
@@ -471,8 +471,8 @@ mod tests {
             },
             maps: PathBuf::from("/pins/maps"),
             tracer: PathBuf::from("/pins/trace"),
-            mode: Mode::Tc,
-            l3: L3::default(),
+            modes: Modes::TC,
+            needs: Needs::default(),
             ifindex: 1,
             affinity_size: 64,
         }

@@ -205,7 +205,7 @@ impl Holds {
         &self,
         xdp: &mut Xdp,
         device: &Device,
-        program: &'static str,
+        (program, kind): (&'static str, XdpMode),
         earlier: Option<Hold>,
     ) -> Result<Hold, HoldError> {
         let pin = self.pin(program, device.index);
@@ -220,7 +220,7 @@ impl Holds {
             }
         }
         clear(&pin);
-        let id = xdp.attach_to_if_index(device.index, XdpMode::Driver)?;
+        let id = xdp.attach_to_if_index(device.index, kind)?;
         if let Some(error) = severed {
             put_back(device, program, &with_causes(&error));
         }

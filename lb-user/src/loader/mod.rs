@@ -3,10 +3,13 @@
 //! Knows nothing of services; what the maps contain is [`crate::apply`]'s. Tables and programs stay where they are when the
 //! agent ends, pinned for the next one ([`inherit`], [`hold`]).
 
+pub(crate) mod ability;
 pub mod attach;
+pub(crate) mod attribute;
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
 pub(crate) mod channel;
+pub(crate) mod choice;
 pub mod device;
 pub mod facts;
 pub(crate) mod filter;
@@ -20,6 +23,7 @@ pub mod object;
 pub mod pair;
 pub mod pattern;
 pub mod pin;
+mod redirects;
 pub mod route;
 pub mod sysctl;
 pub mod tracer;
@@ -32,8 +36,8 @@ use std::{
 
 use lb_common::abi::NodeConfig;
 
-use crate::config::Mode;
-use attach::{AttachError, Attachment, L3, Programs};
+use crate::{apply::MapError, config::Modes};
+use attach::{AttachError, Attachment, Needs, Programs};
 use device::{Device, Role};
 use former::FormerError;
 use growth::{Begun, Carrier, Origin};
@@ -41,6 +45,7 @@ use hold::Holds;
 use inherit::{InheritError, Inheritance};
 use object::{Facts, ObjectError};
 use pin::{PinDirectory, PinError};
+use redirects::Redirects;
 use tracer::{TraceError, Tracer};
 
 /// Programs and maps, ready for devices.
@@ -51,6 +56,7 @@ pub struct Datapath {
     holds: Holds,
     origin: Origin,
     unfinished: Option<Unfinished>,
+    redirects: Redirects,
     /// Until somebody takes it.
     tracer: Option<Tracer>,
 }
@@ -102,6 +108,9 @@ pub enum LoaderError {
     /// The object is not the one that this binary was made for.
     #[error("the BPF object has no program {0:?}")]
     NoProgram(&'static str),
+    /// The table of devices that XDP may send by.
+    #[error(transparent)]
+    Redirects(#[from] MapError),
     /// The flow table could not grow.
     #[error(transparent)]
     Growth(#[from] growth::GrowthError),
@@ -114,7 +123,7 @@ impl Datapath {
         bpffs: &Path,
         run_dir: &Path,
         facts: Facts,
-        mode: Mode,
+        modes: Modes,
     ) -> Result<Self, LoaderError> {
         let mut pins = PinDirectory::open(bpffs, run_dir)?;
         let holds = Holds::open(&pins.links(), run_dir).map_err(|source| LoaderError::Links {
@@ -132,8 +141,8 @@ impl Datapath {
             node,
             maps: pins.maps().to_owned(),
             tracer: pins.tracer(),
-            mode,
-            l3: L3::default(),
+            modes,
+            needs: Needs::default(),
             ifindex: facts.host.near,
             affinity_size: facts.flows.affinity_size,
         };
@@ -150,8 +159,10 @@ impl Datapath {
             }
         };
         facts::replace(&origin.node, &pin::facts(pins.maps()))?;
+        let redirects = Redirects::open(pins.maps())?;
         pins.keep();
         Ok(Self {
+            redirects,
             programs: stage.programs,
             pins,
             holds,
@@ -198,6 +209,11 @@ impl Datapath {
         earlier: Option<Attachment>,
     ) -> Result<Attachment, AttachError> {
         self.programs.attach(&self.holds, device, role, earlier)
+    }
+
+    /// Lets XDP send by those of these uplinks whose drivers can.
+    pub fn redirect_between(&mut self, uplinks: &BTreeSet<u32>) -> Result<(), MapError> {
+        self.redirects.follow(uplinks)
     }
 
     /// Takes programs of earlier agents off all devices that they are not wanted on any more: `kept` are the attachments that

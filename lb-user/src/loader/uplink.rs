@@ -190,7 +190,7 @@ impl Survey {
 }
 
 fn may_lead_out(device: &Device) -> bool {
-    device.layer != Layer::Loopback && !device.is_host_pair && !device.aggregated
+    device.layer != Layer::Loopback && !device.is_host_pair && device.aggregate.is_none()
 }
 
 fn is_meant_for_others(addr: IpAddr) -> bool {

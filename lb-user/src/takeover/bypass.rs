@@ -12,11 +12,14 @@ use lb_common::net::ip::proto;
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::{
-    attribute::{Message, attribute, nested, number, text},
-    proxy::is_absent,
+use super::proxy::is_absent;
+use crate::{
+    alloc::PortRange,
+    loader::{
+        attribute::{Message, attribute, nested, number, text},
+        channel::Channel,
+    },
 };
-use crate::{alloc::PortRange, loader::channel::Channel};
 
 /// `NFNL_SUBSYS_NFTABLES`.
 const SUBSYSTEM: u16 = 10;

@@ -5,11 +5,8 @@ use std::io;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::{
-    attribute::Message,
-    entry::{self, Entry, Tuple},
-};
-use crate::loader::channel::Channel;
+use super::entry::{self, Entry, Tuple};
+use crate::loader::{attribute::Message, channel::Channel};
 
 /// The table of this network namespace.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lb_common::net::ip::proto;
 
-use super::attribute::{
+use crate::loader::attribute::{
     Message, attribute, find, find_addr, find_u16, find_u32, nested, number, octets,
 };
 

@@ -12,7 +12,6 @@
 
 mod abandoned;
 mod adopt;
-mod attribute;
 mod bypass;
 mod conntrack;
 mod entry;

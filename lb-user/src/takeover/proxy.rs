@@ -4,8 +4,13 @@ use std::{fmt, fs, io};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
-use super::attribute::{Message, text};
-use crate::{loader::channel::Channel, sys::old_table};
+use crate::{
+    loader::{
+        attribute::{Message, text},
+        channel::Channel,
+    },
+    sys::old_table,
+};
 
 /// `NFNL_SUBSYS_NFTABLES` and messages of `linux/netfilter/nf_tables.h`.
 const GET_TABLE: u16 = 10 << 8 | 1;

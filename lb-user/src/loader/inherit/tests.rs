@@ -154,6 +154,7 @@ fn damage_takes_all_tables_of_services_and_what_relies_on_them() {
         map::FRAGMENTS6,
         map::PIECES,
         map::TAKEOVER,
+        map::XDP_DEVICES,
     ];
     assert_eq!(stay, expected);
     let text = inheritance.faults[map::SLOTS].to_string();

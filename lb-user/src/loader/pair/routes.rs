@@ -360,8 +360,9 @@ mod tests {
             name: index.to_string(),
             layer: crate::loader::device::Layer::Ethernet,
             pair: crate::loader::device::Pair::None,
-            aggregated: false,
+            aggregate: None,
             is_bridge: false,
+            is_fed_here: false,
             is_host_pair: false,
             mtu,
         };

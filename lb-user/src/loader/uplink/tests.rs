@@ -9,8 +9,9 @@ fn device(index: u32, name: &str) -> Device {
         name: name.to_owned(),
         layer: Layer::Ethernet,
         pair: Pair::None,
-        aggregated: false,
+        aggregate: None,
         is_bridge: false,
+        is_fed_here: false,
         is_host_pair: false,
         mtu: 1500,
     }

@@ -1,4 +1,4 @@
-//! Attributes of nfnetlink messages, written and read; numbers are in network byte order there.
+//! Attributes of netlink messages, written and read; those of nfnetlink have numbers in network byte order.
 
 use std::net::IpAddr;
 
@@ -6,14 +6,14 @@ use netlink_packet_core::{
     DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlaBuffer, NlasIterator,
 };
 
-/// Length of `struct nfgenmsg`.
+/// Length of `struct nfgenmsg`, and of `struct genlmsghdr`.
 const HEADER: usize = 4;
 /// Length of an attribute's header.
 const ATTRIBUTE: usize = 4;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 1 << 15;
 
-/// A message of a subsystem of `linux/netfilter/nfnetlink.h`.
+/// A message of a subsystem of `linux/netfilter/nfnetlink.h`, or of a family of `linux/genetlink.h`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Message {
     kind: u16,
@@ -27,6 +27,11 @@ impl Message {
         let mut payload = vec![family, 0, high, low];
         payload.extend(attributes.concat());
         Self { kind, payload }
+    }
+
+    /// One of generic netlink: a family's number, and its command.
+    pub(crate) fn generic(family: u16, command: u8, attributes: &[Vec<u8>]) -> Self {
+        Self::new(family, command, 0, attributes)
     }
 
     pub(crate) fn attributes(&self) -> &[u8] {
