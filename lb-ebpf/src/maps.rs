@@ -18,7 +18,9 @@ use lb_common::{
     },
     datapath::Work,
     flow::FlowKey,
+    hash::HashKey,
     net::addr::{Addr, Addr4, Addr6},
+    select::MAGLEV_KEY,
 };
 
 use crate::{
@@ -125,6 +127,10 @@ pub(crate) static NODE: Global<NodeConfig> = Global::new(NodeConfig {
     flow_mask6: capacity::FLOWS - 1,
     ..NodeConfig::DEFAULT
 });
+
+/// The key under which Maglev services look packets up; the loader writes it if a flag gives another.
+#[unsafe(no_mangle)]
+pub(crate) static MAGLEV: Global<HashKey> = Global::new(MAGLEV_KEY);
 
 /// Where words of flow slots stand; the loader writes it if there is a layout before this one.
 #[unsafe(no_mangle)]

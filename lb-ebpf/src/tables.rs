@@ -21,11 +21,12 @@ use lb_common::{
         FlowKey,
         clock::{self, Tick},
     },
+    hash::HashKey,
     net::ip::Ends,
 };
 
 use crate::{
-    maps::{COUNTERS, FamilyMaps, NEXT_HOPS, NODE, SLOTS, TAKEOVER},
+    maps::{COUNTERS, FamilyMaps, MAGLEV, NEXT_HOPS, NODE, SLOTS, TAKEOVER},
     memory::{KernelHop, KernelSlots, copy},
     pieces, socket,
     stages::remember_hop,
@@ -69,6 +70,15 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     #[inline(always)]
     fn node_addr(&self) -> A {
         A::node_addr(node())
+    }
+
+    #[inline(always)]
+    fn maglev_key(&self) -> &HashKey {
+        let mut key = (&raw const MAGLEV).cast::<HashKey>();
+        // SAFETY: an empty instruction, as in `node`.
+        unsafe { asm!("", inout("r1") key, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: as in `node`.
+        unsafe { &*key }
     }
 
     #[inline(always)]

@@ -9,6 +9,7 @@ use lb_common::{
     },
     datapath::{Decision, Explained, Hook, Role, Route, Tables, Work, explain},
     flow::{Direction, FlowKey, clock::Tick},
+    hash::HashKey,
     net::{
         addr::{Addr, Addr4, Addr6},
         eth::{self, ether_type},
@@ -137,6 +138,11 @@ impl<A: FamilyMaps> Tables<A> for Asked {
     #[inline(always)]
     fn node_addr(&self) -> A {
         self.tables.node_addr()
+    }
+
+    #[inline(always)]
+    fn maglev_key(&self) -> &HashKey {
+        Tables::<A>::maglev_key(&self.tables)
     }
 
     #[inline(always)]

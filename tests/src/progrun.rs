@@ -69,10 +69,15 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Loads the object and these of its programs. Of `node`, tables' sizes and hash key are filled in.
+    /// Loads the object and these of its programs. Of `node`, tables' sizes are filled in, and the hash key
+    /// if it has none.
     pub fn load(node: NodeConfig, flow_table_size: u32, programs: &[&str]) -> Result<Self> {
+        let hash_key = match node.hash_key {
+            [0, ..] => HASH_KEY,
+            given => given,
+        };
         let node = NodeConfig {
-            hash_key: HASH_KEY,
+            hash_key,
             flow_mask4: flow_table_size - 1,
             flow_mask6: flow_table_size - 1,
             ..node
@@ -135,6 +140,8 @@ pub struct ServicePort {
     pub base: u32,
     /// Backends by id; the service is filled in.
     pub backends: Vec<(u32, BackendRow)>,
+    /// How one of them is chosen: one of [`service_flags`], or 0.
+    pub algorithm: u32,
 }
 
 impl ServicePort {
@@ -148,7 +155,7 @@ impl ServicePort {
                 base: self.base,
                 count,
             },
-            flags: service_flags::CLUSTER_IP,
+            flags: service_flags::CLUSTER_IP | self.algorithm,
             ..Service::default()
         }
     }

@@ -217,6 +217,7 @@ fn note<A: Addr, S: Slots<A>>(
         found.slot.set_last_seen(now);
     }
     let heard = Heard {
+        own_fin: false,
         other_fin: false,
         goes_on: state == State::HalfOpen && goes_on(work, table, found, flags),
     };
@@ -270,8 +271,14 @@ fn next_tcp_state<A: Addr, S: Slots<A>>(
     if fin && !flags.fin() {
         found.slot.add_flags(SlotFlags::FIN);
     }
-    let other_fin = fin && table.twin_flags(found).fin();
-    tcp::next(found.word.state(), work.tcp, Heard { other_fin, ..heard })
+    let own_fin = heard.goes_on && flags.fin();
+    let other_fin = (fin || own_fin) && table.twin_flags(found).fin();
+    let heard = Heard {
+        own_fin,
+        other_fin,
+        ..heard
+    };
+    tcp::next(found.word.state(), work.tcp, heard)
 }
 
 /// Passing and dropping are told apart by the reason.

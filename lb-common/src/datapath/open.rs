@@ -21,7 +21,7 @@ use crate::{
         slot::{BackendRef, SlotFlags},
         table::{Existing, FlowTable, Refusal, Slots},
     },
-    net::{addr::Addr, ip::proto},
+    net::{addr::Addr, ip::proto, tcp::Flags},
     select,
 };
 
@@ -43,6 +43,7 @@ fn opened<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, existing: Exist
         _ => via,
     });
     work.flow.back = way_back(tables.role(), work.flow.next_hop);
+    work.flow.first = first_flags(work.tcp);
     // What XDP cannot send it leaves to TC, but it opens the flow all the same: if TC chose again, backends
     // that XDP reaches would be chosen more often than others.
     if T::HOOK == Hook::Tc
@@ -163,7 +164,22 @@ fn begins<A: Addr, T: Tables<A>>(
     if tables.node().features & features::SETTLING != 0 {
         return Err(Decision::Drop(Reason::DropNotSyn));
     }
-    Err(Decision::Reject(Reason::RejectNoFlow))
+    if !is_resumed(work) {
+        return Err(Decision::Reject(Reason::RejectNoFlow));
+    }
+    if !T::DRY {
+        tables.count(Reason::Resumed);
+    }
+    Ok(())
+}
+
+/// True if the packet is of a connection that another node has opened, or this one before its tables were lost, and whose
+/// backend can be told all the same. A SYN-ACK is of none: clients send no such thing.
+#[inline(always)]
+fn is_resumed<A: Addr>(work: &Work<A>) -> bool {
+    work.call.service.flags & service_flags::MAGLEV != 0
+        && work.key.proto == proto::TCP
+        && !work.tcp.accepts()
 }
 
 /// Picks a backend that is this service's at this moment.
@@ -200,7 +216,8 @@ fn attempt<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Option<Resu
     Some(picked)
 }
 
-/// One pick, noted in the flow to be: the backend that the client had, else one of its list uniformly at random.
+/// One pick, noted in the flow to be: the backend that the client had, else one of its list: uniformly at random, or by
+/// the packet's place in a Maglev table.
 #[inline(always)]
 fn pick<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Option<()> {
     work.call.is_affine = false;
@@ -211,7 +228,12 @@ fn pick<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Option<()> {
             return Some(());
         }
     }
-    let slot = select::uniform(work.call.range, tables.random())?;
+    let luck = if work.call.service.flags & service_flags::MAGLEV != 0 {
+        select::of_packet(tables.maglev_key(), &work.key)
+    } else {
+        tables.random()
+    };
+    let slot = select::uniform(work.call.range, luck)?;
     take(work, tables, tables.slot(slot)?, None)
 }
 
@@ -304,6 +326,18 @@ fn way_back(role: Role, next_hop: NextHopRef) -> NextHopRef {
         NextHopRef::STACK
     } else {
         NextHopRef::NONE
+    }
+}
+
+/// What a packet that may be in the middle of its connection says of it.
+#[inline(always)]
+fn first_flags(tcp: Flags) -> SlotFlags {
+    if tcp.rst() {
+        SlotFlags::RESET
+    } else if tcp.fin() {
+        SlotFlags::FIN
+    } else {
+        SlotFlags::default()
     }
 }
 

@@ -9,6 +9,7 @@ use crate::{
         Source, SourceKey, next_hop::NextHopRef,
     },
     flow::{FlowKey, clock::Tick, table::Slots},
+    hash::HashKey,
     net::{addr::Addr, crc32c, csum::Delta, ip::Ends, letter::Letter},
 };
 
@@ -131,6 +132,8 @@ pub trait Tables<A: Addr> {
     fn node(&self) -> &NodeConfig;
     /// The node's address of this family; unspecified: it has none.
     fn node_addr(&self) -> A;
+    /// The key under which Maglev services look packets up, the same on every node.
+    fn maglev_key(&self) -> &HashKey;
     /// Flow positions minus one.
     fn flow_mask(&self) -> u32;
     /// The flow table's memory.

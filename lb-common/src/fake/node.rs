@@ -22,16 +22,19 @@ use crate::{
         record,
         shelf::{self, Claim, Frame},
     },
+    hash::HashKey,
     net::{
         addr::{Addr, Family},
         ip::Ends,
     },
+    select::MAGLEV_KEY,
 };
 
 /// All that the programs on one node share. Everything can be changed between any two packets.
 #[derive(Debug)]
 pub struct FakeNode<A> {
     config: NodeConfig,
+    maglev_key: HashKey,
     flows: FakeSlots<A>,
     hops: Vec<Cell<NextHop>>,
     services: RefCell<BTreeMap<ServiceKey<A>, Service>>,
@@ -80,6 +83,7 @@ impl<A: Addr> FakeNode<A> {
                 flow_mask6: flows - 1,
                 ..config
             },
+            maglev_key: MAGLEV_KEY,
             flows: FakeSlots::new(flows),
             hops: (0..capacity::NEXT_HOPS).map(|_| Cell::default()).collect(),
             services: RefCell::default(),
@@ -344,6 +348,10 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
             Family::V4 => self.node.config.addr4.words(),
             Family::V6 => self.node.config.addr6.words(),
         })
+    }
+
+    fn maglev_key(&self) -> &HashKey {
+        &self.node.maglev_key
     }
 
     fn flow_mask(&self) -> u32 {

@@ -179,6 +179,9 @@ pub struct NewFlow<A> {
     pub local: bool,
     /// [`SlotFlags::MASQUERADED`], [`SlotFlags::LEAVING`], [`SlotFlags::FOREIGN`] or none.
     pub source: SlotFlags,
+    /// [`SlotFlags::FIN`] or [`SlotFlags::RESET`], if the packet that opens it is in the middle of a connection and says
+    /// so.
+    pub first: SlotFlags,
 }
 
 /// Whether the source port of a connection that has ended may be taken by another's at once.
@@ -338,7 +341,9 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         new: &NewFlow<A>,
         existing: Existing,
     ) -> Result<Claim, Refusal> {
-        let flags = SlotFlags::new(Direction::Original, new.local).and(new.source);
+        let flags = SlotFlags::new(Direction::Original, new.local)
+            .and(new.source)
+            .and(new.first);
         let request = Request::new(flags, existing, Rest::Broken);
         match self.reserve(key, request, Claim::NOWHERE.position).claim() {
             // Another CPU has just opened this very connection: the retransmit finds it.

@@ -8,6 +8,7 @@ use lb_common::{
     datapath::{Hook, Packet, Released, Role, Route, Tables, Verdict, Work, process},
     fake::{FakePacket, FakeTables},
     flow::{FlowKey, clock::Tick},
+    hash::HashKey,
     net::{addr::Addr, ip::Ends},
 };
 
@@ -104,6 +105,10 @@ impl<'n, A: Addr, F: Fn(Moment)> Tables<A> for Interleaved<'n, A, F> {
 
     fn node_addr(&self) -> A {
         self.tables.node_addr()
+    }
+
+    fn maglev_key(&self) -> &HashKey {
+        Tables::<A>::maglev_key(&self.tables)
     }
 
     fn flow_mask(&self) -> u32 {

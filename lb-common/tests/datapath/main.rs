@@ -20,6 +20,7 @@ mod icmp_nonsense;
 mod interleaved;
 mod lasting;
 mod made;
+mod maglev;
 mod masks;
 mod masquerade;
 mod mended;

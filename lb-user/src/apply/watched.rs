@@ -7,14 +7,14 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::abi::{Service, SlotRange, backend_flags, place::NODE_SPACE};
+use lb_common::abi::{Service, SlotRange, backend_flags, place::NODE_SPACE, service_flags};
 use proptest::prelude::*;
 
 use super::{
     FakeMaps, Faults, FaultyMaps, LbMaps, Outcome, Retry, TableError, lbmaps::IsLive, reconcile,
 };
 use crate::{
-    desired::{Desired, Endpoint, FrontendKind, Place, PortName},
+    desired::{Algorithm, Desired, DesiredPort, Endpoint, FrontendKind, Place, PortName},
     plan::{
         Area, BackendId, BackendRow, Capacity, FrontendKey, Ledger, SourceId, SourceRow,
         display_key, family_of, frontend_key,
@@ -33,22 +33,32 @@ const LISTS: [u32; 3] = [
     backend_flags::IN_INTERNAL_LOCAL,
 ];
 
-/// Addresses per list, and who may come in.
-pub(super) type Addresses = ([Vec<SocketAddr>; 3], BTreeSet<IpNet>);
+/// What a frontend leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Target {
+    /// Slots that each address has, per list.
+    lists: [BTreeMap<SocketAddr, usize>; 3],
+    /// Who may come in.
+    sources: BTreeSet<IpNet>,
+    /// The lists are Maglev tables.
+    is_maglev: bool,
+}
 
 /// Tables under the eyes of readers.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) maps: FaultyMaps<FakeMaps>,
     /// What each frontend led to when the present plan began.
-    before: BTreeMap<FrontendKey, Addresses>,
+    before: BTreeMap<FrontendKey, Target>,
     /// What each frontend shall lead to.
-    pub(super) after: BTreeMap<FrontendKey, Addresses>,
+    pub(super) after: BTreeMap<FrontendKey, Target>,
+    /// What else it may lead to, where there is no room for a Maglev table.
+    instead: BTreeMap<FrontendKey, Target>,
     has_room: bool,
     /// Frontends that must be there all the time.
     stay: BTreeSet<FrontendKey>,
     /// Copies of entries that readers in flight hold, with what the entry led to when they came.
-    in_flight: BTreeMap<(FrontendKey, u32), (Service, Addresses)>,
+    in_flight: BTreeMap<(FrontendKey, u32), (Service, Target)>,
     pub(super) violations: Vec<String>,
 }
 
@@ -58,6 +68,7 @@ impl Watched {
             maps: FaultyMaps::new(FakeMaps::new(capacity), faults, libc::ENOMEM),
             before: BTreeMap::new(),
             after: BTreeMap::new(),
+            instead: BTreeMap::new(),
             has_room: capacity == Capacity::default(),
             stay: BTreeSet::new(),
             in_flight: BTreeMap::new(),
@@ -77,14 +88,18 @@ impl Watched {
                 (self.has_room || *next == owner).then_some(key)
             })
             .collect();
-        self.after = expected
-            .into_iter()
-            .map(|(key, (_, to, _))| (key, to))
-            .collect();
+        self.after = targets(expected);
+        if !self.has_room {
+            let mut at_random = desired.clone();
+            for port in at_random.ports.values_mut() {
+                port.algorithm = Algorithm::Random;
+            }
+            self.instead = targets(self::expected(&at_random).frontends);
+        }
         reconcile(desired, ledger, self, &ONE_TRY)
     }
 
-    pub(super) fn frontends(&self) -> BTreeMap<FrontendKey, Addresses> {
+    pub(super) fn frontends(&self) -> BTreeMap<FrontendKey, Target> {
         let services = self.maps.services().expect("reads do not fail");
         services
             .into_iter()
@@ -93,22 +108,28 @@ impl Watched {
     }
 
     /// What a reader gets that holds this copy of an entry; what it must not get is left out.
-    fn follow(&self, key: &FrontendKey, service: &Service) -> Addresses {
+    fn follow(&self, key: &FrontendKey, service: &Service) -> Target {
         let lists = [
             service.cluster,
             service.external_local,
             service.internal_local,
         ];
         let lists = lists.map(|range| {
-            let slots = (range.base..).take(range.count as usize);
-            slots
-                .filter_map(|slot| self.accept(key, service, slot))
-                .map(|row| address(&row))
-                .collect()
+            let mut shares = BTreeMap::new();
+            for slot in (range.base..).take(range.count as usize) {
+                if let Some(row) = self.accept(key, service, slot) {
+                    *shares.entry(address(&row)).or_default() += 1;
+                }
+            }
+            shares
         });
         let places = self.maps.places().expect("reads do not fail").into_keys();
         let guard = places.filter(|area| service.guard != 0 && area.space == service.guard);
-        (lists, guard.map(|area| area.net).collect())
+        Target {
+            lists,
+            sources: guard.map(|area| area.net).collect(),
+            is_maglev: service.flags & service_flags::MAGLEV != 0,
+        }
     }
 
     fn accept(&self, key: &FrontendKey, service: &Service, slot: u32) -> Option<BackendRow> {
@@ -129,8 +150,8 @@ impl Watched {
         }
         for (key, service) in &services {
             let now = self.follow(key, service);
-            let as_before = self.before.get(key) == Some(&now);
-            if !as_before && self.after.get(key) != Some(&now) {
+            let mut right = [&self.before, &self.after, &self.instead].into_iter();
+            if !right.any(|targets| targets.get(key) == Some(&now)) {
                 violations.push(format!("{} leads to {now:?}, a mixture", display_key(key)));
             }
             self.check_flags(key, service, &mut violations);
@@ -251,7 +272,7 @@ impl LbMaps for Watched {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Content {
     /// Service port, lists, affinity.
-    pub(super) frontends: BTreeMap<FrontendKey, (Option<PortName>, Addresses, u32)>,
+    pub(super) frontends: BTreeMap<FrontendKey, (Option<PortName>, Target, u32)>,
     backends: BTreeSet<(Option<PortName>, SocketAddr, u32)>,
     places: BTreeMap<Area, Place>,
 }
@@ -295,19 +316,24 @@ pub(super) fn expected(desired: &Desired) -> Content {
         .iter()
         .filter(|(_, port)| !port.frontends.is_empty())
     {
-        let list = |flag| -> Vec<_> {
+        let list = |flag| {
             let backends = port
                 .backends
                 .iter()
                 .filter(|(_, facts)| bits(**facts) & flag != 0);
-            backends.map(|(endpoint, _)| *endpoint).collect()
+            let addresses: Vec<_> = backends.map(|(endpoint, _)| *endpoint).collect();
+            shares(&addresses, port)
         };
         for frontend in &port.frontends {
             let guard = match frontend.kind {
                 FrontendKind::LoadBalancer => port.source_ranges.clone(),
                 _ => BTreeSet::new(),
             };
-            let to = (LISTS.map(list), guard);
+            let to = Target {
+                lists: LISTS.map(list),
+                sources: guard,
+                is_maglev: port.algorithm == Algorithm::Maglev,
+            };
             let value = (Some(name.clone()), to, port.affinity_timeout_s);
             content
                 .frontends
@@ -319,6 +345,27 @@ pub(super) fn expected(desired: &Desired) -> Content {
         content.backends.extend(backends);
     }
     content
+}
+
+/// Slots of each of these addresses: in a table they take turns, in order.
+fn shares(addresses: &[SocketAddr], port: &DesiredPort) -> BTreeMap<SocketAddr, usize> {
+    let n_slots = match port.algorithm {
+        Algorithm::Maglev if addresses.len() > 1 => port.maglev_size.unwrap_or(4_096) as usize,
+        _ => addresses.len(),
+    };
+    let share = |at: usize| n_slots.saturating_sub(at).div_ceil(addresses.len());
+    let shares = addresses.iter().enumerate();
+    shares
+        .map(|(at, address)| (*address, share(at)))
+        .filter(|(_, share)| *share > 0)
+        .collect()
+}
+
+fn targets<T, U>(
+    frontends: BTreeMap<FrontendKey, (T, Target, U)>,
+) -> BTreeMap<FrontendKey, Target> {
+    let frontends = frontends.into_iter();
+    frontends.map(|(key, (_, to, _))| (key, to)).collect()
 }
 
 fn bits(facts: Endpoint) -> u32 {

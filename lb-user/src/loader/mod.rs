@@ -135,7 +135,7 @@ impl Datapath {
             mode,
             l3: L3::default(),
             ifindex: facts.host.near,
-            affinity_size: facts.flows.affinity_size,
+            terms: object::Terms::of(&facts),
         };
         let stage = match begun {
             None => origin.load_plain()?,

@@ -17,6 +17,7 @@ mod fragments;
 mod host;
 mod layer3;
 mod loaders;
+mod maglev;
 mod many;
 mod offload;
 mod passes;

@@ -53,6 +53,9 @@ fn port(port: &Value, shown: &mut Text) {
         name => format!("{name}, "),
     };
     shown.line(1, format_args!("Port {name}{number}/{protocol}, {family}:"));
+    if let Some(algorithm) = algorithm(port) {
+        shown.line(2, algorithm);
+    }
     let timeout = self::number(port, "/affinityTimeout").filter(|seconds| *seconds > 0);
     if let Some(seconds) = timeout {
         shown.line(
@@ -72,6 +75,18 @@ fn port(port: &Value, shown: &mut Text) {
     }
     frontends(port, shown);
     endpoints(port, shown);
+}
+
+/// An older agent does not say.
+fn algorithm(port: &Value) -> Option<String> {
+    let name = text(port, "/algorithm");
+    match number(port, "/maglevSize") {
+        _ if name.is_empty() => None,
+        Some(size) if name == "maglev" => {
+            Some(format!("Algorithm: {name}, tables of {size} places"))
+        }
+        _ => Some(format!("Algorithm: {name}")),
+    }
 }
 
 fn frontends(port: &Value, shown: &mut Text) {

@@ -1,0 +1,163 @@
+//! What the lists of a service port are made of, and how they are made: in the order of addresses, or as Maglev tables.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lb_common::hash;
+
+use super::{
+    lists::{LIST_FLAGS, Lists},
+    maglev::{self, Member},
+};
+use crate::desired::{Algorithm, DesiredPort, Protocol};
+
+/// Everything that decides what the slots hold. Equal ones make equal lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Recipe {
+    algorithm: Algorithm,
+    maglev_size: Option<u32>,
+    protocol: Protocol,
+    /// In the order of their addresses.
+    entries: Vec<Entry>,
+}
+
+/// An endpoint that has an id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Entry {
+    endpoint: SocketAddr,
+    id: u32,
+    /// Those of its lists, in [`LIST_FLAGS`].
+    flags: u32,
+}
+
+impl Recipe {
+    /// For a port without endpoints.
+    pub(super) fn new(algorithm: Algorithm, port: &DesiredPort, protocol: Protocol) -> Self {
+        Self {
+            algorithm,
+            maglev_size: port.maglev_size,
+            protocol,
+            entries: Vec::new(),
+        }
+    }
+
+    /// Adds the endpoint whose address comes next; `flags`: those of its row.
+    pub(super) fn push(&mut self, endpoint: SocketAddr, id: u32, flags: u32) {
+        let flags = flags & LIST_FLAGS.into_iter().fold(0, |all, flag| all | flag);
+        self.entries.push(Entry {
+            endpoint,
+            id,
+            flags,
+        });
+    }
+
+    /// Whether to make the lists takes long, so that they are kept.
+    pub(super) fn is_dear(&self) -> bool {
+        self.algorithm == Algorithm::Maglev
+    }
+
+    /// Makes the lists.
+    pub(super) fn lists(&self) -> Lists {
+        Lists::new(LIST_FLAGS.map(|flag| {
+            let entries = self.entries.iter().filter(|entry| entry.flags & flag != 0);
+            let entries: Vec<Entry> = entries.copied().collect();
+            match self.algorithm {
+                Algorithm::Random => entries.iter().map(|entry| entry.id).collect(),
+                Algorithm::Maglev => self.table(&entries),
+            }
+        }))
+    }
+
+    fn table(&self, entries: &[Entry]) -> Vec<u32> {
+        let n_backends = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+        let size = match (n_backends, self.maglev_size) {
+            // There is nothing to look up.
+            (0 | 1, _) => n_backends,
+            (_, Some(size)) => size,
+            (_, None) => maglev::default_size(n_backends),
+        };
+        let member = |entry: &Entry| Member {
+            identity: identity(entry.endpoint, self.protocol),
+            weight: 1,
+        };
+        let members: Vec<_> = entries.iter().map(member).collect();
+        let places = maglev::populate(&members, size);
+        let ids = places.into_iter().filter_map(|index| {
+            let entry = entries.get(usize::try_from(index).ok()?)?;
+            Some(entry.id)
+        });
+        ids.collect()
+    }
+}
+
+/// Who an endpoint is on every node.
+fn identity(endpoint: SocketAddr, protocol: Protocol) -> u64 {
+    let address = match endpoint.ip() {
+        IpAddr::V4(addr) => u128::from(u32::from(addr)),
+        IpAddr::V6(addr) => u128::from(addr),
+    };
+    let last = u64::from(endpoint.port()) << 8 | u64::from(protocol.number());
+    let words = [(address >> 64) as u64, address as u64, last];
+    words.into_iter().fold(0, |bits: u64, word| {
+        hash::finish(bits.wrapping_add(word).wrapping_add(1))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use lb_common::abi::backend_flags::{IN_CLUSTER, IN_INTERNAL_LOCAL, SERVING};
+
+    use super::*;
+
+    fn endpoint(last: u8, port: u16) -> SocketAddr {
+        SocketAddr::new([10, 244, 1, last].into(), port)
+    }
+
+    fn recipe(algorithm: Algorithm, maglev_size: Option<u32>, ids: &[u32]) -> Recipe {
+        let port = DesiredPort {
+            maglev_size,
+            ..DesiredPort::default()
+        };
+        let mut recipe = Recipe::new(algorithm, &port, Protocol::Tcp);
+        for (last, id) in (1..).zip(ids) {
+            recipe.push(endpoint(last, 80), *id, SERVING | IN_CLUSTER);
+        }
+        recipe
+    }
+
+    #[test]
+    fn random_lists_have_each_endpoint_once_in_the_order_of_addresses() {
+        let mut recipe = recipe(Algorithm::Random, Some(64), &[9, 3]);
+        recipe.push(endpoint(8, 80), 5, IN_CLUSTER | IN_INTERNAL_LOCAL);
+        assert_eq!(recipe.lists().ids(), [9, 3, 5, 5]);
+    }
+
+    /// The numbers that a node gives to endpoints are its own.
+    #[test]
+    fn a_maglev_table_is_the_same_whatever_the_ids_are() {
+        let here = recipe(Algorithm::Maglev, None, &[1, 2, 3]).lists().ids();
+        let there = recipe(Algorithm::Maglev, None, &[7, 5, 6]).lists().ids();
+        let renamed: Vec<u32> = here.iter().map(|id| [7, 5, 6][*id as usize - 1]).collect();
+        assert_eq!((there, here.len()), (renamed, 4_096));
+    }
+
+    #[test]
+    fn a_table_has_the_size_that_the_service_asks_for_or_none_if_there_is_one_endpoint() {
+        let of = |size, ids: &[u32]| recipe(Algorithm::Maglev, size, ids).lists().len();
+        assert_eq!(of(Some(1_000), &[1, 2]), 1_000);
+        assert_eq!((of(Some(1_000), &[1]), of(None, &[])), (1, 0));
+    }
+
+    #[test]
+    fn an_endpoint_is_its_address_port_and_protocol() {
+        let identities = [
+            identity(endpoint(1, 80), Protocol::Tcp),
+            identity(endpoint(2, 80), Protocol::Tcp),
+            identity(endpoint(1, 81), Protocol::Tcp),
+            identity(endpoint(1, 80), Protocol::Udp),
+            identity("[fd00::1]:80".parse().expect("literal"), Protocol::Tcp),
+        ];
+        for (at, one) in identities.iter().enumerate() {
+            assert!(!identities[at + 1..].contains(one), "{at}");
+        }
+    }
+}
