@@ -244,4 +244,6 @@ pub struct Endpoint {
     pub in_internal_local: bool,
     /// It runs on this node.
     pub local: bool,
+    /// Its share of new connections where it is in a list, compared with those of the others there; 0 counts as 1.
+    pub weight: u8,
 }

@@ -67,7 +67,11 @@ pub(super) fn flag_names(flags: u32) -> String {
         (backend_flags::IN_INTERNAL_LOCAL, "internal_local"),
         (backend_flags::LOCAL, "local"),
     ];
-    set_names(&names, flags)
+    let set = set_names(&names, flags);
+    match backend_flags::weight(flags) {
+        1 => set,
+        weight => format!("{set},weight={weight}"),
+    }
 }
 
 fn set_names(names: &[(u32, &str)], flags: u32) -> String {

@@ -67,7 +67,9 @@ fn any_ports(
 ) -> impl Strategy<Value = Vec<(PortName, DesiredPort)>> {
     let owners = prop::collection::vec(prop::option::of(0..NAMES.len()), frontends.len());
     let facts = prop_oneof![
-        4 => Just("serving,cluster"),
+        3 => Just("serving,cluster"),
+        1 => Just("serving,cluster,weight=2"),
+        1 => Just("serving,cluster,internal_local,weight=6"),
         1 => Just("serving,cluster,internal_local,local"),
         1 => Just("serving,cluster,external_local,local"),
         1 => Just("serving"),

@@ -321,8 +321,10 @@ pub(super) fn expected(desired: &Desired) -> Content {
                 .backends
                 .iter()
                 .filter(|(_, facts)| bits(**facts) & flag != 0);
-            let addresses: Vec<_> = backends.map(|(endpoint, _)| *endpoint).collect();
-            shares(&addresses, port)
+            let weighed: Vec<_> = backends
+                .map(|(endpoint, facts)| (*endpoint, u32::from(facts.weight)))
+                .collect();
+            shares(&weighed, port)
         };
         for frontend in &port.frontends {
             let guard = match frontend.kind {
@@ -347,18 +349,36 @@ pub(super) fn expected(desired: &Desired) -> Content {
     content
 }
 
-/// Slots of each of these addresses: in a table they take turns, in order.
-fn shares(addresses: &[SocketAddr], port: &DesiredPort) -> BTreeMap<SocketAddr, usize> {
-    let n_slots = match port.algorithm {
-        Algorithm::Maglev if addresses.len() > 1 => port.maglev_size.unwrap_or(4_096) as usize,
-        _ => addresses.len(),
+/// Slots of each of these addresses, which have weights: in a table they take turns, in order, whoever weighs less than the
+/// heaviest not in every round.
+fn shares(weighed: &[(SocketAddr, u32)], port: &DesiredPort) -> BTreeMap<SocketAddr, usize> {
+    let heaviest = weighed.iter().map(|(_, weight)| *weight).max().unwrap_or(0);
+    let mut n_slots = match port.algorithm {
+        Algorithm::Maglev if weighed.len() > 1 => port.maglev_size.unwrap_or(4_096),
+        Algorithm::Maglev => heaviest.min(1),
+        Algorithm::Random => {
+            // The largest number that divides all weights.
+            let divides = |n: &u32| weighed.iter().all(|(_, weight)| weight % n == 0);
+            let unit = (1..=heaviest).rev().find(divides).unwrap_or(1);
+            let shares = weighed.iter();
+            return shares
+                .map(|(address, weight)| (*address, (weight / unit) as usize))
+                .collect();
+        }
     };
-    let share = |at: usize| n_slots.saturating_sub(at).div_ceil(addresses.len());
-    let shares = addresses.iter().enumerate();
+    let mut shares = BTreeMap::new();
+    let mut rounds = 0;
+    while n_slots > 0 {
+        rounds += 1;
+        for (address, weight) in weighed {
+            let due = rounds * weight / heaviest;
+            if n_slots > 0 && due > (rounds - 1) * weight / heaviest {
+                *shares.entry(*address).or_default() += 1;
+                n_slots -= 1;
+            }
+        }
+    }
     shares
-        .map(|(at, address)| (*address, share(at)))
-        .filter(|(_, share)| *share > 0)
-        .collect()
 }
 
 fn targets<T, U>(
@@ -374,6 +394,7 @@ fn bits(facts: Endpoint) -> u32 {
         | u32::from(facts.in_external_local) << 2
         | u32::from(facts.in_internal_local) << 3
         | u32::from(facts.local) << 4
+        | (u32::from(facts.weight) - 1) << 8
 }
 
 pub(super) fn address(row: &BackendRow) -> SocketAddr {

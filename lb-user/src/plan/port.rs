@@ -527,7 +527,8 @@ fn flags(facts: Endpoint) -> u32 {
         (facts.in_internal_local, backend_flags::IN_INTERNAL_LOCAL),
         (facts.local, backend_flags::LOCAL),
     ];
-    bits.into_iter()
-        .filter(|(is, _)| *is)
-        .fold(0, |flags, (_, flag)| flags | flag)
+    bits.into_iter().filter(|(is, _)| *is).fold(
+        backend_flags::of_weight(facts.weight.into()),
+        |flags, (_, flag)| flags | flag,
+    )
 }

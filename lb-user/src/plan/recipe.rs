@@ -1,8 +1,9 @@
-//! What the lists of a service port are made of, and how they are made: in the order of addresses, or as Maglev tables.
+//! What the lists of a service port are made of, and how they are made: in the order of addresses, each as often as it
+//! weighs, or as Maglev tables.
 
 use std::net::{IpAddr, SocketAddr};
 
-use lb_common::hash;
+use lb_common::{abi::backend_flags, hash};
 
 use super::{
     lists::{LIST_FLAGS, Lists},
@@ -27,6 +28,7 @@ struct Entry {
     id: u32,
     /// Those of its lists, in [`LIST_FLAGS`].
     flags: u32,
+    weight: u32,
 }
 
 impl Recipe {
@@ -42,11 +44,13 @@ impl Recipe {
 
     /// Adds the endpoint whose address comes next; `flags`: those of its row.
     pub(super) fn push(&mut self, endpoint: SocketAddr, id: u32, flags: u32) {
+        let weight = backend_flags::weight(flags);
         let flags = flags & LIST_FLAGS.into_iter().fold(0, |all, flag| all | flag);
         self.entries.push(Entry {
             endpoint,
             id,
             flags,
+            weight,
         });
     }
 
@@ -61,7 +65,7 @@ impl Recipe {
             let entries = self.entries.iter().filter(|entry| entry.flags & flag != 0);
             let entries: Vec<Entry> = entries.copied().collect();
             match self.algorithm {
-                Algorithm::Random => entries.iter().map(|entry| entry.id).collect(),
+                Algorithm::Random => repeated(&entries),
                 Algorithm::Maglev => self.table(&entries),
             }
         }))
@@ -77,7 +81,7 @@ impl Recipe {
         };
         let member = |entry: &Entry| Member {
             identity: identity(entry.endpoint, self.protocol),
-            weight: 1,
+            weight: entry.weight,
         };
         let members: Vec<_> = entries.iter().map(member).collect();
         let places = maglev::populate(&members, size);
@@ -87,6 +91,35 @@ impl Recipe {
         });
         ids.collect()
     }
+}
+
+/// Slots of a list in which some have several, unless it has more endpoints.
+const MAX_REPEATED: u32 = 4_096;
+
+/// Each as often as it weighs, with as few slots as tell the weights; with the most that there are it is nearly so.
+fn repeated(entries: &[Entry]) -> Vec<u32> {
+    let unit = entries
+        .iter()
+        .fold(0, |unit, entry| divisor(unit, entry.weight))
+        .max(1);
+    let total: u32 = entries.iter().map(|entry| entry.weight / unit).sum();
+    let n_slots = |entry: &Entry| {
+        let share = entry.weight / unit;
+        if total <= MAX_REPEATED {
+            return share;
+        }
+        let exact = u64::from(share) * u64::from(MAX_REPEATED) / u64::from(total);
+        u32::try_from(exact).unwrap_or(share).max(1)
+    };
+    let ids = entries
+        .iter()
+        .flat_map(|entry| (0..n_slots(entry)).map(|_| entry.id));
+    ids.collect()
+}
+
+/// The greatest common divisor (Euclid); of 0 and another number the other.
+fn divisor(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { divisor(b, a % b) }
 }
 
 /// Who an endpoint is on every node.
@@ -104,7 +137,7 @@ fn identity(endpoint: SocketAddr, protocol: Protocol) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use lb_common::abi::backend_flags::{IN_CLUSTER, IN_INTERNAL_LOCAL, SERVING};
+    use lb_common::abi::backend_flags::{IN_CLUSTER, IN_INTERNAL_LOCAL, SERVING, of_weight};
 
     use super::*;
 
@@ -129,6 +162,34 @@ mod tests {
         let mut recipe = recipe(Algorithm::Random, Some(64), &[9, 3]);
         recipe.push(endpoint(8, 80), 5, IN_CLUSTER | IN_INTERNAL_LOCAL);
         assert_eq!(recipe.lists().ids(), [9, 3, 5, 5]);
+    }
+
+    #[test]
+    fn random_lists_have_each_endpoint_as_often_as_it_weighs() {
+        let of = |weights: &[u32]| {
+            let mut recipe = recipe(Algorithm::Random, None, &[]);
+            for (last, weight) in (1..).zip(weights) {
+                recipe.push(
+                    endpoint(last, 80),
+                    last.into(),
+                    IN_CLUSTER | of_weight(*weight),
+                );
+            }
+            let ids = recipe.lists().ids();
+            (1..)
+                .take(weights.len())
+                .map(|id| ids.iter().filter(|it| **it == id).count())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[1, 2, 5]), [1, 2, 5]);
+        assert_eq!(of(&[100, 50, 25]), [4, 2, 1]);
+        assert_eq!(of(&[7, 7, 7]), [1, 1, 1]);
+        // Too many to tell them exactly.
+        let mut many = vec![100; 99];
+        many.push(1);
+        let counts = of(&many);
+        assert_eq!((counts[0], counts[99]), (41, 1));
+        assert!(counts.iter().sum::<usize>() <= 4_096);
     }
 
     /// The numbers that a node gives to endpoints are its own.

@@ -89,6 +89,7 @@ scenarios! {
     topology_hints,
     traffic_policies,
     udp_backend_retired,
+    weights,
     without_endpoints,
 }
 

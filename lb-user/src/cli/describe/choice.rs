@@ -133,17 +133,31 @@ fn endpoints(port: &Value, shown: &mut Text) {
         return;
     }
     shown.line(2, "Endpoints:");
-    shown.line(3, "Address\tTarget\tNode\tIn\tNot in, because");
-    shown.line(3, "-------\t------\t----\t--\t---------------");
+    let is_weighed = |endpoint: &Value| !matches!(number(endpoint, "/weight"), None | Some(1));
+    let are_weighed = endpoints.iter().any(is_weighed);
+    let column = |title| if are_weighed { title } else { "" };
+    let (title, line) = (column("\tWeight"), column("\t------"));
+    shown.line(
+        3,
+        format_args!("Address\tTarget\tNode{title}\tIn\tNot in, because"),
+    );
+    shown.line(
+        3,
+        format_args!("-------\t------\t----{line}\t--\t---------------"),
+    );
     for endpoint in endpoints {
         let or_none = |pointer| or_none(text(endpoint, pointer).to_owned());
-        let cells = [
+        let mut cells = vec![
             text(endpoint, "/address").to_owned(),
             or_none("/target"),
             or_none("/node"),
             self::or_none(texts(endpoint, "/lists").join(", ")),
             reasons(endpoint),
         ];
+        if are_weighed {
+            let weight = number(endpoint, "/weight").unwrap_or(1);
+            cells.insert(3, weight.to_string());
+        }
         shown.line(3, cells.join("\t"));
     }
 }
