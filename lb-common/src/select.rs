@@ -33,6 +33,32 @@ pub fn uniform(range: SlotRange, random: u32) -> Option<u32> {
     Some(range.base.wrapping_add(offset as u32))
 }
 
+/// How busy a backend is, to be compared with another.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    connections: u32,
+    weight: u32,
+}
+
+impl Load {
+    /// Of a backend with so many connections, modulo 2^32: a count that is off may be below 0, which counts as none.
+    #[inline(always)]
+    pub fn new(connections: u32, weight: u32) -> Self {
+        let is_negative = connections >> 31 != 0;
+        Self {
+            connections: if is_negative { 0 } else { connections },
+            weight,
+        }
+    }
+
+    /// True if this one has fewer connections for its weight.
+    #[inline(always)]
+    pub fn is_less_than(self, other: Self) -> bool {
+        u64::from(self.connections) * u64::from(other.weight)
+            < u64::from(other.connections) * u64::from(self.weight)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -77,6 +103,17 @@ mod tests {
         assert_ne!(of_packet(&hash::expand(1), &packet), 0);
         packet.sport += 1;
         assert_eq!(of_packet(&MAGLEV_KEY, &packet), 2_277_065_401);
+    }
+
+    #[test]
+    fn loads_are_compared_by_weight_and_never_below_none() {
+        let is_less =
+            |a: (u32, u32), b: (u32, u32)| Load::new(a.0, a.1).is_less_than(Load::new(b.0, b.1));
+        assert!(is_less((1, 1), (2, 1)) && !is_less((2, 1), (2, 1)));
+        assert!(is_less((5, 3), (2, 1)) && is_less((2, 1), (5, 2)));
+        let below = 0_u32.wrapping_sub(3);
+        assert!(is_less((below, 1), (1, 1)) && !is_less((below, 1), (0, 1)));
+        assert!(is_less((u32::MAX / 2 - 1, 1), (u32::MAX / 2, 1)));
     }
 
     proptest! {

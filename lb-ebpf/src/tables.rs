@@ -3,6 +3,7 @@
 use core::{
     arch::asm,
     ffi::c_void,
+    intrinsics::{AtomicOrdering::SeqCst, atomic_xadd},
     mem::{MaybeUninit, offset_of},
 };
 
@@ -113,6 +114,22 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<Backend<A>> {
         A::backends().get(id).copied()
+    }
+
+    #[inline(always)]
+    fn connections(&self, id: u32) -> u32 {
+        A::connections().get_ptr(id).map_or(0, |count| {
+            // SAFETY: a word of an array, which other CPUs write as a whole.
+            unsafe { count.read_volatile() }
+        })
+    }
+
+    #[inline(always)]
+    fn add_connections(&self, id: u32, change: u32) {
+        if let Some(count) = A::connections().get_ptr_mut(id) {
+            // SAFETY: as above; aligned to 4.
+            unsafe { atomic_xadd::<u32, u32, { SeqCst }>(count, change) };
+        }
     }
 
     #[inline(always)]

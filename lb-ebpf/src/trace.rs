@@ -181,6 +181,14 @@ impl<A: FamilyMaps> Tables<A> for Asked {
     }
 
     #[inline(always)]
+    fn connections(&self, id: u32) -> u32 {
+        Tables::<A>::connections(&self.tables, id)
+    }
+
+    #[inline(always)]
+    fn add_connections(&self, _id: u32, _change: u32) {}
+
+    #[inline(always)]
     fn place(&self, addr: A) -> u32 {
         self.tables.place(addr)
     }

@@ -172,17 +172,20 @@ pub enum Algorithm {
     Random,
     /// By a hash of the packet: the same client gets the same endpoint on every node
     Maglev,
+    /// The one that has fewer connections through this node, of two at random
+    LeastConnections,
 }
 
 impl Algorithm {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Random, Self::Maglev];
+    pub const ALL: [Self; 3] = [Self::Random, Self::Maglev, Self::LeastConnections];
 
     /// The name in annotations and flags.
     pub fn name(self) -> &'static str {
         match self {
             Self::Random => "random",
             Self::Maglev => "maglev",
+            Self::LeastConnections => "least-connections",
         }
     }
 

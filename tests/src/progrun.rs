@@ -88,6 +88,8 @@ impl Datapath {
             .map_max_entries(map::SLOTS, N_ROWS)
             .map_max_entries(map::BACKENDS4, N_ROWS)
             .map_max_entries(map::BACKENDS6, N_ROWS)
+            .map_max_entries(map::CONNECTIONS4, N_ROWS)
+            .map_max_entries(map::CONNECTIONS6, N_ROWS)
             .override_global("NODE", &Raw(node), true)
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(OBJECT)
@@ -295,6 +297,27 @@ impl Programs {
         self.blank::<FlowSlot<A>>(name)?;
         self.blank::<NextHop>(map::NEXT_HOPS)?;
         self.blank_words::<{ size_of::<HeldPiece>() / 4 }>(map::PIECES)
+    }
+
+    /// How many connections a backend has, as the programs count them.
+    pub fn connections(&mut self, id: BackendId) -> Result<u32> {
+        Ok(self.counts(id.family)?.get(&id.id, 0)?)
+    }
+
+    /// Writes the same.
+    pub fn set_connections(&mut self, id: BackendId, count: u32) -> Result<()> {
+        Ok(self.counts(id.family)?.set(id.id, count, 0)?)
+    }
+
+    fn counts(&mut self, family: Family) -> Result<Array<&mut MapData, u32>> {
+        let name = match family {
+            Family::V4 => map::CONNECTIONS4,
+            Family::V6 => map::CONNECTIONS6,
+        };
+        let found = self.0.map_mut(name);
+        Ok(Array::try_from(found.with_context(|| {
+            format!("the object has no map {name}")
+        })?)?)
     }
 
     /// Says which proxy has what: [`lb_common::abi::takeover`].

@@ -34,6 +34,8 @@ pub mod backend_flags {
     pub const IN_INTERNAL_LOCAL: u32 = 1 << 3;
     /// It runs on this node.
     pub const LOCAL: u32 = 1 << 4;
+    /// Its connections are counted ([`super::map::CONNECTIONS4`]).
+    pub const COUNTED: u32 = 1 << 5;
     /// The bits above tell its weight, which is 1 where they are 0.
     pub const WEIGHT_SHIFT: u32 = 8;
 

@@ -99,15 +99,39 @@ pub mod map {
     pub const PIECES: &str = "pieces";
     /// 0 -> which proxy has what: [`super::takeover`].
     pub const TAKEOVER: &str = "takeover";
+    /// Backend id -> how many connections it has, if they are counted ([`super::backend_flags::COUNTED`]): raised and lowered
+    /// by the datapath, which does not see those that just go silent, and put right by the agent. So it may be off, even
+    /// below 0, modulo 2^32.
+    pub const CONNECTIONS4: &str = "connections4";
+    /// The same for IPv6.
+    pub const CONNECTIONS6: &str = "connections6";
 
     /// 0 -> `TraceRecord`; not pinned.
     pub const TRACE_RECORD: &str = "trace_record";
 
     /// All that are pinned, in the order in which `fulcrum maps` lists them.
-    pub const ALL: [&str; 19] = [
-        SERVICES4, SERVICES6, SLOTS, BACKENDS4, BACKENDS6, FLOWS4, FLOWS6, NEXT_HOPS, COUNTERS,
-        PLACES4, PLACES6, AFFINITY4, AFFINITY6, SOURCES4, SOURCES6, FRAGMENTS4, FRAGMENTS6, PIECES,
+    pub const ALL: [&str; 21] = [
+        SERVICES4,
+        SERVICES6,
+        SLOTS,
+        BACKENDS4,
+        BACKENDS6,
+        FLOWS4,
+        FLOWS6,
+        NEXT_HOPS,
+        COUNTERS,
+        PLACES4,
+        PLACES6,
+        AFFINITY4,
+        AFFINITY6,
+        SOURCES4,
+        SOURCES6,
+        FRAGMENTS4,
+        FRAGMENTS6,
+        PIECES,
         TAKEOVER,
+        CONNECTIONS4,
+        CONNECTIONS6,
     ];
 }
 

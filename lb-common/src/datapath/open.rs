@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     abi::{
-        AffinityKey, Reason, ServiceKey, backend_flags,
+        AffinityKey, Reason, ServiceKey, SlotRange, backend_flags,
         next_hop::NextHopRef,
         node::{features, masquerade},
         place, service_flags, takeover,
@@ -228,6 +228,10 @@ fn pick<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Option<()> {
             return Some(());
         }
     }
+    if work.call.service.flags & service_flags::LEAST_CONNECTIONS != 0 {
+        let id = less_busy(work.call.range, tables)?;
+        return take(work, tables, id, None);
+    }
     let luck = if work.call.service.flags & service_flags::MAGLEV != 0 {
         select::of_packet(tables.maglev_key(), &work.key)
     } else {
@@ -235,6 +239,24 @@ fn pick<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Option<()> {
     };
     let slot = select::uniform(work.call.range, luck)?;
     take(work, tables, tables.slot(slot)?, None)
+}
+
+/// Of two backends by chance the one that has fewer connections for its weight.
+///
+/// Two, since to look at all takes time, and with two the busiest differs from the others little more than with all
+/// (Mitzenmacher 2001). The better of two is not what all nodes choose at once when they see the same.
+#[inline(always)]
+fn less_busy<A: Addr, T: Tables<A>>(range: SlotRange, tables: &T) -> Option<u32> {
+    let first = tables.slot(select::uniform(range, tables.random())?)?;
+    let second = tables.slot(select::uniform(range, tables.random())?)?;
+    let is_second = load::<A, T>(tables, second)?.is_less_than(load::<A, T>(tables, first)?);
+    Some(if is_second { second } else { first })
+}
+
+#[inline(always)]
+fn load<A: Addr, T: Tables<A>>(tables: &T, id: u32) -> Option<select::Load> {
+    let weight = backend_flags::weight(tables.backend(id)?.flags);
+    Some(select::Load::new(tables.connections(id), weight))
 }
 
 /// True if the client was given a backend, and its time is not up.
@@ -271,6 +293,7 @@ fn take<A: Addr, T: Tables<A>>(
         generation: backend.generation,
     };
     flow.local = backend.flags & backend_flags::LOCAL != 0;
+    work.call.is_counted = backend.flags & backend_flags::COUNTED != 0;
     Some(())
 }
 
@@ -375,6 +398,10 @@ fn complete<A: Addr, T: Tables<A>>(
         return give_up(table, original, Refusal::Busy);
     };
     table.finish(&work.key, &work.flow, original, reply)?;
+    // What leaves was counted when it came in.
+    if work.call.is_counted && tables.role() != Role::Egress {
+        tables.add_connections(work.flow.backend.id, 1);
+    }
     if attempt > source::FIRST {
         tables.count(Reason::PortRemapped);
     }

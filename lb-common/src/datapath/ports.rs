@@ -146,6 +146,10 @@ pub trait Tables<A: Addr> {
     fn slot(&self, index: u32) -> Option<u32>;
     /// A backend, copied.
     fn backend(&self, id: u32) -> Option<Backend<A>>;
+    /// How many connections a backend has, modulo 2^32.
+    fn connections(&self, id: u32) -> u32;
+    /// Adds to that, modulo 2^32.
+    fn add_connections(&self, id: u32, change: u32);
     /// What lies behind an address: [`crate::abi::place`], 0 where the table does not say.
     fn place(&self, addr: A) -> u32;
     /// True if a client of this address may pass a guard ([`crate::abi::place`]).

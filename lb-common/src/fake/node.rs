@@ -40,6 +40,7 @@ pub struct FakeNode<A> {
     services: RefCell<BTreeMap<ServiceKey<A>, Service>>,
     slots: RefCell<BTreeMap<u32, u32>>,
     backends: RefCell<BTreeMap<u32, Backend<A>>>,
+    connections: RefCell<BTreeMap<u32, u32>>,
     places: RefCell<BTreeMap<(u32, A, u32), u32>>,
     affinity: RefCell<BTreeMap<AffinityKey<A>, Affinity>>,
     /// Clients whose affinity there is room for.
@@ -89,6 +90,7 @@ impl<A: Addr> FakeNode<A> {
             services: RefCell::default(),
             slots: RefCell::default(),
             backends: RefCell::default(),
+            connections: RefCell::default(),
             places: RefCell::default(),
             affinity: RefCell::default(),
             affinity_room: Cell::new(capacity::AFFINITY as usize),
@@ -154,6 +156,16 @@ impl<A: Addr> FakeNode<A> {
     /// Adds, replaces or (`None`) removes a backend.
     pub fn set_backend(&self, id: u32, backend: Option<Backend<A>>) {
         set(&self.backends, id, backend);
+    }
+
+    /// Connections of backends whose connections are counted, by id.
+    pub fn connections(&self) -> BTreeMap<u32, u32> {
+        self.connections.borrow().clone()
+    }
+
+    /// Writes the same.
+    pub fn set_connections(&self, id: u32, count: u32) {
+        set(&self.connections, id, Some(count));
     }
 
     /// Says what lies at the addresses that share the first `bits` bits with `prefix`: [`crate::abi::place`].
@@ -381,6 +393,21 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
 
     fn backend(&self, id: u32) -> Option<Backend<A>> {
         self.node.backends.borrow().get(&id).copied()
+    }
+
+    fn connections(&self, id: u32) -> u32 {
+        self.node
+            .connections
+            .borrow()
+            .get(&id)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn add_connections(&self, id: u32, change: u32) {
+        let mut connections = self.node.connections.borrow_mut();
+        let count = connections.entry(id).or_default();
+        *count = count.wrapping_add(change);
     }
 
     fn place(&self, addr: A) -> u32 {

@@ -266,18 +266,21 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         word.same_flow(found.word) && word.published()
     }
 
-    /// Moves both directions of a flow on to `state`; never back.
+    /// Moves both directions of a flow on to `state`; never back. True: it was this call that moved the original one.
     #[inline(always)]
-    pub fn advance(&self, found: &Found<A, S::Words>, state: State) {
+    pub fn advance(&self, found: &Found<A, S::Words>, state: State) -> bool {
         let twin_position = found.slot.twin();
-        found.slot.exchange(found.word, found.word.with(state));
+        let is_moved = found.slot.exchange(found.word, found.word.with(state));
         let Some(twin) = self.slot(twin_position) else {
-            return;
+            return false;
         };
         let word = twin.state();
         let mine = word.published() && twin.twin() == found.position && self.is_still(found);
-        if mine && (word.state() as u32) < state as u32 {
-            twin.exchange(word, word.with(state));
+        let is_twin_moved =
+            mine && (word.state() as u32) < state as u32 && twin.exchange(word, word.with(state));
+        match found.slot.flags().direction() {
+            Direction::Original => is_moved,
+            Direction::Reply => is_twin_moved,
         }
     }
 

@@ -131,6 +131,14 @@ impl<'n, A: Addr, F: Fn(Moment)> Tables<A> for Interleaved<'n, A, F> {
         self.tables.backend(id)
     }
 
+    fn connections(&self, id: u32) -> u32 {
+        self.tables.connections(id)
+    }
+
+    fn add_connections(&self, id: u32, change: u32) {
+        self.tables.add_connections(id, change);
+    }
+
     fn place(&self, addr: A) -> u32 {
         self.tables.place(addr)
     }

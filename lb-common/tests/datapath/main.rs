@@ -19,6 +19,7 @@ mod icmp_made;
 mod icmp_nonsense;
 mod interleaved;
 mod lasting;
+mod least;
 mod made;
 mod maglev;
 mod masks;

@@ -54,6 +54,7 @@ pub(super) fn frontend_flag_names(flags: u32) -> String {
         (service_flags::EXTERNAL_LOCAL, "external-local"),
         (service_flags::INTERNAL_LOCAL, "internal-local"),
         (service_flags::MAGLEV, "maglev"),
+        (service_flags::LEAST_CONNECTIONS, "least-connections"),
     ];
     set_names(&names, flags)
 }
@@ -66,6 +67,7 @@ pub(super) fn flag_names(flags: u32) -> String {
         (backend_flags::IN_EXTERNAL_LOCAL, "external_local"),
         (backend_flags::IN_INTERNAL_LOCAL, "internal_local"),
         (backend_flags::LOCAL, "local"),
+        (backend_flags::COUNTED, "counted"),
     ];
     let set = set_names(&names, flags);
     match backend_flags::weight(flags) {

@@ -94,6 +94,8 @@ fn pin_all(dir: &Path) {
     pin_array::<Fragment<Addr6>>(dir, map::FRAGMENTS6, N_FLOWS);
     pin_array::<HeldPiece>(dir, map::PIECES, N_FLOWS);
     pin_array::<u32>(dir, map::TAKEOVER, 1);
+    pin_array::<u32>(dir, map::CONNECTIONS4, CAPACITY.backends);
+    pin_array::<u32>(dir, map::CONNECTIONS6, CAPACITY.backends);
     let counters = PerCpuArray::<MapData, u64>::create(Reason::COUNT, 0).expect("counters");
     pin(dir, map::COUNTERS, counters.map());
 }
@@ -239,6 +241,8 @@ fn are_listed(dir: &Path) {
             0,
             2,
             1,
+            0,
+            0,
             0,
             0,
             0,

@@ -82,6 +82,7 @@ fn any_ports(
         3 => Just((Algorithm::Random, None)),
         1 => Just((Algorithm::Maglev, Some(7))),
         1 => Just((Algorithm::Maglev, Some(11))),
+        1 => Just((Algorithm::LeastConnections, None)),
     ];
     let ports = prop::collection::vec((endpoints, affinity, ranges, algorithm), NAMES.len());
     (owners, ports).prop_map(move |(owners, ports)| {

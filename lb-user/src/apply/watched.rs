@@ -40,8 +40,8 @@ pub(super) struct Target {
     lists: [BTreeMap<SocketAddr, usize>; 3],
     /// Who may come in.
     sources: BTreeSet<IpNet>,
-    /// The lists are Maglev tables.
-    is_maglev: bool,
+    /// How backends are chosen, in the entry's flags.
+    algorithm: u32,
 }
 
 /// Tables under the eyes of readers.
@@ -92,7 +92,9 @@ impl Watched {
         if !self.has_room {
             let mut at_random = desired.clone();
             for port in at_random.ports.values_mut() {
-                port.algorithm = Algorithm::Random;
+                if port.algorithm == Algorithm::Maglev {
+                    port.algorithm = Algorithm::Random;
+                }
             }
             self.instead = targets(self::expected(&at_random).frontends);
         }
@@ -128,7 +130,7 @@ impl Watched {
         Target {
             lists,
             sources: guard.map(|area| area.net).collect(),
-            is_maglev: service.flags & service_flags::MAGLEV != 0,
+            algorithm: service.flags & (service_flags::MAGLEV | service_flags::LEAST_CONNECTIONS),
         }
     }
 
@@ -334,7 +336,11 @@ pub(super) fn expected(desired: &Desired) -> Content {
             let to = Target {
                 lists: LISTS.map(list),
                 sources: guard,
-                is_maglev: port.algorithm == Algorithm::Maglev,
+                algorithm: match port.algorithm {
+                    Algorithm::Random => 0,
+                    Algorithm::Maglev => service_flags::MAGLEV,
+                    Algorithm::LeastConnections => service_flags::LEAST_CONNECTIONS,
+                },
             };
             let value = (Some(name.clone()), to, port.affinity_timeout_s);
             content
@@ -342,8 +348,9 @@ pub(super) fn expected(desired: &Desired) -> Content {
                 .insert(frontend_key(frontend, name.protocol), value);
         }
         let backends = port.backends.iter();
-        let backends =
-            backends.map(|(endpoint, facts)| (Some(name.clone()), *endpoint, bits(*facts)));
+        let counted = u32::from(port.algorithm == Algorithm::LeastConnections) << 5;
+        let backends = backends
+            .map(|(endpoint, facts)| (Some(name.clone()), *endpoint, bits(*facts) | counted));
         content.backends.extend(backends);
     }
     content
@@ -356,7 +363,7 @@ fn shares(weighed: &[(SocketAddr, u32)], port: &DesiredPort) -> BTreeMap<SocketA
     let mut n_slots = match port.algorithm {
         Algorithm::Maglev if weighed.len() > 1 => port.maglev_size.unwrap_or(4_096),
         Algorithm::Maglev => heaviest.min(1),
-        Algorithm::Random => {
+        Algorithm::Random | Algorithm::LeastConnections => {
             // The largest number that divides all weights.
             let divides = |n: &u32| weighed.iter().all(|(_, weight)| weight % n == 0);
             let unit = (1..=heaviest).rev().find(divides).unwrap_or(1);

@@ -103,7 +103,7 @@ impl Turn {
         loop {
             // A counter and a finalizer, as in SplitMix64; its upper half times the size instead of a remainder.
             self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let at = (hash::finish(self.random) >> 32) * n_places >> 32;
+            let at = ((hash::finish(self.random) >> 32) * n_places) >> 32;
             let place = usize::try_from(at).ok().and_then(|at| places.get_mut(at));
             if let Some(place @ None) = place {
                 *place = Some(index);

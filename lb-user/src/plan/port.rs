@@ -220,7 +220,7 @@ impl<'a> Planned<'a> {
             let Some(Tenancy { id, .. }) = tenancy else {
                 return Err(self.no_backend_left(ledger));
             };
-            recipe.push(*endpoint, id.id, flags(*facts));
+            recipe.push(*endpoint, id.id, self.flags(*facts));
         }
         let lists = ledger.lists(service, recipe);
         ledger.unclaim_blocks(service, |there| *there == lists);
@@ -392,7 +392,7 @@ impl<'a> Planned<'a> {
             .map(|(endpoint, facts)| (*endpoint, *facts));
         let at_once = change.switch.is_empty() && change.give_up.is_empty();
         let delta = Delta::between(desired, known, |facts, tenancy| {
-            row_of(ledger, *tenancy).is_some_and(|row| row.flags == flags(*facts))
+            row_of(ledger, *tenancy).is_some_and(|row| row.flags == self.flags(*facts))
         });
         for (endpoint, facts, tenancy) in delta.update {
             let row = |flags| row(service, endpoint, tenancy, flags);
@@ -402,15 +402,15 @@ impl<'a> Planned<'a> {
             } else {
                 there.unwrap_or(0) & KEPT_UNTIL_SWITCH
             };
-            let first = flags(facts) | kept;
+            let first = self.flags(facts) | kept;
             if there != Some(first) {
                 change.prepare.push(Step::WriteBackend {
                     id: tenancy.id,
                     row: row(first),
                 });
             }
-            if first != flags(facts) {
-                let row = row(flags(facts));
+            if first != self.flags(facts) {
+                let row = row(self.flags(facts));
                 change.clean_up.push(Step::WriteBackend {
                     id: tenancy.id,
                     row,
@@ -424,6 +424,15 @@ impl<'a> Planned<'a> {
                 row,
             });
         }
+    }
+
+    /// The flags that say the same as an endpoint's facts.
+    fn flags(&self, facts: Endpoint) -> u32 {
+        let counted = match self.desired.algorithm {
+            Algorithm::LeastConnections => backend_flags::COUNTED,
+            Algorithm::Random | Algorithm::Maglev => 0,
+        };
+        flags(facts) | counted
     }
 }
 
@@ -485,6 +494,7 @@ fn algorithm_flags(algorithm: Algorithm) -> u32 {
     match algorithm {
         Algorithm::Random => 0,
         Algorithm::Maglev => service_flags::MAGLEV,
+        Algorithm::LeastConnections => service_flags::LEAST_CONNECTIONS,
     }
 }
 

@@ -65,7 +65,7 @@ impl Recipe {
             let entries = self.entries.iter().filter(|entry| entry.flags & flag != 0);
             let entries: Vec<Entry> = entries.copied().collect();
             match self.algorithm {
-                Algorithm::Random => repeated(&entries),
+                Algorithm::Random | Algorithm::LeastConnections => repeated(&entries),
                 Algorithm::Maglev => self.table(&entries),
             }
         }))
@@ -129,7 +129,8 @@ fn identity(endpoint: SocketAddr, protocol: Protocol) -> u64 {
         IpAddr::V6(addr) => u128::from(addr),
     };
     let last = u64::from(endpoint.port()) << 8 | u64::from(protocol.number());
-    let words = [(address >> 64) as u64, address as u64, last];
+    let half = |bits: u128| u64::try_from(bits & u128::from(u64::MAX)).unwrap_or_default();
+    let words = [half(address >> 64), half(address), last];
     words.into_iter().fold(0, |bits: u64, word| {
         hash::finish(bits.wrapping_add(word).wrapping_add(1))
     })

@@ -162,6 +162,8 @@ fn choice(record: &TraceRecord, traced: &Traced) -> Option<String> {
         format!(
             "{backend} has the packet's place in the Maglev table, on this node and on every other"
         )
+    } else if record.service.flags & service_flags::LEAST_CONNECTIONS != 0 {
+        format!("{backend} has the fewer connections for its weight, of two of them at random")
     } else {
         format!("{backend} is one of them at random")
     })

@@ -116,7 +116,11 @@ impl Vip {
         let nth = PROTOCOLS.iter().position(|other| *other == protocol);
         let id = u32::from(self as u8) * 4 + u32::try_from(nth.unwrap_or(0)).expect("few");
         let is_local = matches!(self, Self::Local | Self::Here);
-        let local = if is_local { backend_flags::LOCAL } else { 0 };
+        let local = match self {
+            Self::Twin => backend_flags::COUNTED,
+            _ if is_local => backend_flags::LOCAL,
+            _ => 0,
+        };
         let backends = self.backends::<A>();
         let rows = (id * 4..).zip(backends).map(|(id, addr)| {
             let addr = SocketAddr::new(addr.to_ip(), TARGET_PORT);
@@ -127,10 +131,10 @@ impl Vip {
             frontends: vec![frontend(SocketAddr::new(addr.to_ip(), port), protocol)],
             base: id * 4,
             backends: rows.collect(),
-            algorithm: if self == Self::Table {
-                service_flags::MAGLEV
-            } else {
-                0
+            algorithm: match self {
+                Self::Table => service_flags::MAGLEV,
+                Self::Twin => service_flags::LEAST_CONNECTIONS,
+                _ => 0,
             },
         })
     }

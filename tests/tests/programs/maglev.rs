@@ -78,19 +78,20 @@ fn a_packet_finds_the_same_backend_on_every_node() {
     let (Some(here), Some(there)) = (node([7; 12], 100), node([9; 12], OTHER)) else {
         return;
     };
-    fn same<A: Addr>(nodes: [&Fixture; 2], protocol: u8) {
-        let mut used = [false; BACKENDS as usize];
-        for port in PORTS {
-            let found = nodes.map(|node| pod_of::<A>(node, port, opening(protocol)).0);
-            assert_eq!(found[0], found[1], "{} port {port}", A::FAMILY);
-            used[usize::from(found[0]) - 1] = true;
-        }
-        assert_eq!(used, [true; BACKENDS as usize]);
-    }
     for protocol in [proto::TCP, proto::UDP] {
         same::<Addr4>([&here, &there], protocol);
         same::<Addr6>([&here, &there], protocol);
     }
+}
+
+fn same<A: Addr>(nodes: [&Fixture; 2], protocol: u8) {
+    let mut used = [false; BACKENDS as usize];
+    for port in PORTS {
+        let found = nodes.map(|node| pod_of::<A>(node, port, opening(protocol)).0);
+        assert_eq!(found[0], found[1], "{} port {port}", A::FAMILY);
+        used[usize::from(found[0]) - 1] = true;
+    }
+    assert_eq!(used, [true; BACKENDS as usize]);
 }
 
 #[test]
@@ -98,25 +99,26 @@ fn the_middle_of_a_connection_finds_its_backend_where_the_packet_tells_it() {
     let (Some(here), Some(there)) = (node([7; 12], 100), node([9; 12], OTHER)) else {
         return;
     };
-    fn resumes<A: Addr>([here, there]: [&Fixture; 2]) {
-        let first = pod_of::<A>(here, 40_000, opening(proto::TCP)).0;
-        let (second, counts) = pod_of::<A>(there, 40_000, ACK);
-        assert_eq!(second, first);
-        assert_eq!(counts.0.get(&Resumed), Some(&1), "{counts:?}");
-        assert_eq!(counts.0.get(&Open), Some(&1), "{counts:?}");
-        assert!(
-            counts
-                .0
-                .keys()
-                .all(|it| [Open, Resumed, Resolved].contains(it))
-        );
-        // Any other service's is reset.
-        let spec = PacketSpec::new((pod::<A>(NODE, 2), 40_000), Vip::Local.frontend(), ACK);
-        let device = Device::Pod(2);
-        let (outcome, counts) = there.run("pod", &Frame::of(arriving(device), &spec), device);
-        assert_eq!(outcome.action, Action::Redirect);
-        assert_eq!(counts, Counts::of(&[(RejectNoFlow, 1), (Answered, 1)]));
-    }
     resumes::<Addr4>([&here, &there]);
     resumes::<Addr6>([&here, &there]);
+}
+
+fn resumes<A: Addr>([here, there]: [&Fixture; 2]) {
+    let first = pod_of::<A>(here, 40_000, opening(proto::TCP)).0;
+    let (second, counts) = pod_of::<A>(there, 40_000, ACK);
+    assert_eq!(second, first);
+    assert_eq!(counts.0.get(&Resumed), Some(&1), "{counts:?}");
+    assert_eq!(counts.0.get(&Open), Some(&1), "{counts:?}");
+    assert!(
+        counts
+            .0
+            .keys()
+            .all(|it| [Open, Resumed, Resolved].contains(it))
+    );
+    // Any other service's is reset.
+    let spec = PacketSpec::new((pod::<A>(NODE, 2), 40_000), Vip::Local.frontend(), ACK);
+    let device = Device::Pod(2);
+    let (outcome, counts) = there.run("pod", &Frame::of(arriving(device), &spec), device);
+    assert_eq!(outcome.action, Action::Redirect);
+    assert_eq!(counts, Counts::of(&[(RejectNoFlow, 1), (Answered, 1)]));
 }

@@ -16,6 +16,7 @@ mod fixture;
 mod fragments;
 mod host;
 mod layer3;
+mod least;
 mod loaders;
 mod maglev;
 mod many;

@@ -77,8 +77,8 @@ mod tests {
         assert_eq!(
             said,
             [
-                "warning metadata.annotations.fulcrum.dev/algorithm: `Maglev` is no algorithm; use random or maglev \
-                 (did you mean `maglev`?); the agent's default is used"
+                "warning metadata.annotations.fulcrum.dev/algorithm: `Maglev` is no algorithm; use random, maglev or \
+                 least-connections (did you mean `maglev`?); the agent's default is used"
             ]
         );
         for wrong in ["0", "-1", "524289", "many", ""] {
