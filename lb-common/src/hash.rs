@@ -45,6 +45,24 @@ pub fn finish(mut bits: u64) -> u64 {
     bits ^ bits >> 33
 }
 
+/// The key that a seed stands for, by `SplitMix64` (Steele, Lea, Flood 2014).
+pub const fn expand(seed: u64) -> HashKey {
+    let mut key = [0; 12];
+    let mut state = seed;
+    let mut at = 0;
+    while at < key.len() {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = state;
+        bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^= bits >> 31;
+        key[at] = bits as u32;
+        key[at + 1] = (bits >> 32) as u32;
+        at += 2;
+    }
+    key
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

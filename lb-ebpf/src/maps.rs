@@ -18,7 +18,9 @@ use lb_common::{
     },
     datapath::Work,
     flow::FlowKey,
+    hash::HashKey,
     net::addr::{Addr, Addr4, Addr6},
+    select::MAGLEV_KEY,
 };
 
 use crate::{
@@ -53,6 +55,7 @@ pub(crate) type Affinities<A> = HashMap<
 /// Addresses of devices that may stand in for clients'; memory only for those that are there.
 pub(crate) type Sources<A> =
     HashMap<SourceKey, Source<A>, { capacity::SOURCES as usize }, { BPF_F_NO_PREALLOC as usize }>;
+pub(crate) type Connections = Array<u32, { capacity::BACKENDS as usize }>;
 pub(crate) type Fragments<A> = Array<Fragment<A>, { capacity::FRAGMENTS as usize }>;
 
 #[btf_map(name = "services4")]
@@ -106,6 +109,11 @@ pub(crate) static TAKEOVER: Array<u32, 1> = Array::new();
 /// Devices that XDP may send by though a packet came by another one; the kernel takes those out that go.
 #[btf_map(name = "xdp_devices")]
 pub(crate) static XDP_DEVICES: DevMapHash<{ capacity::XDP_DEVICES as usize }> = DevMapHash::new();
+/// How many connections backends have: [`lb_common::abi::map::CONNECTIONS4`].
+#[btf_map(name = "connections4")]
+static CONNECTIONS4: Connections = Connections::new();
+#[btf_map(name = "connections6")]
+static CONNECTIONS6: Connections = Connections::new();
 /// What a search among fragments has found so far.
 #[btf_map(name = "scratch")]
 pub(crate) static SCRATCH: PerCpuArray<[u32; 4], 1> = PerCpuArray::new();
@@ -129,6 +137,10 @@ pub(crate) static NODE: Global<NodeConfig> = Global::new(NodeConfig {
     ..NodeConfig::DEFAULT
 });
 
+/// The key under which Maglev services look packets up; the loader writes it if a flag gives another.
+#[unsafe(no_mangle)]
+pub(crate) static MAGLEV: Global<HashKey> = Global::new(MAGLEV_KEY);
+
 /// Where words of flow slots stand; the loader writes it if there is a layout before this one.
 #[unsafe(no_mangle)]
 pub(crate) static LAYOUTS: Global<Layouts> = Global::new(IN_ORDER);
@@ -139,6 +151,7 @@ pub(crate) trait FamilyMaps: Addr {
     const AF: u8;
     fn services() -> &'static Services<Self>;
     fn backends() -> &'static Backends<Self>;
+    fn connections() -> &'static Connections;
     fn flows() -> &'static Flows<Self>;
     fn other_flows() -> &'static OtherFlows<Self>;
     fn places() -> &'static Places<Self>;
@@ -167,7 +180,7 @@ pub(crate) trait FamilyMaps: Addr {
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $glance:path, $room:path, $search:path, $oldest:path, $outdo:path, $unmark:path, $try_tc:path, $try_xdp:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $connections:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $glance:path, $room:path, $search:path, $oldest:path, $outdo:path, $unmark:path, $try_tc:path, $try_xdp:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -177,6 +190,10 @@ macro_rules! bind {
             #[inline(always)]
             fn backends() -> &'static Backends<Self> {
                 &$backends
+            }
+            #[inline(always)]
+            fn connections() -> &'static Connections {
+                &$connections
             }
             #[inline(always)]
             fn flows() -> &'static Flows<Self> {
@@ -272,6 +289,7 @@ bind!(
     2,
     SERVICES4,
     BACKENDS4,
+    CONNECTIONS4,
     FLOWS4,
     FLOWS4_OTHER,
     PLACES4,
@@ -299,6 +317,7 @@ bind!(
     10,
     SERVICES6,
     BACKENDS6,
+    CONNECTIONS6,
     FLOWS6,
     FLOWS6_OTHER,
     PLACES6,

@@ -3,6 +3,7 @@
 use core::{
     arch::asm,
     ffi::c_void,
+    intrinsics::{AtomicOrdering::SeqCst, atomic_xadd},
     mem::{MaybeUninit, offset_of},
 };
 
@@ -21,11 +22,12 @@ use lb_common::{
         FlowKey,
         clock::{self, Tick},
     },
+    hash::HashKey,
     net::ip::Ends,
 };
 
 use crate::{
-    maps::{COUNTERS, FamilyMaps, NEXT_HOPS, NODE, SLOTS, TAKEOVER, XDP_DEVICES},
+    maps::{COUNTERS, FamilyMaps, MAGLEV, NEXT_HOPS, NODE, SLOTS, TAKEOVER, XDP_DEVICES},
     memory::{KernelHop, KernelSlots, copy},
     packet::XdpPacket,
     pieces, socket,
@@ -73,6 +75,15 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     }
 
     #[inline(always)]
+    fn maglev_key(&self) -> &HashKey {
+        let mut key = (&raw const MAGLEV).cast::<HashKey>();
+        // SAFETY: an empty instruction, as in `node`.
+        unsafe { asm!("", inout("r1") key, options(nomem, nostack, preserves_flags)) };
+        // SAFETY: as in `node`.
+        unsafe { &*key }
+    }
+
+    #[inline(always)]
     fn flow_mask(&self) -> u32 {
         A::flow_mask(node())
     }
@@ -104,6 +115,22 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     #[inline(always)]
     fn backend(&self, id: u32) -> Option<Backend<A>> {
         A::backends().get(id).copied()
+    }
+
+    #[inline(always)]
+    fn connections(&self, id: u32) -> u32 {
+        A::connections().get_ptr(id).map_or(0, |count| {
+            // SAFETY: a word of an array, which other CPUs write as a whole.
+            unsafe { count.read_volatile() }
+        })
+    }
+
+    #[inline(always)]
+    fn add_connections(&self, id: u32, change: u32) {
+        if let Some(count) = A::connections().get_ptr_mut(id) {
+            // SAFETY: as above; aligned to 4.
+            unsafe { atomic_xadd::<u32, u32, { SeqCst }>(count, change) };
+        }
     }
 
     #[inline(always)]

@@ -9,6 +9,7 @@ use lb_common::{
     },
     datapath::{Decision, Explained, Hook, Role, Route, Tables, Work, explain},
     flow::{Direction, FlowKey, clock::Tick},
+    hash::HashKey,
     net::{
         addr::{Addr, Addr4, Addr6},
         eth::{self, ether_type},
@@ -140,6 +141,11 @@ impl<A: FamilyMaps> Tables<A> for Asked {
     }
 
     #[inline(always)]
+    fn maglev_key(&self) -> &HashKey {
+        Tables::<A>::maglev_key(&self.tables)
+    }
+
+    #[inline(always)]
     fn flow_mask(&self) -> u32 {
         Tables::<A>::flow_mask(&self.tables)
     }
@@ -173,6 +179,14 @@ impl<A: FamilyMaps> Tables<A> for Asked {
     fn backend(&self, id: u32) -> Option<Backend<A>> {
         self.tables.backend(id)
     }
+
+    #[inline(always)]
+    fn connections(&self, id: u32) -> u32 {
+        Tables::<A>::connections(&self.tables, id)
+    }
+
+    #[inline(always)]
+    fn add_connections(&self, _id: u32, _change: u32) {}
 
     #[inline(always)]
     fn place(&self, addr: A) -> u32 {

@@ -69,7 +69,7 @@ pub struct Flags {
     /// A YAML file with flags as keys, as in `uplink: [eth0, eth1]`; a flag that is given here as well wins over the file
     ///
     /// Read again on SIGHUP and when it changes. What changed is logged, with what takes effect at once (uplink,
-    /// pod-device, pod-cidr, nodeport-addresses, zone, service-node-port-range, strict, log-level) and what at the next
+    /// pod-device, pod-cidr, nodeport-addresses, algorithm, zone, service-node-port-range, strict, log-level) and what at the next
     /// start. A file with an error changes nothing.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

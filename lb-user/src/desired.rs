@@ -9,6 +9,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use clap::ValueEnum;
 use ipnet::IpNet;
 use lb_common::{abi::place, net::addr::Family};
 use serde::{Deserialize, Serialize};
@@ -151,6 +152,53 @@ pub struct DesiredPort {
     pub internal_local: bool,
     /// Who may dial the addresses of load balancers; empty: everybody.
     pub source_ranges: BTreeSet<IpNet>,
+    /// How a new connection's backend is chosen.
+    pub algorithm: Algorithm,
+    /// Places of its Maglev tables, if it asks for so many.
+    pub maglev_size: Option<u32>,
+}
+
+/// Places of the largest Maglev table that a service can ask for.
+pub const MAX_MAGLEV_SIZE: u32 = 524_288;
+/// Places of a Maglev table per endpoint that shares need to differ by less than a hundredth.
+pub const MAGLEV_PER_ENDPOINT: u32 = 128;
+
+/// How a new connection's backend is chosen among those of its list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Algorithm {
+    /// At random, each as often as the others
+    #[default]
+    Random,
+    /// By a hash of the packet: the same client gets the same endpoint on every node
+    Maglev,
+    /// The one that has fewer connections through this node, of two at random
+    LeastConnections,
+}
+
+impl Algorithm {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Random, Self::Maglev, Self::LeastConnections];
+
+    /// The name in annotations and flags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Maglev => "maglev",
+            Self::LeastConnections => "least-connections",
+        }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.name() == name)
+    }
+}
+
+impl fmt::Display for Algorithm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// One address that a service port answers on.
@@ -199,4 +247,6 @@ pub struct Endpoint {
     pub in_internal_local: bool,
     /// It runs on this node.
     pub local: bool,
+    /// Its share of new connections where it is in a list, compared with those of the others there; 0 counts as 1.
+    pub weight: u8,
 }

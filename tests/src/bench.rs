@@ -403,6 +403,7 @@ impl<'a, A: Addr> Rig<'a, A> {
 /// A UDP service with one backend on another node.
 fn port<A: Addr>(service: (A, u16), backend_end: (A, u16)) -> ServicePort {
     ServicePort {
+        algorithm: 0,
         id: 1,
         frontends: vec![frontend(
             SocketAddr::new(service.0.to_ip(), service.1),

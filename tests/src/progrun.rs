@@ -70,10 +70,15 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Loads the object and these of its programs. Of `node`, tables' sizes and hash key are filled in.
+    /// Loads the object and these of its programs. Of `node`, tables' sizes are filled in, and the hash key
+    /// if it has none.
     pub fn load(node: NodeConfig, flow_table_size: u32, programs: &[&str]) -> Result<Self> {
+        let hash_key = match node.hash_key {
+            [0, ..] => HASH_KEY,
+            given => given,
+        };
         let node = NodeConfig {
-            hash_key: HASH_KEY,
+            hash_key,
             flow_mask4: flow_table_size - 1,
             flow_mask6: flow_table_size - 1,
             ..node
@@ -84,6 +89,8 @@ impl Datapath {
             .map_max_entries(map::SLOTS, N_ROWS)
             .map_max_entries(map::BACKENDS4, N_ROWS)
             .map_max_entries(map::BACKENDS6, N_ROWS)
+            .map_max_entries(map::CONNECTIONS4, N_ROWS)
+            .map_max_entries(map::CONNECTIONS6, N_ROWS)
             .override_global("NODE", &Raw(node), true)
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(OBJECT)
@@ -136,6 +143,8 @@ pub struct ServicePort {
     pub base: u32,
     /// Backends by id; the service is filled in.
     pub backends: Vec<(u32, BackendRow)>,
+    /// How one of them is chosen: one of [`service_flags`], or 0.
+    pub algorithm: u32,
 }
 
 impl ServicePort {
@@ -149,7 +158,7 @@ impl ServicePort {
                 base: self.base,
                 count,
             },
-            flags: service_flags::CLUSTER_IP,
+            flags: service_flags::CLUSTER_IP | self.algorithm,
             ..Service::default()
         }
     }
@@ -314,6 +323,27 @@ impl Programs {
         devices
             .insert(ifindex, ifindex, None, 0)
             .context("note the device")
+    }
+
+    /// How many connections a backend has, as the programs count them.
+    pub fn connections(&mut self, id: BackendId) -> Result<u32> {
+        Ok(self.counts(id.family)?.get(&id.id, 0)?)
+    }
+
+    /// Writes the same.
+    pub fn set_connections(&mut self, id: BackendId, count: u32) -> Result<()> {
+        Ok(self.counts(id.family)?.set(id.id, count, 0)?)
+    }
+
+    fn counts(&mut self, family: Family) -> Result<Array<&mut MapData, u32>> {
+        let name = match family {
+            Family::V4 => map::CONNECTIONS4,
+            Family::V6 => map::CONNECTIONS6,
+        };
+        let found = self.0.map_mut(name);
+        Ok(Array::try_from(found.with_context(|| {
+            format!("the object has no map {name}")
+        })?)?)
     }
 
     /// Says which proxy has what: [`lb_common::abi::takeover`].

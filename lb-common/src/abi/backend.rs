@@ -34,6 +34,21 @@ pub mod backend_flags {
     pub const IN_INTERNAL_LOCAL: u32 = 1 << 3;
     /// It runs on this node.
     pub const LOCAL: u32 = 1 << 4;
+    /// Its connections are counted ([`super::map::CONNECTIONS4`]).
+    pub const COUNTED: u32 = 1 << 5;
+    /// The bits above tell its weight, which is 1 where they are 0.
+    pub const WEIGHT_SHIFT: u32 = 8;
+
+    /// The bits that tell a weight, which is 1 or more.
+    pub const fn of_weight(weight: u32) -> u32 {
+        weight.saturating_sub(1) << WEIGHT_SHIFT
+    }
+
+    /// The weight that flags tell.
+    #[inline(always)]
+    pub const fn weight(flags: u32) -> u32 {
+        (flags >> WEIGHT_SHIFT).wrapping_add(1)
+    }
 }
 
 const _: () = assert!(size_of::<Backend<Addr4>>() == 16);

@@ -139,6 +139,8 @@ reasons! {
     FlowDisplaced = 44, "flow_displaced", Note;
     /// A connection of another proxy's, or a new one that is left to it: connections are changing hands.
     PassTakeover = 45, "pass_takeover", Pass;
+    /// In the middle of a connection that was not known here: its Maglev service's table says who has it.
+    Resumed = 46, "resumed", Note;
 }
 
 impl Reason {

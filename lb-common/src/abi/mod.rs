@@ -101,12 +101,18 @@ pub mod map {
     pub const TAKEOVER: &str = "takeover";
     /// Device -> itself, for devices that XDP may send by though a packet came by another one.
     pub const XDP_DEVICES: &str = "xdp_devices";
+    /// Backend id -> how many connections it has, if they are counted ([`super::backend_flags::COUNTED`]): raised and lowered
+    /// by the datapath, which does not see those that just go silent, and put right by the agent. So it may be off, even
+    /// below 0, modulo 2^32.
+    pub const CONNECTIONS4: &str = "connections4";
+    /// The same for IPv6.
+    pub const CONNECTIONS6: &str = "connections6";
 
     /// 0 -> `TraceRecord`; not pinned.
     pub const TRACE_RECORD: &str = "trace_record";
 
     /// All that are pinned, in the order in which `fulcrum maps` lists them.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 22] = [
         SERVICES4,
         SERVICES6,
         SLOTS,
@@ -127,6 +133,8 @@ pub mod map {
         PIECES,
         TAKEOVER,
         XDP_DEVICES,
+        CONNECTIONS4,
+        CONNECTIONS6,
     ];
 }
 

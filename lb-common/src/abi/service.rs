@@ -82,6 +82,10 @@ pub mod service_flags {
     pub const EXTERNAL_LOCAL: u32 = 1 << 5;
     /// Clients of the `ClusterIP` reach the endpoints of this node alone.
     pub const INTERNAL_LOCAL: u32 = 1 << 6;
+    /// The lists are Maglev tables: the same packet finds the same backend on every node.
+    pub const MAGLEV: u32 = 1 << 7;
+    /// Of two backends by chance the one that has fewer connections is chosen.
+    pub const LEAST_CONNECTIONS: u32 = 1 << 8;
 }
 
 const _: () = assert!(size_of::<ServiceKey<Addr4>>() == 8);

@@ -5,7 +5,7 @@ use crate::{
     abi::{NextHop, Reason, backend_flags, next_hop::NextHopRef, node::features, takeover},
     flow::{
         Direction,
-        clock::{STREAM, Tick, age},
+        clock::{STREAM, age},
         slot::{BackendRef, SlotFlags, State},
         table::{FlowTable, Found, Slots},
         tcp::{self, Heard},
@@ -104,7 +104,7 @@ pub(super) fn follow<A: Addr, T: Tables<A>>(
         Ok(via) => via,
         Err(reason) => return Followed::Decided(refuse(reason)),
     };
-    note(work, table, found, flags, work.now);
+    note(work, tables, table, found, flags);
     count_xdp(tables);
     Followed::Decided(Decision::Send(hit(direction), via))
 }
@@ -199,13 +199,14 @@ fn accepts_another<A: Addr, S: Slots<A>>(
 
 /// Notes the packet in the flow: time, counts, state.
 #[inline(always)]
-fn note<A: Addr, S: Slots<A>>(
+fn note<A: Addr, T: Tables<A>>(
     work: &Work<A>,
-    table: &FlowTable<'_, A, S>,
-    found: &Found<A, S::Words>,
+    tables: &T,
+    table: &FlowTable<'_, A, T::Slots>,
+    found: &Found<A, <T::Slots as Slots<A>>::Words>,
     flags: SlotFlags,
-    now: Tick,
 ) {
+    let now = work.now;
     let state = found.word.state();
     found.slot.count(work.ip.len);
     if flags.orphan() {
@@ -218,6 +219,7 @@ fn note<A: Addr, S: Slots<A>>(
         found.slot.set_last_seen(now);
     }
     let heard = Heard {
+        own_fin: false,
         other_fin: false,
         goes_on: state == State::HalfOpen && goes_on(work, table, found, flags),
     };
@@ -227,7 +229,21 @@ fn note<A: Addr, S: Slots<A>>(
         tcp::next_datagram(state, heard)
     };
     if next != state {
-        table.advance(found, next);
+        let backend = found.slot.backend();
+        if table.advance(found, next) && next == State::Closed && !flags.leaving() {
+            discount(tables, backend);
+        }
+    }
+}
+
+/// Takes an ended connection from its backend, if those are counted.
+#[inline(always)]
+fn discount<A: Addr, T: Tables<A>>(tables: &T, chosen: BackendRef) {
+    if let Some(backend) = tables.backend(chosen.id)
+        && backend.generation == chosen.generation
+        && backend.flags & backend_flags::COUNTED != 0
+    {
+        tables.add_connections(chosen.id, u32::MAX);
     }
 }
 
@@ -271,8 +287,14 @@ fn next_tcp_state<A: Addr, S: Slots<A>>(
     if fin && !flags.fin() {
         found.slot.add_flags(SlotFlags::FIN);
     }
-    let other_fin = fin && table.twin_flags(found).fin();
-    tcp::next(found.word.state(), work.tcp, Heard { other_fin, ..heard })
+    let own_fin = heard.goes_on && flags.fin();
+    let other_fin = (fin || own_fin) && table.twin_flags(found).fin();
+    let heard = Heard {
+        own_fin,
+        other_fin,
+        ..heard
+    };
+    tcp::next(found.word.state(), work.tcp, heard)
 }
 
 /// Passing and dropping are told apart by the reason.

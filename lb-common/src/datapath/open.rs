@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     abi::{
-        AffinityKey, Reason, ServiceKey, backend_flags,
+        AffinityKey, Reason, ServiceKey, SlotRange, backend_flags,
         next_hop::NextHopRef,
         node::{features, masquerade},
         place, service_flags, takeover,
@@ -21,7 +21,7 @@ use crate::{
         slot::{BackendRef, SlotFlags},
         table::{Existing, FlowTable, Refusal, Slots},
     },
-    net::{addr::Addr, ip::proto},
+    net::{addr::Addr, ip::proto, tcp::Flags},
     select,
 };
 
@@ -43,6 +43,7 @@ fn opened<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, existing: Exist
         _ => via,
     });
     work.flow.back = way_back(tables.role(), work.flow.next_hop);
+    work.flow.first = first_flags(work.tcp);
     // What XDP cannot send it leaves to TC, but it opens the flow all the same: if TC chose again, backends
     // that XDP reaches would be chosen more often than others.
     if T::HOOK == Hook::Tc
@@ -163,7 +164,22 @@ fn begins<A: Addr, T: Tables<A>>(
     if tables.node().features & features::SETTLING != 0 {
         return Err(Decision::Drop(Reason::DropNotSyn));
     }
-    Err(Decision::Reject(Reason::RejectNoFlow))
+    if !is_resumed(work) {
+        return Err(Decision::Reject(Reason::RejectNoFlow));
+    }
+    if !T::DRY {
+        tables.count(Reason::Resumed);
+    }
+    Ok(())
+}
+
+/// True if the packet is of a connection that another node has opened, or this one before its tables were lost, and whose
+/// backend can be told all the same. A SYN-ACK is of none: clients send no such thing.
+#[inline(always)]
+fn is_resumed<A: Addr>(work: &Work<A>) -> bool {
+    work.call.service.flags & service_flags::MAGLEV != 0
+        && work.key.proto == proto::TCP
+        && !work.tcp.accepts()
 }
 
 /// Picks a backend that is this service's at this moment.
@@ -200,7 +216,8 @@ fn attempt<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Option<Resu
     Some(picked)
 }
 
-/// One pick, noted in the flow to be: the backend that the client had, else one of its list uniformly at random.
+/// One pick, noted in the flow to be: the backend that the client had, else one of its list: uniformly at random, or by
+/// the packet's place in a Maglev table.
 #[inline(always)]
 fn pick<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Option<()> {
     work.call.is_affine = false;
@@ -211,8 +228,35 @@ fn pick<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Option<()> {
             return Some(());
         }
     }
-    let slot = select::uniform(work.call.range, tables.random())?;
+    if work.call.service.flags & service_flags::LEAST_CONNECTIONS != 0 {
+        let id = less_busy(work.call.range, tables)?;
+        return take(work, tables, id, None);
+    }
+    let luck = if work.call.service.flags & service_flags::MAGLEV != 0 {
+        select::of_packet(tables.maglev_key(), &work.key)
+    } else {
+        tables.random()
+    };
+    let slot = select::uniform(work.call.range, luck)?;
     take(work, tables, tables.slot(slot)?, None)
+}
+
+/// Of two backends by chance the one that has fewer connections for its weight.
+///
+/// Two, since to look at all takes time, and with two the busiest differs from the others little more than with all
+/// (Mitzenmacher 2001). The better of two is not what all nodes choose at once when they see the same.
+#[inline(always)]
+fn less_busy<A: Addr, T: Tables<A>>(range: SlotRange, tables: &T) -> Option<u32> {
+    let first = tables.slot(select::uniform(range, tables.random())?)?;
+    let second = tables.slot(select::uniform(range, tables.random())?)?;
+    let is_second = load::<A, T>(tables, second)?.is_less_than(load::<A, T>(tables, first)?);
+    Some(if is_second { second } else { first })
+}
+
+#[inline(always)]
+fn load<A: Addr, T: Tables<A>>(tables: &T, id: u32) -> Option<select::Load> {
+    let weight = backend_flags::weight(tables.backend(id)?.flags);
+    Some(select::Load::new(tables.connections(id), weight))
 }
 
 /// True if the client was given a backend, and its time is not up.
@@ -249,6 +293,7 @@ fn take<A: Addr, T: Tables<A>>(
         generation: backend.generation,
     };
     flow.local = backend.flags & backend_flags::LOCAL != 0;
+    work.call.is_counted = backend.flags & backend_flags::COUNTED != 0;
     Some(())
 }
 
@@ -307,6 +352,18 @@ fn way_back(role: Role, next_hop: NextHopRef) -> NextHopRef {
     }
 }
 
+/// What a packet that may be in the middle of its connection says of it.
+#[inline(always)]
+fn first_flags(tcp: Flags) -> SlotFlags {
+    if tcp.rst() {
+        SlotFlags::RESET
+    } else if tcp.fin() {
+        SlotFlags::FIN
+    } else {
+        SlotFlags::default()
+    }
+}
+
 /// Puts the flow into the table, with another source if the client's own is in use towards the backend.
 #[inline(always)]
 fn insert<A: Addr, T: Tables<A>>(
@@ -341,6 +398,10 @@ fn complete<A: Addr, T: Tables<A>>(
         return give_up(table, original, Refusal::Busy);
     };
     table.finish(&work.key, &work.flow, original, reply)?;
+    // What leaves was counted when it came in.
+    if work.call.is_counted && tables.role() != Role::Egress {
+        tables.add_connections(work.flow.backend.id, 1);
+    }
     if attempt > source::FIRST {
         tables.count(Reason::PortRemapped);
     }

@@ -73,6 +73,8 @@ pub struct Call {
     pub range: SlotRange,
     /// It has the backend that it had before.
     pub is_affine: bool,
+    /// Its backend's connections are counted.
+    pub is_counted: bool,
     /// Its source gives way to one of this node's.
     pub is_masqueraded: bool,
     /// The stack forwards it, and exchanges its source on the way out, if at all.

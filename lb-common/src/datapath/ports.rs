@@ -9,6 +9,7 @@ use crate::{
         Source, SourceKey, next_hop::NextHopRef,
     },
     flow::{FlowKey, clock::Tick, table::Slots},
+    hash::HashKey,
     net::{addr::Addr, crc32c, csum::Delta, ip::Ends, letter::Letter},
 };
 
@@ -131,6 +132,8 @@ pub trait Tables<A: Addr> {
     fn node(&self) -> &NodeConfig;
     /// The node's address of this family; unspecified: it has none.
     fn node_addr(&self) -> A;
+    /// The key under which Maglev services look packets up, the same on every node.
+    fn maglev_key(&self) -> &HashKey;
     /// Flow positions minus one.
     fn flow_mask(&self) -> u32;
     /// The flow table's memory.
@@ -143,6 +146,10 @@ pub trait Tables<A: Addr> {
     fn slot(&self, index: u32) -> Option<u32>;
     /// A backend, copied.
     fn backend(&self, id: u32) -> Option<Backend<A>>;
+    /// How many connections a backend has, modulo 2^32.
+    fn connections(&self, id: u32) -> u32;
+    /// Adds to that, modulo 2^32.
+    fn add_connections(&self, id: u32, change: u32);
     /// What lies behind an address: [`crate::abi::place`], 0 where the table does not say.
     fn place(&self, addr: A) -> u32;
     /// True if a client of this address may pass a guard ([`crate::abi::place`]).

@@ -22,21 +22,25 @@ use crate::{
         record,
         shelf::{self, Claim, Frame},
     },
+    hash::HashKey,
     net::{
         addr::{Addr, Family},
         ip::Ends,
     },
+    select::MAGLEV_KEY,
 };
 
 /// All that the programs on one node share. Everything can be changed between any two packets.
 #[derive(Debug)]
 pub struct FakeNode<A> {
     config: NodeConfig,
+    maglev_key: HashKey,
     flows: FakeSlots<A>,
     hops: Vec<Cell<NextHop>>,
     services: RefCell<BTreeMap<ServiceKey<A>, Service>>,
     slots: RefCell<BTreeMap<u32, u32>>,
     backends: RefCell<BTreeMap<u32, Backend<A>>>,
+    connections: RefCell<BTreeMap<u32, u32>>,
     places: RefCell<BTreeMap<(u32, A, u32), u32>>,
     affinity: RefCell<BTreeMap<AffinityKey<A>, Affinity>>,
     /// Clients whose affinity there is room for.
@@ -82,11 +86,13 @@ impl<A: Addr> FakeNode<A> {
                 flow_mask6: flows - 1,
                 ..config
             },
+            maglev_key: MAGLEV_KEY,
             flows: FakeSlots::new(flows),
             hops: (0..capacity::NEXT_HOPS).map(|_| Cell::default()).collect(),
             services: RefCell::default(),
             slots: RefCell::default(),
             backends: RefCell::default(),
+            connections: RefCell::default(),
             places: RefCell::default(),
             affinity: RefCell::default(),
             affinity_room: Cell::new(capacity::AFFINITY as usize),
@@ -153,6 +159,16 @@ impl<A: Addr> FakeNode<A> {
     /// Adds, replaces or (`None`) removes a backend.
     pub fn set_backend(&self, id: u32, backend: Option<Backend<A>>) {
         set(&self.backends, id, backend);
+    }
+
+    /// Connections of backends whose connections are counted, by id.
+    pub fn connections(&self) -> BTreeMap<u32, u32> {
+        self.connections.borrow().clone()
+    }
+
+    /// Writes the same.
+    pub fn set_connections(&self, id: u32, count: u32) {
+        set(&self.connections, id, Some(count));
     }
 
     /// Says what lies at the addresses that share the first `bits` bits with `prefix`: [`crate::abi::place`].
@@ -354,6 +370,10 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
         })
     }
 
+    fn maglev_key(&self) -> &HashKey {
+        &self.node.maglev_key
+    }
+
     fn flow_mask(&self) -> u32 {
         self.flows.mask()
     }
@@ -381,6 +401,21 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
 
     fn backend(&self, id: u32) -> Option<Backend<A>> {
         self.node.backends.borrow().get(&id).copied()
+    }
+
+    fn connections(&self, id: u32) -> u32 {
+        self.node
+            .connections
+            .borrow()
+            .get(&id)
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn add_connections(&self, id: u32, change: u32) {
+        let mut connections = self.node.connections.borrow_mut();
+        let count = connections.entry(id).or_default();
+        *count = count.wrapping_add(change);
     }
 
     fn place(&self, addr: A) -> u32 {

@@ -179,6 +179,9 @@ pub struct NewFlow<A> {
     pub local: bool,
     /// [`SlotFlags::MASQUERADED`], [`SlotFlags::LEAVING`], [`SlotFlags::FOREIGN`] or none.
     pub source: SlotFlags,
+    /// [`SlotFlags::FIN`] or [`SlotFlags::RESET`], if the packet that opens it is in the middle of a connection and says
+    /// so.
+    pub first: SlotFlags,
 }
 
 /// Whether the source port of a connection that has ended may be taken by another's at once.
@@ -263,18 +266,21 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         word.same_flow(found.word) && word.published()
     }
 
-    /// Moves both directions of a flow on to `state`; never back.
+    /// Moves both directions of a flow on to `state`; never back. True: it was this call that moved the original one.
     #[inline(always)]
-    pub fn advance(&self, found: &Found<A, S::Words>, state: State) {
+    pub fn advance(&self, found: &Found<A, S::Words>, state: State) -> bool {
         let twin_position = found.slot.twin();
-        found.slot.exchange(found.word, found.word.with(state));
+        let is_moved = found.slot.exchange(found.word, found.word.with(state));
         let Some(twin) = self.slot(twin_position) else {
-            return;
+            return false;
         };
         let word = twin.state();
         let mine = word.published() && twin.twin() == found.position && self.is_still(found);
-        if mine && (word.state() as u32) < state as u32 {
-            twin.exchange(word, word.with(state));
+        let is_twin_moved =
+            mine && (word.state() as u32) < state as u32 && twin.exchange(word, word.with(state));
+        match found.slot.flags().direction() {
+            Direction::Original => is_moved,
+            Direction::Reply => is_twin_moved,
         }
     }
 
@@ -338,7 +344,9 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         new: &NewFlow<A>,
         existing: Existing,
     ) -> Result<Claim, Refusal> {
-        let flags = SlotFlags::new(Direction::Original, new.local).and(new.source);
+        let flags = SlotFlags::new(Direction::Original, new.local)
+            .and(new.source)
+            .and(new.first);
         let request = Request::new(flags, existing, Rest::Broken);
         match self.reserve(key, request, Claim::NOWHERE.position).claim() {
             // Another CPU has just opened this very connection: the retransmit finds it.

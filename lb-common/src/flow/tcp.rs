@@ -12,6 +12,8 @@ use crate::net::tcp::Flags;
 /// What is known of the flow besides its state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heard {
+    /// This side had sent a FIN before the flow was more than half open, and goes on now.
+    pub own_fin: bool,
     /// The other side has sent a FIN.
     pub other_fin: bool,
     /// With this packet the client goes on after an answer.
@@ -25,8 +27,8 @@ pub fn next(state: State, flags: Flags, heard: Heard) -> State {
         State::HalfOpen if !heard.goes_on => State::HalfOpen,
         State::Closed => State::Closed,
         _ if flags.rst() => State::Closed,
-        _ if flags.fin() && heard.other_fin => State::Closed,
-        _ if flags.fin() => State::Closing,
+        _ if (flags.fin() || heard.own_fin) && heard.other_fin => State::Closed,
+        _ if flags.fin() || heard.own_fin => State::Closing,
         State::HalfOpen => State::Established,
         _ => state,
     }
@@ -51,6 +53,7 @@ mod tests {
     const RST: Flags = flags(0x04);
 
     const NOTHING: Heard = Heard {
+        own_fin: false,
         other_fin: false,
         goes_on: false,
     };
@@ -76,6 +79,17 @@ mod tests {
         assert_eq!(next(State::HalfOpen, ACK, GOES_ON), State::Established);
         assert_eq!(next(State::HalfOpen, FIN, GOES_ON), State::Closing);
         assert_eq!(next(State::HalfOpen, RST, GOES_ON), State::Closed);
+        // A connection that came here in its last moments, after the FIN of one side or both.
+        let own_fin = Heard {
+            own_fin: true,
+            ..GOES_ON
+        };
+        let both = Heard {
+            other_fin: true,
+            ..own_fin
+        };
+        assert_eq!(next(State::HalfOpen, ACK, own_fin), State::Closing);
+        assert_eq!(next(State::HalfOpen, ACK, both), State::Closed);
         assert_eq!(next_datagram(State::HalfOpen, NOTHING), State::HalfOpen);
         assert_eq!(next_datagram(State::HalfOpen, GOES_ON), State::Established);
     }

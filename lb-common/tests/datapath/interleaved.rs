@@ -8,6 +8,7 @@ use lb_common::{
     datapath::{Hook, Packet, Released, Role, Route, Tables, Verdict, Work, process},
     fake::{FakePacket, FakeTables},
     flow::{FlowKey, clock::Tick},
+    hash::HashKey,
     net::{addr::Addr, ip::Ends},
 };
 
@@ -106,6 +107,10 @@ impl<'n, A: Addr, F: Fn(Moment)> Tables<A> for Interleaved<'n, A, F> {
         self.tables.node_addr()
     }
 
+    fn maglev_key(&self) -> &HashKey {
+        Tables::<A>::maglev_key(&self.tables)
+    }
+
     fn flow_mask(&self) -> u32 {
         self.tables.flow_mask()
     }
@@ -124,6 +129,14 @@ impl<'n, A: Addr, F: Fn(Moment)> Tables<A> for Interleaved<'n, A, F> {
 
     fn backend(&self, id: u32) -> Option<Backend<A>> {
         self.tables.backend(id)
+    }
+
+    fn connections(&self, id: u32) -> u32 {
+        self.tables.connections(id)
+    }
+
+    fn add_connections(&self, id: u32, change: u32) {
+        self.tables.add_connections(id, change);
     }
 
     fn place(&self, addr: A) -> u32 {

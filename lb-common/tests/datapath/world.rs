@@ -9,7 +9,7 @@ use lb_common::{
     },
     datapath::{Role, Route, Verdict, Via, remember},
     fake::{FakeNode, FakePacket, FakeTables, Outcome, PacketSpec, Transport},
-    flow::clock::NEXT_HOP_VALID,
+    flow::{clock::NEXT_HOP_VALID, slot::State},
     net::{
         addr::{Addr, Addr4, Addr6, Family},
         ip::{Ends, proto},
@@ -129,6 +129,8 @@ pub(crate) fn to_gateway() -> NextHop {
 pub(crate) struct World<A: Addr> {
     pub(crate) node: FakeNode<A>,
     version: Cell<u32>,
+    /// How backends are chosen: one of [`service_flags`], or 0.
+    algorithm: Cell<u32>,
 }
 
 impl<A: Addr> World<A> {
@@ -169,6 +171,7 @@ impl<A: Addr> World<A> {
         let world = Self {
             node: FakeNode::new(flows, config),
             version: Cell::new(0),
+            algorithm: Cell::new(0),
         };
         world.node.set_now(NOW);
         world
@@ -253,7 +256,7 @@ impl<A: Addr> World<A> {
                 base: 1,
                 count: u32::try_from(ids.len()).expect("few"),
             },
-            flags: service_flags::CLUSTER_IP,
+            flags: service_flags::CLUSTER_IP | self.algorithm.get(),
             ..Service::default()
         };
         for protocol in [proto::TCP, proto::UDP] {
@@ -262,10 +265,25 @@ impl<A: Addr> World<A> {
         }
     }
 
+    /// Chooses backends by this algorithm, one of [`service_flags`], from the next [`World::serve`] on.
+    pub(crate) fn choose_by(&self, algorithm: u32) {
+        self.algorithm.set(algorithm);
+    }
+
     /// Backend `id` leaves: no new connections, and none that may be moved stays.
     pub(crate) fn leave(&self, id: u32, others: &[u32]) {
         self.serve(others);
         self.node.set_backend(id, None);
+    }
+
+    /// States of all flows of a protocol, both directions of each.
+    pub(crate) fn states(&self, protocol: u8) -> Vec<State> {
+        let slots = self.node.flows();
+        let slots = (0..slots.positions()).map(|position| slots.slot(position));
+        slots
+            .filter(|slot| slot.state().published() && slot.protocol() == protocol)
+            .map(|slot| slot.state().state())
+            .collect()
     }
 
     /// The program on the host side of a pod's device.

@@ -16,7 +16,7 @@ use super::view::View;
 use crate::{
     compile::explain::{Explainer, List, PortChoice},
     control::Query,
-    desired::{Desired, DesiredPort, Frontend, FrontendKind, PortName},
+    desired::{Algorithm, Desired, DesiredPort, Frontend, FrontendKind, PortName},
     model::object::ObjectName,
 };
 
@@ -46,6 +46,10 @@ struct Port<'a> {
     #[serde(flatten)]
     choice: &'a PortChoice,
     frontends: Vec<Front>,
+    /// How one of a list is chosen.
+    algorithm: Algorithm,
+    /// Places of its Maglev tables, if the service says.
+    maglev_size: Option<u32>,
     /// Seconds; 0: none.
     affinity_timeout: u32,
     /// Who may dial the addresses of load balancers; empty: everybody.
@@ -133,6 +137,8 @@ fn port<'a>(service: &ObjectName, choice: &'a PortChoice, served: &Served) -> Po
     Port {
         choice,
         frontends: own.into_iter().chain(others).map(front).collect(),
+        algorithm: served.algorithm,
+        maglev_size: served.maglev_size,
         affinity_timeout: served.affinity_timeout_s,
         source_ranges: served
             .source_ranges

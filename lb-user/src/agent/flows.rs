@@ -20,6 +20,7 @@ use crate::{
         alarm::{Alarms, Limits, Message},
         census::{self, Census},
         memory::Access,
+        tally,
     },
     loader::{Datapath, facts},
 };
@@ -146,7 +147,10 @@ impl Walk {
         let node = facts::read(&self.pins).unwrap_or(NodeConfig::DEFAULT);
         let tables = FlowTables::open(&self.pins, node, Access::Read)?;
         match clock::now() {
-            Ok(now) => Ok(census::count(&tables, now)),
+            Ok(now) => {
+                tally::put_right(&self.pins, &tables, now)?;
+                Ok(census::count(&tables, now))
+            }
             Err(error) => {
                 tracing::warn!(%error, "cannot read the clock");
                 Ok(self.report.tables.clone())

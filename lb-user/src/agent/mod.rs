@@ -263,6 +263,7 @@ fn facts(config: &Config, node: &Node, pair: &HostPair, by_stack: bool) -> Facts
         masquerade: config.services.masquerade,
         by_stack,
         flows: config.flows,
+        maglev_seed: config.services.maglev_seed,
     }
 }
 

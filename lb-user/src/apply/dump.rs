@@ -7,6 +7,7 @@
 //! SOURCE device=3 0/2 192.0.2.1
 //! ```
 //!
+//! Of backends that have several slots it says how many, as in `10.244.1.2:8080*2048`.
 //! Says what is there, right or wrong: a slot that names no backend of its service is shown as `!id`.
 
 use std::{collections::BTreeMap, net::SocketAddr};
@@ -52,6 +53,8 @@ pub(super) fn frontend_flag_names(flags: u32) -> String {
         (service_flags::ANY_PORT, "any-port"),
         (service_flags::EXTERNAL_LOCAL, "external-local"),
         (service_flags::INTERNAL_LOCAL, "internal-local"),
+        (service_flags::MAGLEV, "maglev"),
+        (service_flags::LEAST_CONNECTIONS, "least-connections"),
     ];
     set_names(&names, flags)
 }
@@ -64,8 +67,13 @@ pub(super) fn flag_names(flags: u32) -> String {
         (backend_flags::IN_EXTERNAL_LOCAL, "external_local"),
         (backend_flags::IN_INTERNAL_LOCAL, "internal_local"),
         (backend_flags::LOCAL, "local"),
+        (backend_flags::COUNTED, "counted"),
     ];
-    set_names(&names, flags)
+    let set = set_names(&names, flags);
+    match backend_flags::weight(flags) {
+        1 => set,
+        weight => format!("{set},weight={weight}"),
+    }
 }
 
 fn set_names(names: &[(u32, &str)], flags: u32) -> String {
@@ -97,8 +105,8 @@ fn service_line(
                 None => format!("!{id}"),
             }
         };
-        let addresses: Vec<_> = maps.slots(range)?.iter().map(address).collect();
-        Ok(format!("[{}]", addresses.join(" ")))
+        let addresses = maps.slots(range)?.iter().map(address).collect();
+        Ok(format!("[{}]", counted(addresses).join(" ")))
     };
     let mut words = vec![
         format!(
@@ -129,6 +137,21 @@ fn service_line(
         words.push(format!("flags={}", frontend_flag_names(service.flags)));
     }
     Ok(words.join(" "))
+}
+
+/// The addresses of a list's slots as they stand there; where some stand there more than once, each with how often.
+fn counted(addresses: Vec<String>) -> Vec<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for address in &addresses {
+        *counts.entry(address).or_default() += 1;
+    }
+    if counts.len() == addresses.len() {
+        return addresses;
+    }
+    let counts = counts.into_iter();
+    counts
+        .map(|(address, n_slots)| format!("{address}*{n_slots}"))
+        .collect()
 }
 
 fn backend_line(id: BackendId, row: &BackendRow, names: Names<'_>) -> String {

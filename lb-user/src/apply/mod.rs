@@ -49,7 +49,7 @@ pub use self::{
     lbmaps::{Access, IsLive, LbMaps, TableError},
     pod::Raw,
     retry::Retry,
-    rows::{MapInfo, Table, counts, dump_rows, maps_table},
+    rows::{MapInfo, Table, counts, dump_rows, maps_table, read_rows, write_rows},
     scenario::{Scenario, short_name},
 };
 use crate::{

@@ -99,6 +99,8 @@ fn pin_all(dir: &Path) {
     let devices = aya_obj::Map::new_from_params(kind, 4, 8, 1, 0);
     let devices = MapData::create(devices, "devices", None).expect("devices");
     pin(dir, map::XDP_DEVICES, &devices);
+    pin_array::<u32>(dir, map::CONNECTIONS4, CAPACITY.backends);
+    pin_array::<u32>(dir, map::CONNECTIONS6, CAPACITY.backends);
     let counters = PerCpuArray::<MapData, u64>::create(Reason::COUNT, 0).expect("counters");
     pin(dir, map::COUNTERS, counters.map());
 }
@@ -244,6 +246,8 @@ fn are_listed(dir: &Path) {
             0,
             2,
             1,
+            0,
+            0,
             0,
             0,
             0,

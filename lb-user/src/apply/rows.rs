@@ -148,6 +148,7 @@ fn rows(
         map::PIECES => pieces(&map),
         map::TAKEOVER => takeover(&map),
         map::XDP_DEVICES => xdp_devices(&typed(name, Map::DevMapHash(map))?),
+        map::CONNECTIONS4 | map::CONNECTIONS6 => connections(&map),
         _ => {
             return Err(MapError::Unknown {
                 name: name.to_owned(),
@@ -247,6 +248,18 @@ fn slots(map: &MapData) -> io::Result<Table> {
         .collect();
     Ok(Table {
         columns: vec!["slot", "backend"],
+        rows,
+    })
+}
+
+fn connections(map: &MapData) -> io::Result<Table> {
+    // One that is off may be below 0.
+    let used = used::<u32>(map, |count| *count != 0)?;
+    let rows = used
+        .map(|(id, count)| vec![json!(id), json!(count.cast_signed())])
+        .collect();
+    Ok(Table {
+        columns: vec!["backend", "connections"],
         rows,
     })
 }
@@ -371,6 +384,27 @@ pub fn counts(pin_dir: &Path) -> Result<BTreeMap<Reason, u64>, MapError> {
         .map(|reason| Ok((*reason, count(&counters, *reason)?)));
     let counts: io::Result<_> = counts.collect();
     counts.map_err(|source| MapError::Kernel { name, source })
+}
+
+/// All rows of a pinned array.
+pub fn read_rows<V: Plain>(pin_dir: &Path, name: &'static str) -> Result<Vec<V>, MapError> {
+    let map = open_pinned(pin_dir, name)?;
+    let rows = Rows::of(&map).and_then(|rows| rows.read(0, rows.len()));
+    rows.map_err(|source| MapError::Kernel { name, source })
+}
+
+/// Writes rows of a pinned array, each where it says.
+pub fn write_rows<V: Plain>(
+    pin_dir: &Path,
+    name: &'static str,
+    rows: &[(u32, V)],
+) -> Result<(), MapError> {
+    let map = open_pinned(pin_dir, name)?;
+    let written = Rows::of(&map).and_then(|table| {
+        let mut rows = rows.iter();
+        rows.try_for_each(|(at, row)| table.write(*at, &[*row]))
+    });
+    written.map_err(|source| MapError::Kernel { name, source })
 }
 
 fn count(map: &PerCpuArray<MapData, u64>, reason: Reason) -> io::Result<u64> {

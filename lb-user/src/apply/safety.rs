@@ -10,10 +10,10 @@ use proptest::prelude::*;
 use super::{
     Faults, LbMaps as _, Retry, reconcile, restore,
     testing::{cluster_ip, desired, endpoint, port},
-    watched::{Addresses, Watched, address, check_picture, content, expected},
+    watched::{Target, Watched, address, check_picture, content, expected},
 };
 use crate::{
-    desired::{Desired, DesiredPort, Frontend, FrontendKind, Place, PortName},
+    desired::{Algorithm, Desired, DesiredPort, Frontend, FrontendKind, Place, PortName},
     plan::{BackendId, Capacity, Ledger, Step, Subject, family_of, plan},
 };
 
@@ -67,7 +67,9 @@ fn any_ports(
 ) -> impl Strategy<Value = Vec<(PortName, DesiredPort)>> {
     let owners = prop::collection::vec(prop::option::of(0..NAMES.len()), frontends.len());
     let facts = prop_oneof![
-        4 => Just("serving,cluster"),
+        3 => Just("serving,cluster"),
+        1 => Just("serving,cluster,weight=2"),
+        1 => Just("serving,cluster,internal_local,weight=6"),
         1 => Just("serving,cluster,internal_local,local"),
         1 => Just("serving,cluster,external_local,local"),
         1 => Just("serving"),
@@ -76,10 +78,21 @@ fn any_ports(
     let endpoints = prop::collection::vec(prop::option::weighted(0.6, facts), backends.len());
     let affinity = prop_oneof![3 => Just(0_u32), 1 => Just(10_800)];
     let ranges = prop::sample::subsequence(&SOURCES[..], 0..=2);
-    let ports = prop::collection::vec((endpoints, affinity, ranges), NAMES.len());
+    let algorithm = prop_oneof![
+        3 => Just((Algorithm::Random, None)),
+        1 => Just((Algorithm::Maglev, Some(7))),
+        1 => Just((Algorithm::Maglev, Some(11))),
+        1 => Just((Algorithm::LeastConnections, None)),
+    ];
+    let ports = prop::collection::vec((endpoints, affinity, ranges, algorithm), NAMES.len());
     (owners, ports).prop_map(move |(owners, ports)| {
-        type Facts = (Vec<Option<&'static str>>, u32, Vec<&'static str>);
-        let port = |(idx, (endpoints, affinity, ranges)): (usize, Facts)| {
+        type Facts = (
+            Vec<Option<&'static str>>,
+            u32,
+            Vec<&'static str>,
+            (Algorithm, Option<u32>),
+        );
+        let port = |(idx, (endpoints, affinity, ranges, algorithm)): (usize, Facts)| {
             let owned = frontends
                 .iter()
                 .zip(&owners)
@@ -92,6 +105,7 @@ fn any_ports(
             let (mut name, mut port) = port(NAMES[idx], &owned, &endpoints);
             name.family = family_of(cluster_ip(frontends[0]).addr);
             port.affinity_timeout_s = affinity;
+            (port.algorithm, port.maglev_size) = algorithm;
             // Every other address is a load balancer's.
             let guarded = |frontend: Frontend| Frontend {
                 kind: if frontend.addr.to_string().ends_with('2') {
@@ -393,6 +407,76 @@ fn an_id_comes_back_with_the_next_generation() {
 }
 
 #[test]
+fn another_algorithm_is_a_fresh_range_and_the_entry() {
+    let mut ledger = Ledger::new(Capacity::default());
+    let mut watched = Watched::new(Capacity::default(), Faults::Never);
+    let both = [
+        ("10.244.1.1:80", "serving,cluster"),
+        ("10.244.1.2:80", "serving,cluster"),
+    ];
+    let mut state = web(&both);
+    watched.reconcile(&state, &mut ledger);
+    for (algorithm, size) in [
+        (Algorithm::Maglev, Some(64)),
+        (Algorithm::Maglev, None),
+        (Algorithm::Random, None),
+    ] {
+        for port in state.ports.values_mut() {
+            (port.algorithm, port.maglev_size) = (algorithm, size);
+        }
+        let steps = plan(&state, &mut ledger).steps;
+        assert!(
+            matches!(
+                steps.as_slice(),
+                [
+                    Step::WriteSlots { .. },
+                    Step::PutService { .. },
+                    Step::Grace
+                ]
+            ),
+            "{steps:#?}"
+        );
+        watched.reconcile(&state, &mut ledger);
+        assert_eq!(watched.violations, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn a_table_that_does_not_fit_is_named_and_its_service_served_at_random() {
+    let small = Capacity {
+        slots: 100,
+        ..Capacity::default()
+    };
+    let mut ledger = Ledger::new(small);
+    let mut watched = Watched::new(small, Faults::Never);
+    let both = [
+        ("10.244.1.1:80", "serving,cluster"),
+        ("10.244.1.2:80", "serving,cluster"),
+    ];
+    let mut state = web(&both);
+    for (size, n_slots) in [(None, 2), (Some(64), 64), (Some(64), 64), (Some(128), 2)] {
+        for port in state.ports.values_mut() {
+            (port.algorithm, port.maglev_size) = (Algorithm::Maglev, size);
+        }
+        let outcome = watched.reconcile(&state, &mut ledger);
+        let refused: Vec<_> = outcome.refused.iter().map(ToString::to_string).collect();
+        let places = size.unwrap_or(4_096);
+        let expected = format!(
+            "default/web:http TCP IPv4: {places} places of a Maglev table do not fit into table slots, which holds 100, so \
+             backends are chosen at random; ask for smaller tables by fulcrum.dev/maglev-size"
+        );
+        let expected = if n_slots == 2 {
+            vec![expected]
+        } else {
+            Vec::new()
+        };
+        assert_eq!(refused, expected);
+        let entry = ledger.services().values().next().expect("it is served");
+        assert_eq!(entry.cluster.count, n_slots);
+    }
+}
+
+#[test]
 fn a_frontend_that_moves_is_replaced_by_one_write() {
     let mut ledger = Ledger::new(Capacity::default());
     let mut watched = Watched::new(Capacity::default(), Faults::Never);
@@ -452,7 +536,7 @@ fn a_run_of_failures_ends() {
     watched.after = expected(&many(50))
         .frontends
         .into_keys()
-        .map(|key| (key, Addresses::default()))
+        .map(|key| (key, Target::default()))
         .collect();
     let retry = Retry {
         attempts: 3,

@@ -49,8 +49,11 @@ pub(crate) fn cluster_ip(frontend: &str) -> Frontend {
     }
 }
 
-/// An endpoint with the facts that are named as in dumps: `serving,cluster,local`.
+/// An endpoint with the facts that are named as in dumps: `serving,cluster,local,weight=2`.
 pub(crate) fn endpoint(facts: &str) -> Endpoint {
+    let weight = facts
+        .split(',')
+        .find_map(|named| named.strip_prefix("weight="));
     let is = |fact| facts.split(',').any(|named| named == fact);
     Endpoint {
         serving: is("serving"),
@@ -58,6 +61,7 @@ pub(crate) fn endpoint(facts: &str) -> Endpoint {
         in_external_local: is("external_local"),
         in_internal_local: is("internal_local"),
         local: is("local"),
+        weight: weight.map_or(1, |text| text.parse().expect("literal")),
     }
 }
 

@@ -7,14 +7,14 @@ use std::{
 };
 
 use ipnet::IpNet;
-use lb_common::abi::{Service, SlotRange, backend_flags, place::NODE_SPACE};
+use lb_common::abi::{Service, SlotRange, backend_flags, place::NODE_SPACE, service_flags};
 use proptest::prelude::*;
 
 use super::{
     FakeMaps, Faults, FaultyMaps, LbMaps, Outcome, Retry, TableError, lbmaps::IsLive, reconcile,
 };
 use crate::{
-    desired::{Desired, Endpoint, FrontendKind, Place, PortName},
+    desired::{Algorithm, Desired, DesiredPort, Endpoint, FrontendKind, Place, PortName},
     plan::{
         Area, BackendId, BackendRow, Capacity, FrontendKey, Ledger, SourceId, SourceRow,
         display_key, family_of, frontend_key,
@@ -33,22 +33,32 @@ const LISTS: [u32; 3] = [
     backend_flags::IN_INTERNAL_LOCAL,
 ];
 
-/// Addresses per list, and who may come in.
-pub(super) type Addresses = ([Vec<SocketAddr>; 3], BTreeSet<IpNet>);
+/// What a frontend leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Target {
+    /// Slots that each address has, per list.
+    lists: [BTreeMap<SocketAddr, usize>; 3],
+    /// Who may come in.
+    sources: BTreeSet<IpNet>,
+    /// How backends are chosen, in the entry's flags.
+    algorithm: u32,
+}
 
 /// Tables under the eyes of readers.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) maps: FaultyMaps<FakeMaps>,
     /// What each frontend led to when the present plan began.
-    before: BTreeMap<FrontendKey, Addresses>,
+    before: BTreeMap<FrontendKey, Target>,
     /// What each frontend shall lead to.
-    pub(super) after: BTreeMap<FrontendKey, Addresses>,
+    pub(super) after: BTreeMap<FrontendKey, Target>,
+    /// What else it may lead to, where there is no room for a Maglev table.
+    instead: BTreeMap<FrontendKey, Target>,
     has_room: bool,
     /// Frontends that must be there all the time.
     stay: BTreeSet<FrontendKey>,
     /// Copies of entries that readers in flight hold, with what the entry led to when they came.
-    in_flight: BTreeMap<(FrontendKey, u32), (Service, Addresses)>,
+    in_flight: BTreeMap<(FrontendKey, u32), (Service, Target)>,
     pub(super) violations: Vec<String>,
 }
 
@@ -58,6 +68,7 @@ impl Watched {
             maps: FaultyMaps::new(FakeMaps::new(capacity), faults, libc::ENOMEM),
             before: BTreeMap::new(),
             after: BTreeMap::new(),
+            instead: BTreeMap::new(),
             has_room: capacity == Capacity::default(),
             stay: BTreeSet::new(),
             in_flight: BTreeMap::new(),
@@ -77,14 +88,20 @@ impl Watched {
                 (self.has_room || *next == owner).then_some(key)
             })
             .collect();
-        self.after = expected
-            .into_iter()
-            .map(|(key, (_, to, _))| (key, to))
-            .collect();
+        self.after = targets(expected);
+        if !self.has_room {
+            let mut at_random = desired.clone();
+            for port in at_random.ports.values_mut() {
+                if port.algorithm == Algorithm::Maglev {
+                    port.algorithm = Algorithm::Random;
+                }
+            }
+            self.instead = targets(self::expected(&at_random).frontends);
+        }
         reconcile(desired, ledger, self, &ONE_TRY)
     }
 
-    pub(super) fn frontends(&self) -> BTreeMap<FrontendKey, Addresses> {
+    pub(super) fn frontends(&self) -> BTreeMap<FrontendKey, Target> {
         let services = self.maps.services().expect("reads do not fail");
         services
             .into_iter()
@@ -93,22 +110,28 @@ impl Watched {
     }
 
     /// What a reader gets that holds this copy of an entry; what it must not get is left out.
-    fn follow(&self, key: &FrontendKey, service: &Service) -> Addresses {
+    fn follow(&self, key: &FrontendKey, service: &Service) -> Target {
         let lists = [
             service.cluster,
             service.external_local,
             service.internal_local,
         ];
         let lists = lists.map(|range| {
-            let slots = (range.base..).take(range.count as usize);
-            slots
-                .filter_map(|slot| self.accept(key, service, slot))
-                .map(|row| address(&row))
-                .collect()
+            let mut shares = BTreeMap::new();
+            for slot in (range.base..).take(range.count as usize) {
+                if let Some(row) = self.accept(key, service, slot) {
+                    *shares.entry(address(&row)).or_default() += 1;
+                }
+            }
+            shares
         });
         let places = self.maps.places().expect("reads do not fail").into_keys();
         let guard = places.filter(|area| service.guard != 0 && area.space == service.guard);
-        (lists, guard.map(|area| area.net).collect())
+        Target {
+            lists,
+            sources: guard.map(|area| area.net).collect(),
+            algorithm: service.flags & (service_flags::MAGLEV | service_flags::LEAST_CONNECTIONS),
+        }
     }
 
     fn accept(&self, key: &FrontendKey, service: &Service, slot: u32) -> Option<BackendRow> {
@@ -129,8 +152,8 @@ impl Watched {
         }
         for (key, service) in &services {
             let now = self.follow(key, service);
-            let as_before = self.before.get(key) == Some(&now);
-            if !as_before && self.after.get(key) != Some(&now) {
+            let mut right = [&self.before, &self.after, &self.instead].into_iter();
+            if !right.any(|targets| targets.get(key) == Some(&now)) {
                 violations.push(format!("{} leads to {now:?}, a mixture", display_key(key)));
             }
             self.check_flags(key, service, &mut violations);
@@ -251,7 +274,7 @@ impl LbMaps for Watched {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Content {
     /// Service port, lists, affinity.
-    pub(super) frontends: BTreeMap<FrontendKey, (Option<PortName>, Addresses, u32)>,
+    pub(super) frontends: BTreeMap<FrontendKey, (Option<PortName>, Target, u32)>,
     backends: BTreeSet<(Option<PortName>, SocketAddr, u32)>,
     places: BTreeMap<Area, Place>,
 }
@@ -295,30 +318,81 @@ pub(super) fn expected(desired: &Desired) -> Content {
         .iter()
         .filter(|(_, port)| !port.frontends.is_empty())
     {
-        let list = |flag| -> Vec<_> {
+        let list = |flag| {
             let backends = port
                 .backends
                 .iter()
                 .filter(|(_, facts)| bits(**facts) & flag != 0);
-            backends.map(|(endpoint, _)| *endpoint).collect()
+            let weighed: Vec<_> = backends
+                .map(|(endpoint, facts)| (*endpoint, u32::from(facts.weight)))
+                .collect();
+            shares(&weighed, port)
         };
         for frontend in &port.frontends {
             let guard = match frontend.kind {
                 FrontendKind::LoadBalancer => port.source_ranges.clone(),
                 _ => BTreeSet::new(),
             };
-            let to = (LISTS.map(list), guard);
+            let to = Target {
+                lists: LISTS.map(list),
+                sources: guard,
+                algorithm: match port.algorithm {
+                    Algorithm::Random => 0,
+                    Algorithm::Maglev => service_flags::MAGLEV,
+                    Algorithm::LeastConnections => service_flags::LEAST_CONNECTIONS,
+                },
+            };
             let value = (Some(name.clone()), to, port.affinity_timeout_s);
             content
                 .frontends
                 .insert(frontend_key(frontend, name.protocol), value);
         }
         let backends = port.backends.iter();
-        let backends =
-            backends.map(|(endpoint, facts)| (Some(name.clone()), *endpoint, bits(*facts)));
+        let counted = u32::from(port.algorithm == Algorithm::LeastConnections) << 5;
+        let backends = backends
+            .map(|(endpoint, facts)| (Some(name.clone()), *endpoint, bits(*facts) | counted));
         content.backends.extend(backends);
     }
     content
+}
+
+/// Slots of each of these addresses, which have weights: in a table they take turns, in order, whoever weighs less than the
+/// heaviest not in every round.
+fn shares(weighed: &[(SocketAddr, u32)], port: &DesiredPort) -> BTreeMap<SocketAddr, usize> {
+    let heaviest = weighed.iter().map(|(_, weight)| *weight).max().unwrap_or(0);
+    let mut n_slots = match port.algorithm {
+        Algorithm::Maglev if weighed.len() > 1 => port.maglev_size.unwrap_or(4_096),
+        Algorithm::Maglev => heaviest.min(1),
+        Algorithm::Random | Algorithm::LeastConnections => {
+            // The largest number that divides all weights.
+            let divides = |n: &u32| weighed.iter().all(|(_, weight)| weight % n == 0);
+            let unit = (1..=heaviest).rev().find(divides).unwrap_or(1);
+            let shares = weighed.iter();
+            return shares
+                .map(|(address, weight)| (*address, (weight / unit) as usize))
+                .collect();
+        }
+    };
+    let mut shares = BTreeMap::new();
+    let mut rounds = 0;
+    while n_slots > 0 {
+        rounds += 1;
+        for (address, weight) in weighed {
+            let due = rounds * weight / heaviest;
+            if n_slots > 0 && due > (rounds - 1) * weight / heaviest {
+                *shares.entry(*address).or_default() += 1;
+                n_slots -= 1;
+            }
+        }
+    }
+    shares
+}
+
+fn targets<T, U>(
+    frontends: BTreeMap<FrontendKey, (T, Target, U)>,
+) -> BTreeMap<FrontendKey, Target> {
+    let frontends = frontends.into_iter();
+    frontends.map(|(key, (_, to, _))| (key, to)).collect()
 }
 
 fn bits(facts: Endpoint) -> u32 {
@@ -327,6 +401,7 @@ fn bits(facts: Endpoint) -> u32 {
         | u32::from(facts.in_external_local) << 2
         | u32::from(facts.in_internal_local) << 3
         | u32::from(facts.local) << 4
+        | (u32::from(facts.weight) - 1) << 8
 }
 
 pub(super) fn address(row: &BackendRow) -> SocketAddr {

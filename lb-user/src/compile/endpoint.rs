@@ -106,6 +106,7 @@ pub(super) fn serving(
             in_external_local: external_local && takes_local,
             in_internal_local: internal_local && takes_local,
             local: here.is_local(endpoint),
+            weight: endpoint.weight,
         };
         (*address, judged)
     });
@@ -130,6 +131,10 @@ pub(super) struct Choice<'a> {
     hints: Hints,
     cluster: Stage,
     local: Stage,
+    /// Somebody in the list of the cluster has a weight.
+    cluster_weighs: bool,
+    /// The same for the list of this node.
+    local_weighs: bool,
 }
 
 /// Why an endpoint takes no new connections from a list.
@@ -149,6 +154,8 @@ pub(super) enum Exclusion {
     Elsewhere,
     /// It names no node.
     Unplaced,
+    /// Its weight is 0, and others have one.
+    Weightless,
 }
 
 /// Which hints count for the cluster list.
@@ -172,13 +179,22 @@ impl<'a> Choice<'a> {
         endpoints: impl Iterator<Item = &'e Endpoint> + Clone,
         here: Here<'a>,
     ) -> Self {
+        let all = endpoints.clone();
         let ready = endpoints.filter(|endpoint| endpoint.conditions.ready);
         let local = ready.clone().filter(|endpoint| here.is_local(endpoint));
-        Self {
+        let choice = Self {
             here,
             hints: Hints::of(&ready, here),
             cluster: Stage::among(ready),
             local: Stage::among(local),
+            cluster_weighs: false,
+            local_weighs: false,
+        };
+        let mut heavy = all.filter(|endpoint| endpoint.weight > 0);
+        Self {
+            cluster_weighs: heavy.clone().any(|it| choice.cluster(it).is_none()),
+            local_weighs: heavy.any(|it| choice.local(it).is_none()),
+            ..choice
         }
     }
 
@@ -191,7 +207,9 @@ impl<'a> Choice<'a> {
         };
         // No hint is asked about endpoints that terminate.
         let hinted = || (self.cluster == Stage::Ready).then(hinted).flatten();
-        self.cluster.refuses(endpoint.conditions).or_else(hinted)
+        let weightless = || weightless(endpoint, self.cluster_weighs);
+        let refused = self.cluster.refuses(endpoint.conditions);
+        refused.or_else(hinted).or_else(weightless)
     }
 
     /// Why an endpoint is not in the list of this node's own; nothing if it is.
@@ -201,9 +219,15 @@ impl<'a> Choice<'a> {
         } else if !self.here.is_local(endpoint) {
             Some(Exclusion::Elsewhere)
         } else {
-            self.local.refuses(endpoint.conditions)
+            let refused = self.local.refuses(endpoint.conditions);
+            refused.or_else(|| weightless(endpoint, self.local_weighs))
         }
     }
+}
+
+/// Why an endpoint is not in a list where somebody has a weight, or nobody.
+fn weightless(endpoint: &Endpoint, weighs: bool) -> Option<Exclusion> {
+    (weighs && endpoint.weight == 0).then_some(Exclusion::Weightless)
 }
 
 impl Hints {

@@ -56,6 +56,8 @@ pub struct EndpointChoice {
     pub target: Option<String>,
     /// Whether it runs on this node.
     pub local: bool,
+    /// Its share of new connections, compared with those of the others.
+    pub weight: u8,
     /// The lists from which it takes new connections.
     pub lists: BTreeSet<List>,
     /// Why it is not in the service's other lists, a part of a sentence each.
@@ -167,6 +169,7 @@ fn judged(
         node: endpoint.node_name.clone(),
         target: endpoint.target.as_ref().map(ToString::to_string),
         local: here.is_local(endpoint),
+        weight: endpoint.weight,
         lists: BTreeSet::new(),
         reasons: BTreeMap::new(),
     };
@@ -211,6 +214,7 @@ fn reason(exclusion: Exclusion, endpoint: &Endpoint, here: Here<'_>) -> String {
             format!("on node {node}; the policy Local keeps to {}", here.node)
         }
         Exclusion::Unplaced => "no node name: remote everywhere".to_owned(),
+        Exclusion::Weightless => "its weight is 0, and others have one".to_owned(),
     }
 }
 

@@ -71,7 +71,10 @@ pub(super) fn slices(
             let endpoints: Vec<_> = kept
                 .iter()
                 .filter(|(address, _)| family_of(address.ip) == family)
-                .map(|(address, is_ready)| endpoint(address, *is_ready))
+                .map(|(address, is_ready)| Endpoint {
+                    weight: endpoints.object.meta.weight(),
+                    ..endpoint(address, *is_ready)
+                })
                 .collect();
             if !endpoints.is_empty() {
                 let group = Group {
@@ -146,6 +149,7 @@ fn endpoint(address: &SubsetAddress, is_ready: bool) -> Endpoint {
         target: address.target.clone(),
         zone: None,
         hints: None,
+        weight: 1,
     }
 }
 

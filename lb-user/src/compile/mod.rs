@@ -18,11 +18,12 @@ use ipnet::IpNet;
 
 use crate::{
     alloc::{self, Addresses, Allocations, Pools, PortRange},
-    desired::Desired,
+    desired::{Algorithm, Desired},
     model::{finding::Finding, object::ObjectName},
     store::Snapshot,
 };
 
+mod balancing;
 mod endpoint;
 pub mod explain;
 mod external;
@@ -64,6 +65,8 @@ pub struct NodeFacts {
     pub node_port_range: PortRange,
     /// Whether explicit values outside of the ranges are errors instead of warnings.
     pub is_strict: bool,
+    /// How backends are chosen where a service does not say.
+    pub algorithm: Algorithm,
 }
 
 /// Which of a node's addresses answer on node ports.
@@ -123,9 +126,12 @@ pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -
         compiled
             .health_checks
             .extend(check.map(|it| (name.clone(), it)));
+        let algorithm = balancing::algorithm(service, facts, &mut findings);
         let mut outside = taken.outside((name, service), addresses, facts);
         for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
             let endpoints = endpoint::merge(&slices, port, id.family);
+            (entry.algorithm, entry.maglev_size) = algorithm;
+            balancing::want_room(service, entry.algorithm, endpoints.len(), &mut findings);
             entry.backends = endpoint::serving(&endpoints, &service.object, here);
             entry.external_local = endpoint::external_local(&service.object);
             entry.internal_local = endpoint::internal_local(&service.object);

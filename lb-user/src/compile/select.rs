@@ -128,6 +128,7 @@ impl Selection<'_> {
                 uid: pod.meta.uid.clone(),
             }),
             zone,
+            weight: pod.meta.weight(),
         })
     }
 

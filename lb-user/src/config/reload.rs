@@ -17,11 +17,12 @@ use super::{
 use crate::loader::pattern::Pattern;
 
 /// Keys that take effect at once. What a [`Live`] has follows from them.
-const LIVE: [&str; 8] = [
+const LIVE: [&str; 9] = [
     "uplink",
     "pod-device",
     "pod-cidr",
     "nodeport-addresses",
+    "algorithm",
     "zone",
     "service-node-port-range",
     "strict",

@@ -4,11 +4,13 @@ use std::str::FromStr;
 
 use clap::Args;
 use ipnet::IpNet;
+use lb_common::select::MAGLEV_SEED;
 
 use super::{ConfigError, Masquerade};
 use crate::{
     alloc::PortRange,
     compile::{NodeFacts, NodePortAddresses},
+    desired::Algorithm,
 };
 
 /// What stands for the node's own address among prefixes.
@@ -36,6 +38,14 @@ pub struct ServiceFlags {
     #[arg(long, value_enum, default_value_t)]
     pub masquerade: Masquerade,
 
+    /// How a new connection's endpoint is chosen where a Service does not say so by the annotation fulcrum.dev/algorithm
+    #[arg(long, value_enum, default_value_t)]
+    pub algorithm: Algorithm,
+
+    /// What the algorithm maglev hashes packets with: a number, the same on all nodes
+    #[arg(long, value_name = "NUMBER", default_value_t = MAGLEV_SEED)]
+    pub maglev_seed: u64,
+
     /// This node's zone, for which endpoints may be meant [default: the label topology.kubernetes.io/zone of this
     /// node's Node object]
     #[arg(long, value_name = "ZONE", value_parser = zone)]
@@ -53,6 +63,10 @@ pub struct ServiceSettings {
     pub zone: Option<String>,
     /// When a client's source address gives way.
     pub masquerade: Masquerade,
+    /// How endpoints are chosen where a service does not say.
+    pub algorithm: Algorithm,
+    /// What Maglev services hash packets with.
+    pub maglev_seed: u64,
 }
 
 /// What services are given.
@@ -96,6 +110,8 @@ impl ServiceFlags {
             pools: self.pools,
             node_port_addresses,
             masquerade: self.masquerade,
+            algorithm: self.algorithm,
+            maglev_seed: self.maglev_seed,
             zone: self.zone,
         })
     }
@@ -106,6 +122,7 @@ impl ServiceSettings {
     pub fn tell(&self, facts: &mut NodeFacts) {
         self.pools.tell(facts);
         facts.zone.clone_from(&self.zone);
+        facts.algorithm = self.algorithm;
         facts.prefixes_tell_pods = self.masquerade != Masquerade::AsNeeded;
         let addresses = &self.node_port_addresses;
         facts.node_port_addresses.clone_from(addresses);
@@ -186,13 +203,14 @@ mod tests {
     #[test]
     fn what_is_given_becomes_facts() {
         let given = facts(
-            "--service-node-port-range 20000-20100 --strict --zone eu-1a \
+            "--service-node-port-range 20000-20100 --strict --zone eu-1a --algorithm maglev \
              --nodeport-addresses 192.0.2.0/24,198.51.100.7/24 --nodeport-addresses 2001:db8::/32",
         );
         let parse = |text: &str| text.parse::<IpNet>().expect("literal");
         let expected = NodeFacts {
             node_port_range: "20000-20100".parse().expect("literal"),
             is_strict: true,
+            algorithm: Algorithm::Maglev,
             zone: Some("eu-1a".to_owned()),
             node_port_addresses: NodePortAddresses::Inside(vec![
                 parse("192.0.2.0/24"),

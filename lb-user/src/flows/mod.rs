@@ -10,6 +10,7 @@ pub mod connection;
 pub mod filter;
 pub mod memory;
 pub mod owner;
+pub mod tally;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -26,7 +26,8 @@ use super::{
     facts,
     form::{self, Found},
     inherit::Inheritance,
-    object, pin,
+    object::{self, Terms},
+    pin,
     tracer::Tracer,
 };
 use crate::config::{FlowTableSizes, Modes};
@@ -72,8 +73,8 @@ pub struct Origin {
     pub needs: Needs,
     /// A device of the node.
     pub ifindex: u32,
-    /// Clients that affinity is remembered of.
-    pub affinity_size: u32,
+    /// What else.
+    pub terms: Terms,
 }
 
 /// A growth that an earlier agent began and did not finish.
@@ -146,7 +147,7 @@ impl Origin {
             source,
         })?;
         let pins = self.pins(phase, family, &growing);
-        let mut ebpf = object::load_on(node, self.affinity_size, &pins)?;
+        let mut ebpf = object::load_on(node, &self.terms, &pins)?;
         #[cfg(feature = "bpf-log")]
         super::bpf_log::forward(&mut ebpf);
         let carrier = match phase {
@@ -170,7 +171,7 @@ impl Origin {
             .into_iter()
             .map(|map| (map, self.pin(map)))
             .collect();
-        let mut ebpf = object::load_on(self.node, self.affinity_size, &pins)?;
+        let mut ebpf = object::load_on(self.node, &self.terms, &pins)?;
         #[cfg(feature = "bpf-log")]
         super::bpf_log::forward(&mut ebpf);
         Ok(Stage {
@@ -458,6 +459,8 @@ impl Carrier {
 
 #[cfg(test)]
 mod tests {
+    use lb_common::select::MAGLEV_KEY;
+
     use super::*;
 
     fn origin() -> Origin {
@@ -474,7 +477,10 @@ mod tests {
             modes: Modes::TC,
             needs: Needs::default(),
             ifindex: 1,
-            affinity_size: 64,
+            terms: Terms {
+                affinity_size: 64,
+                maglev_key: MAGLEV_KEY,
+            },
         }
     }
 

@@ -144,7 +144,7 @@ impl Datapath {
             modes,
             needs: Needs::default(),
             ifindex: facts.host.near,
-            affinity_size: facts.flows.affinity_size,
+            terms: object::Terms::of(&facts),
         };
         let stage = match begun {
             None => origin.load_plain()?,

@@ -9,6 +9,7 @@ use aya::{
 };
 use lb_common::{
     abi::{NextHop, NodeConfig, former, map, node::features},
+    hash::{self, HashKey},
     net::addr::Family,
 };
 
@@ -23,6 +24,8 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("FULCRUM_BPF_OBJECT"));
 
 /// Name of the global that holds the [`NodeConfig`].
 const NODE: &str = "NODE";
+/// Name of the one that holds the key of Maglev services.
+const MAGLEV: &str = "MAGLEV";
 /// Name of the one that holds [`former::Layouts`]; in releases that need it.
 const LAYOUTS: &str = "LAYOUTS";
 /// `BPF_FIB_LOOKUP_SRC` of `linux/bpf.h`: the FIB names the preferred source as well.
@@ -45,6 +48,26 @@ pub struct Facts {
     pub by_stack: bool,
     /// How connections are kept.
     pub flows: FlowSettings,
+    /// What Maglev services hash packets with.
+    pub maglev_seed: u64,
+}
+
+/// What the object is loaded with beside the facts.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Clients per family that affinity is remembered of.
+    pub affinity_size: u32,
+    /// The key under which Maglev services look packets up.
+    pub maglev_key: HashKey,
+}
+
+impl Terms {
+    pub(super) fn of(facts: &Facts) -> Self {
+        Self {
+            affinity_size: facts.flows.affinity_size,
+            maglev_key: hash::expand(facts.maglev_seed),
+        }
+    }
 }
 
 /// Why the object cannot be loaded.
@@ -61,14 +84,14 @@ pub enum ObjectError {
 /// Loads the object on maps of its own; the facts are told as the programs have them.
 pub fn load(facts: Facts) -> Result<(Ebpf, NodeConfig), ObjectError> {
     let node = node_config(facts, [facts.flow_table.size; 2], None)?;
-    Ok((load_on(node, facts.flows.affinity_size, &[])?, node))
+    Ok((load_on(node, &Terms::of(&facts), &[])?, node))
 }
 
 /// Creates the maps, or takes those that are pinned whatever they are like, and makes the programs ready for the verifier.
 /// `pins`: where maps are pinned or shall be, a name in the object and a path each; others are its own.
 pub(super) fn load_on(
     node: NodeConfig,
-    affinity_size: u32,
+    terms: &Terms,
     pins: &[(&'static str, PathBuf)],
 ) -> Result<Ebpf, ObjectError> {
     let flow_tables = [
@@ -86,9 +109,10 @@ pub(super) fn load_on(
     let node = Raw(node);
     let mut loader = EbpfLoader::new();
     loader
-        .map_max_entries(map::AFFINITY4, affinity_size)
-        .map_max_entries(map::AFFINITY6, affinity_size)
+        .map_max_entries(map::AFFINITY4, terms.affinity_size)
+        .map_max_entries(map::AFFINITY6, terms.affinity_size)
         .override_global(NODE, &node, true)
+        .override_global(MAGLEV, terms.maglev_key.as_slice(), true)
         .override_global(LAYOUTS, layouts.as_slice(), false)
         .verifier_log_level(VerifierLogLevel::STATS);
     for (name, mask) in flow_tables.into_iter().filter(|(_, mask)| *mask != 0) {
@@ -217,6 +241,7 @@ mod tests {
                 },
                 ..FlowSettings::default()
             },
+            maglev_seed: 0,
         };
         let node = node_config(facts, [1024, 2048], None).expect("random numbers");
         let half_open = StateWord::default().with(State::HalfOpen);
@@ -245,6 +270,7 @@ mod tests {
             masquerade: Masquerade::KubeProxy,
             by_stack: false,
             flows: FlowSettings::default(),
+            maglev_seed: 0,
         };
         let key = |known| {
             let node = node_config(facts, [64; 2], known).expect("random numbers");

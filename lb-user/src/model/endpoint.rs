@@ -68,6 +68,9 @@ pub struct Endpoint {
     pub zone: Option<String>,
     /// `hints`, where there are any.
     pub hints: Option<Hints>,
+    /// Its share of new connections, compared with those of others; 0: none, unless all have 0. Of the pod or of the
+    /// object that lists it.
+    pub weight: u8,
 }
 
 /// `targetRef`: the object behind an endpoint.

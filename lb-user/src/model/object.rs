@@ -79,6 +79,16 @@ impl fmt::Display for Origin {
     }
 }
 
+/// Annotation of Pods, and of `EndpointSlice`s and Endpoints for all that they list: how much of a service an endpoint gets.
+pub const ANNOTATION_WEIGHT: &str = "fulcrum.dev/weight";
+/// The largest weight.
+pub const MAX_WEIGHT: u8 = 100;
+
+/// The weight that a text stands for.
+pub fn weight(text: &str) -> Option<u8> {
+    text.parse().ok().filter(|weight| *weight <= MAX_WEIGHT)
+}
+
 /// The parts of `metadata` that matter here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meta {
@@ -92,6 +102,14 @@ pub struct Meta {
     pub uid: Option<String>,
     /// `metadata.creationTimestamp` in RFC 3339, where the manifest has one.
     pub created: Option<String>,
+}
+
+impl Meta {
+    /// The weight that an annotation gives the endpoints of the object; 1 where there is none.
+    pub fn weight(&self) -> u8 {
+        let given = self.annotations.get(ANNOTATION_WEIGHT);
+        given.and_then(|text| weight(text)).unwrap_or(1)
+    }
 }
 
 /// A namespace and a name; the namespace is empty for kinds that have none.

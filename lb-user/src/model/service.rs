@@ -11,12 +11,17 @@ use ipnet::IpNet;
 use lb_common::net::addr::Family;
 
 use super::object::{Labels, Meta};
-use crate::desired::Protocol;
+use crate::desired::{Algorithm, Protocol};
 
 /// Label by which a service belongs to another proxy, whatever its value.
 pub const LABEL_PROXY_NAME: &str = "service.kubernetes.io/service-proxy-name";
 /// Label by which a service or slice has no datapath state, whatever its value.
 pub const LABEL_HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// Annotation that says how backends are chosen: one of [`Algorithm::ALL`].
+pub const ANNOTATION_ALGORITHM: &str = "fulcrum.dev/algorithm";
+/// Annotation that says how many places the Maglev tables have.
+pub const ANNOTATION_MAGLEV_SIZE: &str = "fulcrum.dev/maglev-size";
 
 /// One Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +75,7 @@ impl Service {
     }
 }
 
-/// `spec` of a Service.
+/// `spec` of a Service, and what annotations of ours add to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceSpec {
     /// `type`.
@@ -109,6 +114,10 @@ pub struct ServiceSpec {
     pub health_check_node_port: Option<u16>,
     /// `trafficDistribution`, where given.
     pub traffic_distribution: Option<TrafficDistribution>,
+    /// [`ANNOTATION_ALGORITHM`], where given.
+    pub algorithm: Option<Algorithm>,
+    /// [`ANNOTATION_MAGLEV_SIZE`], where given.
+    pub maglev_size: Option<u32>,
 }
 
 /// One of `status.loadBalancer.ingress`.

@@ -10,6 +10,7 @@ use lb_common::{abi::SlotRange, net::addr::Family};
 use super::{
     ledger::{Block, Ledger, Port, Stage, Tenancy},
     lists::Lists,
+    recipe::Recipe,
     step::{BackendId, FrontendKey, family_of},
 };
 use crate::desired::PortName;
@@ -75,6 +76,21 @@ impl Ledger {
         for (_, Tenancy { id, .. }) in unused {
             self.free.backends(id.family).untake(id.id);
         }
+    }
+
+    /// The lists of a recipe: those that were made of it before, if it is the same.
+    pub(super) fn lists(&mut self, service: u32, recipe: Recipe) -> Lists {
+        let Some(port) = self.ports.get_mut(&service) else {
+            return recipe.lists();
+        };
+        if let Some((_, lists)) = port.made.as_ref().filter(|(made, _)| *made == recipe) {
+            return lists.clone();
+        }
+        let lists = recipe.lists();
+        if recipe.is_dear() {
+            port.made = Some((recipe, lists.clone()));
+        }
+        lists
     }
 
     /// Slots for the lists; `None`: there is no gap of that length.

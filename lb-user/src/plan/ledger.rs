@@ -22,6 +22,7 @@ use super::{
     ids::IdPool,
     lists::{Lists, first_slot},
     ranges::Ranges,
+    recipe::Recipe,
     step::{Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow, Step},
 };
 use crate::desired::{Place, PortName};
@@ -86,6 +87,8 @@ pub(super) struct Port {
     pub(super) blocks: BTreeMap<u32, Block>,
     /// Rows that still name it though their endpoints are gone.
     pub(super) n_retired: usize,
+    /// The lists that were dear to make, and what they were made of.
+    pub(super) made: Option<(Recipe, Lists)>,
     pub(super) stage: Stage,
 }
 
@@ -111,6 +114,7 @@ impl Port {
             backends: BTreeMap::new(),
             blocks: BTreeMap::new(),
             n_retired: 0,
+            made: None,
             stage: Stage::Wanted,
         }
     }

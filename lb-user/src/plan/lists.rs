@@ -2,6 +2,8 @@
 //!
 //! All lists of a port stand in neighbouring slots, so that one allocation and one write make them.
 
+use std::{collections::BTreeMap, sync::Arc};
+
 use lb_common::abi::{Service, SlotRange, backend_flags};
 
 /// The flag of each list, in the order in which the lists stand in their slots.
@@ -11,54 +13,56 @@ pub(super) const LIST_FLAGS: [u32; 3] = [
     backend_flags::IN_INTERNAL_LOCAL,
 ];
 
-/// Backend ids per list, in the order of the backends' addresses.
+/// The slots of each list, and who stands in them. Copies share them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Lists([Vec<u32>; 3]);
+pub(super) struct Lists {
+    slots: [Arc<[u32]>; 3],
+    /// Each backend that stands in a list, by its id, with the flags of its lists.
+    members: Arc<[(u32, u32)]>,
+}
 
 impl Lists {
-    /// The lists out of the slots that a service's entry names.
-    pub(super) fn new(lists: [Vec<u32>; 3]) -> Self {
-        Self(lists)
-    }
-
-    /// Puts a backend at the end of the lists that its flags name.
-    pub(super) fn push(&mut self, id: u32, flags: u32) {
-        for (list, flag) in self.0.iter_mut().zip(LIST_FLAGS) {
-            if flags & flag != 0 {
-                list.push(id);
+    /// The lists with these ids in their slots.
+    pub(super) fn new(slots: [Vec<u32>; 3]) -> Self {
+        let mut members = BTreeMap::new();
+        for (list, flag) in slots.iter().zip(LIST_FLAGS) {
+            for id in list {
+                *members.entry(*id).or_default() |= flag;
             }
+        }
+        Self {
+            slots: slots.map(Into::into),
+            members: members.into_iter().collect(),
         }
     }
 
     /// Number of slots.
     pub(super) fn len(&self) -> u32 {
-        let len: usize = self.0.iter().map(Vec::len).sum();
+        let len: usize = self.slots.iter().map(|list| list.len()).sum();
         u32::try_from(len).unwrap_or(u32::MAX)
     }
 
     /// The content of all slots.
     pub(super) fn ids(&self) -> Vec<u32> {
-        self.0.concat()
+        self.slots.concat()
     }
 
-    /// Each backend with the flag of the list it stands in.
+    /// Each backend that stands in a list, with the flags of its lists.
     pub(super) fn members(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        let lists = self.0.iter().zip(LIST_FLAGS);
-        lists.flat_map(|(list, flag)| list.iter().map(move |id| (*id, flag)))
+        self.members.iter().copied()
     }
 
     /// The flags of the lists that a backend stands in.
     pub(super) fn flags_of(&self, id: u32) -> u32 {
-        let lists = self.0.iter().zip(LIST_FLAGS);
-        lists
-            .filter(|(list, _)| list.contains(&id))
-            .fold(0, |flags, (_, flag)| flags | flag)
+        let found = self.members.binary_search_by_key(&id, |(id, _)| *id);
+        let member = found.ok().and_then(|at| self.members.get(at));
+        member.map_or(0, |(_, flags)| *flags)
     }
 
     /// Where each list stands if the first slot is `base`; an empty list stands nowhere.
     pub(super) fn ranges(&self, base: u32) -> [SlotRange; 3] {
         let mut base = base;
-        self.0.each_ref().map(|list| {
+        self.slots.each_ref().map(|list| {
             let count = u32::try_from(list.len()).unwrap_or(u32::MAX);
             let range = if count == 0 {
                 SlotRange::default()
@@ -90,12 +94,7 @@ mod tests {
 
     #[test]
     fn lists_stand_one_after_the_other_and_empty_ones_nowhere() {
-        let mut lists = Lists::default();
-        lists.push(
-            7,
-            backend_flags::IN_CLUSTER | backend_flags::IN_INTERNAL_LOCAL,
-        );
-        lists.push(8, backend_flags::IN_CLUSTER | backend_flags::SERVING);
+        let lists = Lists::new([vec![7, 8], Vec::new(), vec![7]]);
         assert_eq!(lists.ids(), [7, 8, 7]);
         let [cluster, external_local, internal_local] = lists.ranges(100);
         assert_eq!(
@@ -118,6 +117,9 @@ mod tests {
             backend_flags::IN_CLUSTER | backend_flags::IN_INTERNAL_LOCAL
         );
         assert_eq!(lists.flags_of(9), 0);
+        let both = backend_flags::IN_CLUSTER | backend_flags::IN_INTERNAL_LOCAL;
+        let members: Vec<_> = lists.members().collect();
+        assert_eq!(members, [(7, both), (8, backend_flags::IN_CLUSTER)]);
     }
 
     #[test]

@@ -54,9 +54,11 @@ mod guard;
 mod ids;
 mod ledger;
 mod lists;
+mod maglev;
 mod permit;
 mod port;
 mod ranges;
+mod recipe;
 mod refusal;
 mod restore;
 mod sources;
@@ -111,7 +113,7 @@ pub fn plan(desired: &Desired, ledger: &mut Ledger) -> Plan {
 
     let mut entries = Entries::new(ledger);
     let removals = removals(ledger, &ports, &refused, &wanted, &mut entries);
-    let (changes, mut no_room) = changes(ledger, &ports, &wanted, &mut entries);
+    let (changes, mut no_room) = changes(ledger, &ports, &wanted, &mut entries, &mut plan.refused);
     let places = Delta::between(places(desired), node_places(ledger), PartialEq::eq);
 
     let frees = !removals.is_empty()
@@ -225,18 +227,26 @@ fn removals(
         .collect()
 }
 
-/// The changes of the service ports that are wanted, and those for which there is no room.
+/// The changes of the service ports that are wanted, and those for which there is no room. `refused` has what is done
+/// otherwise than it is wanted.
 fn changes(
     ledger: &mut Ledger,
     ports: &[Planned<'_>],
     wanted: &BTreeSet<FrontendKey>,
     entries: &mut Entries,
+    refused: &mut Vec<Refusal>,
 ) -> (Vec<Change>, Vec<Refusal>) {
     let mut changes = Vec::new();
     let mut no_room = Vec::new();
     for port in ports {
         match port.change(ledger, entries, wanted) {
-            Ok(change) => changes.push(change),
+            Ok(change) => {
+                refused.extend(change.lacking.clone().map(|reason| Refusal {
+                    subject: Subject::Port(port.name.clone()),
+                    reason,
+                }));
+                changes.push(change);
+            }
             Err(reason) => {
                 no_room.push(Refusal {
                     subject: Subject::Port(port.name.clone()),

@@ -139,10 +139,11 @@ impl Ledger {
                 written.insert(id.id, row.flags);
             }
         }
-        let ready = block
-            .lists
-            .members()
-            .all(|(id, flag)| written.get(&id).is_some_and(|flags| flags & flag != 0));
+        let ready = block.lists.members().all(|(id, listed)| {
+            written
+                .get(&id)
+                .is_some_and(|flags| flags & listed == listed)
+        });
         if ready {
             Ok(())
         } else {

@@ -17,10 +17,11 @@ use super::{
     delta::Delta,
     ledger::{Block, Ledger, Port, Stage, Tenancy},
     lists::{LIST_FLAGS, Lists, first_slot},
+    recipe::Recipe,
     refusal::RefusalReason,
     step::{BackendRow, FrontendKey, Step, family_of, frontend_key},
 };
-use crate::desired::{DesiredPort, Endpoint, FrontendKind, PortName};
+use crate::desired::{Algorithm, DesiredPort, Endpoint, FrontendKind, PortName};
 
 /// Steps of one service port, in the order in which they belong.
 #[derive(Debug, Default)]
@@ -33,6 +34,8 @@ pub(super) struct Change {
     pub(super) switch: Vec<Step>,
     /// Flags that are taken away, and backends that go.
     pub(super) clean_up: Vec<Step>,
+    /// What could not be as it was wanted, and is otherwise.
+    pub(super) lacking: Option<RefusalReason>,
 }
 
 impl Change {
@@ -153,9 +156,11 @@ impl<'a> Planned<'a> {
             capacity,
         };
         let service = ledger.claim_port(self.name).ok_or(full)?;
-        let change = self.claim(ledger, service).and_then(|entry| {
+        let (entry, lacking) = self.claim_best(ledger, service);
+        let change = entry.and_then(|entry| {
             self.count(ledger, service, entries, wanted)?;
-            Ok(self.steps(ledger, entry))
+            let steps = self.steps(ledger, entry);
+            Ok(Change { lacking, ..steps })
         });
         if change.is_err() {
             ledger.unclaim_blocks(service, |_| false);
@@ -169,12 +174,41 @@ impl<'a> Planned<'a> {
         change
     }
 
+    /// [`Planned::claim`] by the algorithm that is wanted, or, if there is no room for a table, at random: that serves, and
+    /// gives back the table that is there. Not while slots rest that may do in a moment.
+    fn claim_best(
+        &self,
+        ledger: &mut Ledger,
+        service: u32,
+    ) -> (Result<Service, RefusalReason>, Option<RefusalReason>) {
+        let claimed = self.claim(ledger, service, self.desired.algorithm);
+        match claimed {
+            Err(RefusalReason::Full {
+                table: map::SLOTS,
+                needed,
+                capacity,
+            }) if self.desired.algorithm == Algorithm::Maglev
+                && ledger.resting.slots.is_empty() =>
+            {
+                let lacking = RefusalReason::NoTable { needed, capacity };
+                let claimed = self.claim(ledger, service, Algorithm::Random);
+                (claimed, Some(lacking))
+            }
+            claimed => (claimed, None),
+        }
+    }
+
     /// Sets ids and slots aside; what the entries of this service port shall say but for what is each
     /// frontend's own.
-    fn claim(&self, ledger: &mut Ledger, service: u32) -> Result<Service, RefusalReason> {
+    fn claim(
+        &self,
+        ledger: &mut Ledger,
+        service: u32,
+        algorithm: Algorithm,
+    ) -> Result<Service, RefusalReason> {
         let endpoints = &self.desired.backends;
         ledger.unclaim_backends(service, |endpoint| endpoints.contains_key(endpoint));
-        let mut lists = Lists::default();
+        let mut recipe = Recipe::new(algorithm, self.desired, self.name.protocol);
         for (endpoint, facts) in endpoints {
             let known = ledger
                 .ports
@@ -186,8 +220,9 @@ impl<'a> Planned<'a> {
             let Some(Tenancy { id, .. }) = tenancy else {
                 return Err(self.no_backend_left(ledger));
             };
-            lists.push(id.id, flags(*facts));
+            recipe.push(*endpoint, id.id, self.flags(*facts));
         }
+        let lists = ledger.lists(service, recipe);
         ledger.unclaim_blocks(service, |there| *there == lists);
         let none = BTreeSet::new();
         let is_guarded = self.keys.values().any(|flags| is_guarded(*flags));
@@ -208,7 +243,7 @@ impl<'a> Planned<'a> {
             cluster,
             external_local,
             internal_local,
-            flags: 0,
+            flags: algorithm_flags(algorithm),
             affinity_timeout_s: self.desired.affinity_timeout_s,
             guard,
         })
@@ -323,7 +358,7 @@ impl<'a> Planned<'a> {
     fn switch(&self, ledger: &mut Ledger, entry: Service, change: &mut Change) {
         for (key, flags) in &self.keys {
             let entry = Service {
-                flags: *flags,
+                flags: flags | chosen_by(*flags, entry.flags),
                 guard: if is_guarded(*flags) { entry.guard } else { 0 },
                 ..entry
             };
@@ -357,7 +392,7 @@ impl<'a> Planned<'a> {
             .map(|(endpoint, facts)| (*endpoint, *facts));
         let at_once = change.switch.is_empty() && change.give_up.is_empty();
         let delta = Delta::between(desired, known, |facts, tenancy| {
-            row_of(ledger, *tenancy).is_some_and(|row| row.flags == flags(*facts))
+            row_of(ledger, *tenancy).is_some_and(|row| row.flags == self.flags(*facts))
         });
         for (endpoint, facts, tenancy) in delta.update {
             let row = |flags| row(service, endpoint, tenancy, flags);
@@ -367,15 +402,15 @@ impl<'a> Planned<'a> {
             } else {
                 there.unwrap_or(0) & KEPT_UNTIL_SWITCH
             };
-            let first = flags(facts) | kept;
+            let first = self.flags(facts) | kept;
             if there != Some(first) {
                 change.prepare.push(Step::WriteBackend {
                     id: tenancy.id,
                     row: row(first),
                 });
             }
-            if first != flags(facts) {
-                let row = row(flags(facts));
+            if first != self.flags(facts) {
+                let row = row(self.flags(facts));
                 change.clean_up.push(Step::WriteBackend {
                     id: tenancy.id,
                     row,
@@ -389,6 +424,15 @@ impl<'a> Planned<'a> {
                 row,
             });
         }
+    }
+
+    /// The flags that say the same as an endpoint's facts.
+    fn flags(&self, facts: Endpoint) -> u32 {
+        let counted = match self.desired.algorithm {
+            Algorithm::LeastConnections => backend_flags::COUNTED,
+            Algorithm::Random | Algorithm::Maglev => 0,
+        };
+        flags(facts) | counted
     }
 }
 
@@ -445,7 +489,25 @@ fn is_guarded(flags: u32) -> bool {
     flags & service_flags::LOAD_BALANCER != 0
 }
 
-/// The flags of the entry of a frontend.
+/// The flags that say how backends are chosen.
+fn algorithm_flags(algorithm: Algorithm) -> u32 {
+    match algorithm {
+        Algorithm::Random => 0,
+        Algorithm::Maglev => service_flags::MAGLEV,
+        Algorithm::LeastConnections => service_flags::LEAST_CONNECTIONS,
+    }
+}
+
+/// Those of the `algorithm`, for a frontend with these flags, if any backend is ever chosen there.
+fn chosen_by(flags: u32, algorithm: u32) -> u32 {
+    if flags & service_flags::ANY_PORT == 0 {
+        algorithm
+    } else {
+        0
+    }
+}
+
+/// The flags of the entry of a frontend, but for those of its algorithm.
 fn frontend_flags(kind: FrontendKind, desired: &DesiredPort) -> u32 {
     let external = if desired.external_local {
         service_flags::EXTERNAL_LOCAL
@@ -475,7 +537,8 @@ fn flags(facts: Endpoint) -> u32 {
         (facts.in_internal_local, backend_flags::IN_INTERNAL_LOCAL),
         (facts.local, backend_flags::LOCAL),
     ];
-    bits.into_iter()
-        .filter(|(is, _)| *is)
-        .fold(0, |flags, (_, flag)| flags | flag)
+    bits.into_iter().filter(|(is, _)| *is).fold(
+        backend_flags::of_weight(facts.weight.into()),
+        |flags, (_, flag)| flags | flag,
+    )
 }

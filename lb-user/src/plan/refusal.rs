@@ -44,6 +44,17 @@ pub enum RefusalReason {
         /// Entries that the table holds.
         capacity: u32,
     },
+    /// The service port is served, but not by the algorithm that it asks for.
+    #[error(
+        "{needed} places of a Maglev table do not fit into table slots, which holds {capacity}, so backends are chosen at \
+         random; ask for smaller tables by fulcrum.dev/maglev-size"
+    )]
+    NoTable {
+        /// Places that were asked for.
+        needed: usize,
+        /// Slots that there are.
+        capacity: u32,
+    },
     /// An address is not of the service port's family.
     #[error("address {address} is not {family}")]
     OtherFamily {

@@ -207,7 +207,9 @@ impl<M: LbMaps> Known<'_, M> {
         let mut candidates: Vec<String> = rows
             .map(|row| SocketAddr::new(row.addr, row.port).to_string())
             .collect();
+        // Some have several slots.
         candidates.sort();
+        candidates.dedup();
         Ok(candidates)
     }
 

@@ -156,10 +156,16 @@ fn choice(record: &TraceRecord, traced: &Traced) -> Option<String> {
         format!("{backend} is the endpoint of its flow")
     } else if record.is_affine != 0 {
         format!("{backend} is what this client was given before (sessionAffinity)")
-    } else if traced.candidates.as_ref().is_some_and(|it| it.len() > 1) {
-        format!("{backend} is one of them at random")
-    } else {
+    } else if traced.candidates.as_ref().is_none_or(|it| it.len() <= 1) {
         format!("{backend} is the only one")
+    } else if record.service.flags & service_flags::MAGLEV != 0 {
+        format!(
+            "{backend} has the packet's place in the Maglev table, on this node and on every other"
+        )
+    } else if record.service.flags & service_flags::LEAST_CONNECTIONS != 0 {
+        format!("{backend} has the fewer connections for its weight, of two of them at random")
+    } else {
+        format!("{backend} is one of them at random")
     })
 }
 

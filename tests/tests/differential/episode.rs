@@ -501,7 +501,7 @@ impl<A: Addr> Episode<'_, A> {
             .get(at..)
             .unwrap_or_default()
             .chunks_exact(size_of::<A>());
-        let backends = Vip::ALL.into_iter().filter_map(Vip::backend);
+        let backends = Vip::ALL.into_iter().flat_map(Vip::backends);
         let ends = (0..2).filter_map(|_| ends.next()).map(from_octets);
         for to in ends.chain(backends) {
             if let Some((route, hop)) = self.stage.route::<A>(to) {

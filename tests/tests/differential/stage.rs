@@ -3,7 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use lb_common::{
-    abi::{Backend, NextHop, NodeConfig, ServiceKey, backend_flags, node::features, place},
+    abi::{
+        Backend, NextHop, NodeConfig, ServiceKey, backend_flags, node::features, place,
+        service_flags,
+    },
     datapath::Route,
     fake::FakeNode,
     net::{
@@ -53,6 +56,8 @@ pub(crate) enum Vip {
     Twin,
     /// Its backend is a process of this node.
     Here,
+    /// Which of several pods of the neighbour answers is told by the packet.
+    Table,
     /// It has an address and no port.
     Other,
     /// Its address is one of the services', and no service has it.
@@ -60,7 +65,7 @@ pub(crate) enum Vip {
 }
 
 impl Vip {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Local,
         Self::Remote,
         Self::Empty,
@@ -69,6 +74,7 @@ impl Vip {
         Self::Narrow,
         Self::Twin,
         Self::Here,
+        Self::Table,
         Self::Other,
         Self::Nobody,
     ];
@@ -83,21 +89,22 @@ impl Vip {
         (address(addr), PORT)
     }
 
-    /// Who answers.
-    pub(crate) fn backend<A: Addr>(self) -> Option<A> {
+    /// Who may answer.
+    pub(crate) fn backends<A: Addr>(self) -> Vec<A> {
         let node = match self {
-            Self::Empty | Self::Other | Self::Nobody => return None,
-            Self::Here => return Some(address(addressing::node(NODE))),
+            Self::Empty | Self::Other | Self::Nobody => return Vec::new(),
+            Self::Here => return vec![address(addressing::node(NODE))],
+            Self::Table => return (1..=3).map(|number| pod(NEIGHBOUR, number)).collect(),
             Self::Local => NODE,
             Self::Remote | Self::Twin => NEIGHBOUR,
             Self::Unrouted => UNROUTED,
             Self::Unresolved => UNRESOLVED,
             Self::Narrow => NARROW,
         };
-        Some(pod(node, 1))
+        vec![pod(node, 1)]
     }
 
-    /// The service port of one family and protocol, with at most one backend: there is nothing to choose.
+    /// The service port of one family and protocol, with at most one backend where there is nothing to tell which.
     fn port<A: Addr>(self, protocol: u8) -> Option<ServicePort> {
         let (addr, port) = self.frontend::<A>();
         let (port, protocol) = match self {
@@ -109,16 +116,26 @@ impl Vip {
         let nth = PROTOCOLS.iter().position(|other| *other == protocol);
         let id = u32::from(self as u8) * 4 + u32::try_from(nth.unwrap_or(0)).expect("few");
         let is_local = matches!(self, Self::Local | Self::Here);
-        let local = if is_local { backend_flags::LOCAL } else { 0 };
-        let rows = self.backend::<A>().map(|addr| {
+        let local = match self {
+            Self::Twin => backend_flags::COUNTED,
+            _ if is_local => backend_flags::LOCAL,
+            _ => 0,
+        };
+        let backends = self.backends::<A>();
+        let rows = (id * 4..).zip(backends).map(|(id, addr)| {
             let addr = SocketAddr::new(addr.to_ip(), TARGET_PORT);
             (id, backend(addr, local))
         });
         Some(ServicePort {
             id,
             frontends: vec![frontend(SocketAddr::new(addr.to_ip(), port), protocol)],
-            base: id,
-            backends: rows.into_iter().collect(),
+            base: id * 4,
+            backends: rows.collect(),
+            algorithm: match self {
+                Self::Table => service_flags::MAGLEV,
+                Self::Twin => service_flags::LEAST_CONNECTIONS,
+                _ => 0,
+            },
         })
     }
 }

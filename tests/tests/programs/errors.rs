@@ -259,6 +259,7 @@ fn pings_to_service_addresses_are_answered() {
 fn pinged<A: Addr>(fixture: &mut Fixture) {
     let vip = Vip::Local.frontend::<A>().0;
     let any = ServicePort {
+        algorithm: 0,
         frontends: vec![frontend(SocketAddr::new(vip.to_ip(), 0), 0)],
         ..Vip::Empty.port::<A>(6)
     };

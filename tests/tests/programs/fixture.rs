@@ -101,6 +101,7 @@ impl Vip {
         };
         let row = backend(socket(self.backend::<A>()), local);
         ServicePort {
+            algorithm: 0,
             id,
             frontends: vec![frontend(socket(self.frontend::<A>()), protocol)],
             base: id,
@@ -153,6 +154,24 @@ impl Fixture {
         size: u32,
         ports: RangeInclusive<u16>,
     ) -> Option<Self> {
+        Self::of(programs, size, ports, NodeConfig::default())
+    }
+
+    /// The same with another secret.
+    pub(crate) fn with_secret(programs: &[&str], hash_key: [u32; 12]) -> Option<Self> {
+        let config = NodeConfig {
+            hash_key,
+            ..NodeConfig::default()
+        };
+        Self::of(programs, FLOW_TABLE_SIZE, SNAT_PORT..=SNAT_PORT, config)
+    }
+
+    fn of(
+        programs: &[&str],
+        size: u32,
+        ports: RangeInclusive<u16>,
+        config: NodeConfig,
+    ) -> Option<Self> {
         if !require_root() {
             return None;
         }
@@ -169,7 +188,7 @@ impl Fixture {
             hairpin4: hairpin(),
             hairpin6: hairpin(),
             features: features::ECHO,
-            ..NodeConfig::default()
+            ..config
         };
         let mut datapath = Datapath::load(facts, size, programs).unwrap();
         for own in [format!("{v4}/32"), format!("{v6}/128")] {

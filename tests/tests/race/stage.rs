@@ -50,6 +50,7 @@ impl Name {
     pub(crate) fn port(self, protocol: u8) -> ServicePort {
         let id = u32::from(protocol) * 4 + self as u32;
         ServicePort {
+            algorithm: 0,
             id,
             frontends: vec![frontend(self.frontend().into(), protocol)],
             base: id * 8,

@@ -59,6 +59,7 @@ scenarios! {
     address_allocated,
     address_asked_for,
     address_clash,
+    algorithm,
     cluster_ip_dual_stack,
     conditions_not_given,
     endpoint_added_and_removed,
@@ -88,6 +89,7 @@ scenarios! {
     topology_hints,
     traffic_policies,
     udp_backend_retired,
+    weights,
     without_endpoints,
 }
 

@@ -53,6 +53,9 @@ fn port(port: &Value, shown: &mut Text) {
         name => format!("{name}, "),
     };
     shown.line(1, format_args!("Port {name}{number}/{protocol}, {family}:"));
+    if let Some(algorithm) = algorithm(port) {
+        shown.line(2, algorithm);
+    }
     let timeout = self::number(port, "/affinityTimeout").filter(|seconds| *seconds > 0);
     if let Some(seconds) = timeout {
         shown.line(
@@ -72,6 +75,18 @@ fn port(port: &Value, shown: &mut Text) {
     }
     frontends(port, shown);
     endpoints(port, shown);
+}
+
+/// An older agent does not say.
+fn algorithm(port: &Value) -> Option<String> {
+    let name = text(port, "/algorithm");
+    match number(port, "/maglevSize") {
+        _ if name.is_empty() => None,
+        Some(size) if name == "maglev" => {
+            Some(format!("Algorithm: {name}, tables of {size} places"))
+        }
+        _ => Some(format!("Algorithm: {name}")),
+    }
 }
 
 fn frontends(port: &Value, shown: &mut Text) {
@@ -118,17 +133,31 @@ fn endpoints(port: &Value, shown: &mut Text) {
         return;
     }
     shown.line(2, "Endpoints:");
-    shown.line(3, "Address\tTarget\tNode\tIn\tNot in, because");
-    shown.line(3, "-------\t------\t----\t--\t---------------");
+    let is_weighed = |endpoint: &Value| !matches!(number(endpoint, "/weight"), None | Some(1));
+    let are_weighed = endpoints.iter().any(is_weighed);
+    let column = |title| if are_weighed { title } else { "" };
+    let (title, line) = (column("\tWeight"), column("\t------"));
+    shown.line(
+        3,
+        format_args!("Address\tTarget\tNode{title}\tIn\tNot in, because"),
+    );
+    shown.line(
+        3,
+        format_args!("-------\t------\t----{line}\t--\t---------------"),
+    );
     for endpoint in endpoints {
         let or_none = |pointer| or_none(text(endpoint, pointer).to_owned());
-        let cells = [
+        let mut cells = vec![
             text(endpoint, "/address").to_owned(),
             or_none("/target"),
             or_none("/node"),
             self::or_none(texts(endpoint, "/lists").join(", ")),
             reasons(endpoint),
         ];
+        if are_weighed {
+            let weight = number(endpoint, "/weight").unwrap_or(1);
+            cells.insert(3, weight.to_string());
+        }
         shown.line(3, cells.join("\t"));
     }
 }

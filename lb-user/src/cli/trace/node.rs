@@ -144,6 +144,7 @@ impl Node {
             masquerade: args.services.masquerade,
             by_stack: false,
             flows: FlowSettings::default(),
+            maglev_seed: args.services.maglev_seed,
         })?;
         let mut maps = BpfMaps::take(&mut ebpf)?;
         let mut ledger = Ledger::new(Capacity::default());

@@ -120,7 +120,7 @@ fn it_is_plain_data() {
             "name": "http", "port": 80, "protocol": "TCP", "family": "IPv4", "lists": ["cluster"],
             "endpoints": [{
                 "address": "10.1.2.1:8080", "node": "n1", "target": "Pod p", "local": true,
-                "lists": ["cluster"], "reasons": {},
+                "weight": 1, "lists": ["cluster"], "reasons": {},
             }],
         })
     );

@@ -37,6 +37,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
                 target: None,
                 zone: None,
                 hints: Some(Hints { zones, nodes }),
+                weight: 1,
             }
         })
 }

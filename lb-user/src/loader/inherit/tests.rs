@@ -88,7 +88,14 @@ fn what_relies_on_a_map_goes_with_it_and_nothing_else_does() {
         names.sort_unstable();
         names
     };
-    let users = [map::FLOWS4, map::FLOWS6, map::AFFINITY4, map::AFFINITY6];
+    let users = [
+        map::FLOWS4,
+        map::FLOWS6,
+        map::AFFINITY4,
+        map::AFFINITY6,
+        map::CONNECTIONS4,
+        map::CONNECTIONS6,
+    ];
     let mut fragments = FRAGMENTS;
     fragments.sort_unstable();
     for (name, expected) in [

@@ -2,7 +2,7 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::{DEFAULT_NAMESPACE, Remarks, name};
+use super::{DEFAULT_NAMESPACE, Remarks, name, weight::want_weight};
 use crate::model::object::{Annotations, Kind, Labels, Meta, ObjectName};
 
 /// Bytes that all annotations of an object may have together.
@@ -24,6 +24,9 @@ pub(super) fn meta(kind: Kind, raw: ObjectMeta, remarks: &mut Remarks) -> Meta {
     want_labels(&labels, "metadata.labels", remarks);
     let annotations = raw.annotations.unwrap_or_default();
     want_annotations(&annotations, remarks);
+    if matches!(kind, Kind::Pod | Kind::EndpointSlice | Kind::Endpoints) {
+        want_weight(&annotations, remarks);
+    }
     for (index, finalizer) in raw.finalizers.iter().flatten().enumerate() {
         let field = format!("metadata.finalizers[{index}]");
         name::want_qualified(finalizer, "name for a finalizer", &field, remarks);

@@ -26,6 +26,7 @@ pub(super) mod node;
 pub(super) mod pod;
 mod port;
 pub(super) mod service;
+mod weight;
 
 /// The namespace of objects that name none.
 pub(super) const DEFAULT_NAMESPACE: &str = "default";

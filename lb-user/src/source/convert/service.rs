@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod addresses;
+mod balancing;
 mod external;
 mod ignored;
 mod ports;
@@ -65,6 +66,8 @@ fn spec(raw: core::ServiceSpec, annotations: &Annotations, remarks: &mut Remarks
         internal_traffic_policy: traffic::internal_policy(&raw, remarks),
         external_traffic_policy,
         traffic_distribution: traffic::distribution(&raw, remarks),
+        algorithm: balancing::algorithm(annotations, remarks),
+        maglev_size: balancing::maglev_size(annotations, remarks),
         external_name: external_name(&raw, service_type, remarks),
         load_balancer_source_ranges: external::source_ranges(
             &raw,

@@ -47,7 +47,10 @@ pub(crate) fn slice(raw: discovery::EndpointSlice, remarks: &mut Remarks) -> Opt
     let address_type = address_type?;
     let endpoints = (0..)
         .zip(raw.endpoints)
-        .map(|(index, raw)| endpoint(raw, address_type, index, remarks))
+        .map(|(index, raw)| Endpoint {
+            weight: meta.weight(),
+            ..endpoint(raw, address_type, index, remarks)
+        })
         .collect();
     Some(EndpointSlice {
         meta,
@@ -151,6 +154,7 @@ fn endpoint(
         hints: raw
             .hints
             .map(|raw| hints(raw, &format!("{field}.hints"), remarks)),
+        weight: 1,
     }
 }
 

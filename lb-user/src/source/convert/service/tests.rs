@@ -78,6 +78,8 @@ fn what_is_not_given_has_its_default() {
         allocate_node_ports: None,
         health_check_node_port: None,
         traffic_distribution: None,
+        algorithm: None,
+        maglev_size: None,
     };
     let service = good(&json!({}));
     assert_eq!(service.spec, expected);
