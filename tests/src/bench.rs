@@ -87,6 +87,27 @@ impl Effort {
         repeat: 300_000,
         repeat_open: 20_000,
     };
+
+    /// Runs before each measurement, which are not measured: with many flows, what the programs before have left in the caches
+    /// is of no use to this one.
+    fn warming(self, what: What) -> u32 {
+        match what {
+            What::Hit(bits) if bits > 0 => self.repeat / 2,
+            _ => 0,
+        }
+    }
+
+    fn repeat(self, what: What) -> u32 {
+        match what {
+            What::Open => self.repeat_open,
+            _ => self.repeat,
+        }
+    }
+
+    /// How often each program is run.
+    pub fn runs(self, what: What) -> u64 {
+        self.turns as u64 * u64::from(self.repeat(what) + self.warming(what))
+    }
 }
 
 /// Where programs are measured.
@@ -148,6 +169,11 @@ impl What {
         Self::Hit(16),
         Self::Reply,
     ];
+
+    /// Whether no program sends it on.
+    fn is_passed(self) -> bool {
+        matches!(self, Self::Pass | Self::Miss)
+    }
 
     /// Twice what the flows of a measurement take: all of them find a place.
     fn flow_table_size(self) -> u32 {
@@ -303,58 +329,62 @@ impl<A: Addr + Sync> Bench<A> {
     }
 
     fn measure_inside(&self, effort: Effort, peers: &[Peer<'_>]) -> Result<Measured> {
-        let Effort {
-            turns,
-            repeat,
-            repeat_open,
-        } = effort;
-        let elsewhere = (self.service.0, 81);
         let (pass, send) = self.host.verdicts();
-        let towards = |dst| Self::frame(self.client, dst, CLIENT_MAC);
-        let request = towards(self.service);
-        let (frame, vary, repeat, verdict) = match self.what {
-            What::Pass => (not_ip(&request), Vary::None, repeat, pass),
-            What::Miss => (towards(elsewhere), Vary::None, repeat, pass),
-            What::Open => {
-                let vary = Vary::Count32(Layout::of::<A>().client_at);
-                (request, vary, repeat_open, send)
-            }
-            What::Hit(0) => {
-                self.warm_up(&request, Vary::None, 1)?;
-                (request, Vary::None, repeat, send)
-            }
-            What::Hit(bits) => {
-                let flows = Layout::of::<A>().flows(bits);
-                self.warm_up(&request, Vary::Count(flows), 2 << bits)?;
-                (request, Vary::Random(flows), repeat, send)
-            }
-            What::Reply => {
-                self.warm_up(&request, Vary::None, 1)?;
-                let answer = Self::frame(self.backend, self.client, Device::Uplink.neighbour());
-                self.warm_up(&answer, Vary::None, 1)?;
-                (answer, Vary::None, repeat, send)
-            }
-        };
+        let (frame, vary) = self.packets()?;
+        let (warming, repeat) = (effort.warming(self.what), effort.repeat(self.what));
+        let verdict = if self.what.is_passed() { pass } else { send };
         let rig = Rig::new(self, self.host, frame.clone(), vary)?;
+        let time = |program, verdict| {
+            if warming > 0 {
+                rig.time(program, warming, verdict)?;
+            }
+            rig.time(program, repeat, verdict)
+        };
         let keep = Rig::new(self, Host::Tc, frame, Vary::None)?;
         let mut measured = Measured {
             target: Vec::new(),
             empty: Vec::new(),
             peers: vec![Vec::new(); peers.len()],
         };
-        for _ in 0..turns {
+        for _ in 0..effort.turns {
             if verdict == Host::Xdp.verdicts().1 {
                 self.renew(&keep)?;
             }
-            let own = rig.time(self.target(self.host)?, repeat, verdict)?;
+            let own = time(self.target(self.host)?, verdict)?;
             measured.target.push(own);
             for (peer, times) in peers.iter().zip(&mut measured.peers) {
-                times.push(rig.time(peer.program, repeat, peer.verdict)?);
+                times.push(time(peer.program, peer.verdict)?);
             }
-            let empty = rig.time(self.empty.as_fd(), repeat, self.host.verdicts().0)?;
-            measured.empty.push(empty);
+            measured.empty.push(time(self.empty.as_fd(), pass)?);
         }
         Ok(measured)
+    }
+
+    /// The packet, and how one differs from the next; their flows are there.
+    fn packets(&self) -> Result<(Frame, Vary)> {
+        let elsewhere = (self.service.0, 81);
+        let towards = |dst| Self::frame(self.client, dst, CLIENT_MAC);
+        let request = towards(self.service);
+        Ok(match self.what {
+            What::Pass => (not_ip(&request), Vary::None),
+            What::Miss => (towards(elsewhere), Vary::None),
+            What::Open => (request, Vary::Count32(Layout::of::<A>().client_at)),
+            What::Hit(0) => {
+                self.warm_up(&request, Vary::None, 1)?;
+                (request, Vary::None)
+            }
+            What::Hit(bits) => {
+                let flows = Layout::of::<A>().flows(bits);
+                self.warm_up(&request, Vary::Count(flows), 2 << bits)?;
+                (request, Vary::Random(flows))
+            }
+            What::Reply => {
+                self.warm_up(&request, Vary::None, 1)?;
+                let answer = Self::frame(self.backend, self.client, Device::Uplink.neighbour());
+                self.warm_up(&answer, Vary::None, 1)?;
+                (answer, Vary::None)
+            }
+        })
     }
 
     /// At TC: there flows learn their next hop, and next hops are prolonged.

@@ -82,7 +82,7 @@ fn one(
     note(host, measure, &measured, &names, samples);
     if let Some(table) = &with_table {
         // Both programs counted.
-        let wanted = 2 * effort.turns as u64 * u64::from(effort.repeat);
+        let wanted = 2 * effort.runs(what);
         let found = table.found()?;
         ensure!(
             found == wanted,

@@ -96,7 +96,7 @@ fn bar(report: &Report) -> String {
 pub(crate) fn summary(report: &Report) -> String {
     let mut text = machine(report);
     let columns = columns(report);
-    let mut header = vec!["median, CPU time".to_owned()];
+    let mut header = vec!["median".to_owned()];
     header.extend(
         columns
             .iter()
