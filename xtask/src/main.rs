@@ -93,7 +93,7 @@ enum Verb {
     /// Measure what packets, connections and changes cost here and others, in one interleaved run; write plots and the
     /// README's table.
     Bench {
-        /// In about a minute, and coarser.
+        /// In two minutes, and coarser.
         #[arg(long)]
         quick: bool,
         /// Write all figures there.

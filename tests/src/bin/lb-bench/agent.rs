@@ -84,7 +84,7 @@ impl Agent {
             .collect()
     }
 
-    /// Fails unless it serves all ports of these services.
+    /// Fails unless it serves all ports of these services, and no endpoint was left out.
     fn ensure_all(&self, services: Services) -> Result<()> {
         let ports = self.numbers(PORTS).last().copied();
         let wanted = services.ports();
@@ -92,6 +92,13 @@ impl Agent {
             ports == u64::try_from(wanted).ok(),
             "the agent serves {ports:?} ports of {wanted}; its log:\n{}",
             self.balancer.log()
+        );
+        let log = self.balancer.log();
+        let error = log.lines().find(|line| line.contains(" ERROR "));
+        ensure!(
+            error.is_none(),
+            "the agent has an error: {}",
+            error.unwrap_or_default()
         );
         Ok(())
     }

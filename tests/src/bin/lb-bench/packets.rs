@@ -117,10 +117,8 @@ fn send(contender: &Contender, cpu: &Cpu, flows: Flows, n: u32) -> Result<Trip> 
 /// Waits for so many packets, as long as any may come; how many it were.
 fn arrived(sink: &Sink, count: fn(&Sink) -> Result<u64>, before: u64, wanted: u64) -> Result<u64> {
     let so_far = || Ok::<_, anyhow::Error>(count(sink)? - before);
-    let wait = poll::until(LIMIT, "packets to arrive", || {
-        Ok((so_far()? >= wanted).then_some(()))
-    });
-    // What is missing is for the caller to judge.
-    drop(wait);
+    let are_all_there = || Ok((so_far()? >= wanted).then_some(()));
+    // What is missing then is for the caller to judge.
+    let _ = poll::until(LIMIT, "packets to arrive", are_all_there);
     so_far()
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
-use lb_tests::{residue, signals::Signals};
+use anyhow::{Result, ensure};
+use lb_tests::{hooks, residue, signals::Signals};
 
 use crate::{
     bar, connections,
@@ -30,23 +30,38 @@ const NOTES: [&str; 8] = [
      `forwarding-again` is the same once more: what differs between the two is noise.",
     "`nftables` and `iptables` are kube-proxy's rules, without kube-proxy, in the order in which it writes them, for ClusterIPs alone; iptables in its \
      old tables, which are the faster ones. They track connections for all of the node, which is more than a Service needs, and leave neighbours to the stack.",
-    "Nobody masquerades: the clients are pods. Services have ten endpoints each; the one in the middle is dialled.",
+    "Nobody masquerades: the clients are pods. Services have ten endpoints each, five where they are 50,000; the one in the middle is dialled.",
     "A new flow's packets have a source that was not seen before; flows are established in both directions before they are measured.",
     "`stateless` and `lru-fib` are programs that do a part of a Service's work: the one keeps no connections, the other looks them up in the \
      kernel's hash map, and the way in its routes; `service-lru-fib` looks for the service before (tests/src/bin/lb-bench/programs.rs). Program runs are net of an empty program's.",
     "Ratios are medians of those of the rounds; their intervals are bootstrapped.",
 ];
 
+/// A part of a run.
+type Part = fn(&Scale, &Signals, &mut Samples) -> Result<()>;
+
 /// Makes everything, measures it, and removes it.
 pub(crate) fn run(scale: &Scale, signals: &Signals) -> Result<Report> {
+    ensure!(
+        hooks::are_links(),
+        "the bench needs links for TC: Linux 6.6 or newer"
+    );
     residue::reap();
     let mut machine = Machine::this()?;
     let mut samples = Samples::default();
-    compare(scale, signals, &mut samples)?;
-    eprintln!("bench: single programs");
-    runs::sample(scale, signals, &mut samples)?;
-    eprintln!("bench: loading");
-    loading::sample(scale, signals, &mut samples)?;
+    let parts: [(&str, Part); 3] = [
+        ("packets and connections", compare),
+        ("single programs", runs::sample),
+        ("loading", loading::sample),
+    ];
+    for (name, part) in parts {
+        eprintln!("bench: {name}");
+        if let Err(error) = part(scale, signals, &mut samples) {
+            // What was measured before is reported all the same.
+            samples.faults.push(format!("{name}: {error:#}"));
+            break;
+        }
+    }
     machine.load.push(Machine::load()?);
     let mut report = Report {
         scale: scale.name.to_owned(),

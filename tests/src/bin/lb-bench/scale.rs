@@ -44,7 +44,7 @@ impl Scale {
         run_flows: [0, 16, 20],
         runs: Effort::FULL,
     };
-    /// About a minute.
+    /// About two minutes.
     pub(crate) const QUICK: Self = Self {
         name: "quick",
         rounds: 5,

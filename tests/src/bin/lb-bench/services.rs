@@ -12,8 +12,10 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-/// Endpoints of each service.
+/// Endpoints of each service, as long as there are not very many services.
 pub(crate) const ENDPOINTS: u32 = 10;
+/// Endpoints of all services together that fit into the agent's tables.
+const ALL_ENDPOINTS: u32 = 262_000;
 /// The port that is dialled.
 pub(crate) const PORT: u16 = 80;
 /// The port of the backends.
@@ -70,9 +72,17 @@ impl Services {
             self.all().partition(|service| service.is_dialled);
         write(&dir.join(DIALLED), &dialled, ENDPOINTS)?;
         for (at, some) in others.chunks(PER_FILE).enumerate() {
-            write(&dir.join(format!("others-{at}.json")), some, ENDPOINTS)?;
+            let path = dir.join(format!("others-{at}.json"));
+            write(&path, some, self.endpoints_each())?;
         }
         Ok(())
+    }
+
+    /// Endpoints of each service but the one that is dialled, which has [`ENDPOINTS`].
+    pub(crate) fn endpoints_each(self) -> u32 {
+        let most = ALL_ENDPOINTS / self.0.max(1);
+        // Five of fifty thousand.
+        most.min(ENDPOINTS)
     }
 
     /// Ports of all services together.
@@ -123,6 +133,7 @@ impl Service {
             .collect()
     }
 
+    /// Its objects, with so many of its endpoints.
     fn objects(self, endpoints: u32) -> [Value; 2] {
         let name = self.name();
         let ports = self.protocols().iter();
@@ -212,5 +223,9 @@ mod tests {
         let different: BTreeSet<_> = addresses.iter().collect();
         assert_eq!(different.len(), addresses.len());
         assert_eq!(addresses.len(), 101 * 11);
+        assert_eq!(
+            [10_000, 50_000].map(|n| Services(n).endpoints_each()),
+            [10, 5]
+        );
     }
 }
