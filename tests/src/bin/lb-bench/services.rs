@@ -81,7 +81,7 @@ impl Services {
     /// Endpoints of each service but the one that is dialled, which has [`ENDPOINTS`].
     pub(crate) fn endpoints_each(self) -> u32 {
         let most = ALL_ENDPOINTS / self.0.max(1);
-        // Five of fifty thousand.
+        // Eight of thirty thousand.
         most.min(ENDPOINTS)
     }
 
@@ -224,8 +224,8 @@ mod tests {
         assert_eq!(different.len(), addresses.len());
         assert_eq!(addresses.len(), 101 * 11);
         assert_eq!(
-            [10_000, 50_000].map(|n| Services(n).endpoints_each()),
-            [10, 5]
+            [10_000, 30_000].map(|n| Services(n).endpoints_each()),
+            [10, 8]
         );
     }
 }
