@@ -40,8 +40,18 @@ pub(crate) fn tap_attach(file: &File, device: &str) -> io::Result<()> {
 ///
 /// With offload on, a veth sends packets whose checksum is still partial; XDP on the peer cannot recognise those.
 pub(crate) fn set_tx_checksum(device: &str, on: bool) -> io::Result<()> {
+    set(device, ETHTOOL_STXCSUM, on)
+}
+
+/// Switches the merging of received packets of `device`. A veth polls its ring where that is on, and takes frames of XDP
+/// only then.
+pub(crate) fn set_gro(device: &str, on: bool) -> io::Result<()> {
+    set(device, ETHTOOL_SGRO, on)
+}
+
+fn set(device: &str, command: u32, on: bool) -> io::Result<()> {
     let mut value = EthtoolValue {
-        command: ETHTOOL_STXCSUM,
+        command,
         value: u32::from(on),
     };
     let mut request = request_for(device)?;
@@ -72,6 +82,8 @@ const TUN_OFFLOADS: libc::c_ulong = 7;
 
 /// `ETHTOOL_STXCSUM` of `linux/ethtool.h`.
 const ETHTOOL_STXCSUM: u32 = 0x17;
+/// `ETHTOOL_SGRO` of `linux/ethtool.h`.
+const ETHTOOL_SGRO: u32 = 0x2c;
 
 /// `struct ethtool_value` of `linux/ethtool.h`.
 #[repr(C)]

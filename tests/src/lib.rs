@@ -13,11 +13,13 @@
 //! | [`stage`] | every place that a connection comes from, and every place that it ends at |
 //! | [`progrun`], [`packet`], [`lone_node`] | the programs, run in the kernel on frames that a test makes |
 //! | [`hooks`] | programs on devices, whatever keeps them there |
+//! | [`asm`], [`rawbpf`] | programs without a compiler, and what else aya does not offer |
 //! | [`verify`], [`listing`] | what the verifier says about them, and what their instructions say |
 //! | [`bench`] | the time that a packet takes |
 //! | [`truth`] | flows of packets with their expected outcomes, read from fact tables |
 //! | [`kernel`], [`limits`] | what this kernel lacks, and what this process may use |
 //! | [`poll`] | waiting with a deadline |
+//! | [`residue`], [`signals`] | what killed runs left, and how a run ends without leaving anything |
 //!
 //! Everything made lives in namespaces of its own and goes when its value is dropped, also while a test unwinds. The
 //! machine itself gets nothing but blackhole routes for the tests' prefixes, while a cluster is up. What a killed run
@@ -27,7 +29,7 @@
 //! in it: they are dropped in reverse.
 
 pub mod addressing;
-mod asm;
+pub mod asm;
 pub mod balancer;
 pub mod bench;
 mod blackhole;
@@ -53,9 +55,11 @@ pub mod place;
 pub mod poll;
 pub mod progrun;
 pub mod raw_sender;
-mod rawbpf;
-mod residue;
+pub mod rawbpf;
+pub mod residue;
+mod restorer;
 pub mod server;
+pub mod signals;
 pub mod sniffer;
 pub mod sockopts;
 pub mod stage;

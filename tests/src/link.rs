@@ -84,6 +84,12 @@ pub fn set_tx_offload(namespace: &Namespace, device: &str, on: bool) -> Result<(
         .with_context(|| format!("set the tx offload of {device} in {}", namespace.label()))
 }
 
+/// Switches the merging of received packets of a device off or on, in the calling thread's namespace: a veth takes frames
+/// that XDP sends it only where that is on, or where it has a program of XDP itself.
+pub fn set_gro(device: &str, on: bool) -> Result<()> {
+    ioctl::set_gro(device, on).with_context(|| format!("set the merging of packets of {device}"))
+}
+
 /// Sets the largest packet of a device, L3 bytes.
 pub fn set_mtu(namespace: &Namespace, device: &str, mtu: u32) -> Result<()> {
     namespace.ip(&[format!("link set dev {device} mtu {mtu}")])

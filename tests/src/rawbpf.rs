@@ -1,4 +1,4 @@
-//! The few `bpf` system calls that aya does not offer: a program made of instructions, a table of programs to jump to, and
+//! The few `bpf` system calls that aya does not offer: programs made of instructions, maps for them, links to devices, and
 //! many runs in one call.
 //!
 //! What is made lives as long as its value. Every address that the kernel is told is that of a slice that outlives the
@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
     ptr,
 };
 
@@ -17,18 +17,28 @@ use crate::asm::Insn;
 /// `enum bpf_cmd` of `linux/bpf.h`.
 mod command {
     pub(super) const MAP_CREATE: libc::c_long = 0;
+    pub(super) const MAP_LOOKUP_ELEM: libc::c_long = 1;
     pub(super) const MAP_UPDATE_ELEM: libc::c_long = 2;
     pub(super) const PROG_LOAD: libc::c_long = 5;
     pub(super) const PROG_TEST_RUN: libc::c_long = 10;
+    pub(super) const LINK_CREATE: libc::c_long = 28;
 }
 
 /// `enum bpf_map_type` of `linux/bpf.h`.
+const MAP_TYPE_HASH: u32 = 1;
 const MAP_TYPE_ARRAY: u32 = 2;
 const MAP_TYPE_PROG_ARRAY: u32 = 3;
+const MAP_TYPE_PERCPU_ARRAY: u32 = 6;
+const MAP_TYPE_LRU_HASH: u32 = 9;
+
+/// `BPF_F_TEST_XDP_LIVE_FRAMES` of `linux/bpf.h`: what a run returns is done.
+const LIVE_FRAMES: u32 = 1 << 1;
+/// Frames that one turn of such a run makes; the kernel's own default.
+const BATCH: u32 = 64;
 
 /// A kind of program: `enum bpf_prog_type`, and what the kernel wants to know besides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Kind {
+pub struct Kind {
     program: u32,
     attach: u32,
     /// `BPF_F_*` of loading.
@@ -37,13 +47,13 @@ pub(crate) struct Kind {
 
 impl Kind {
     /// `BPF_PROG_TYPE_SCHED_CLS`.
-    pub(crate) const TC: Self = Self {
+    pub const TC: Self = Self {
         program: 3,
         attach: 0,
         flags: 0,
     };
     /// `BPF_PROG_TYPE_XDP`, for `BPF_XDP`, with `BPF_F_XDP_HAS_FRAGS`: programs jump only to such as take the same packets.
-    pub(crate) const XDP: Self = Self {
+    pub const XDP: Self = Self {
         program: 6,
         attach: 37,
         flags: 1 << 5,
@@ -51,7 +61,7 @@ impl Kind {
 }
 
 /// Loads a program.
-pub(crate) fn load(kind: Kind, insns: &[Insn]) -> Result<OwnedFd> {
+pub fn load(kind: Kind, insns: &[Insn]) -> Result<OwnedFd> {
     let mut log = vec![0_u8; 64 * 1024];
     let license = c"GPL";
     let mut attr = ProgLoad {
@@ -78,40 +88,186 @@ pub(crate) fn load(kind: Kind, insns: &[Insn]) -> Result<OwnedFd> {
     })
 }
 
-/// Makes an array of one value.
-pub(crate) fn single_value(value: &[u8]) -> Result<OwnedFd> {
-    let map = create(MAP_TYPE_ARRAY, u32::try_from(value.len())?)?;
-    update(&map, value)?;
-    Ok(map)
+/// Where a program meets packets that come by a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// XDP in the driver.
+    Xdp,
+    /// TC's ingress; links there are new in Linux 6.6.
+    Tc,
 }
 
-/// Makes a table of one program.
-pub(crate) fn jump_table() -> Result<OwnedFd> {
-    create(MAP_TYPE_PROG_ARRAY, 4)
+impl Hook {
+    /// Its programs.
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Xdp => Kind::XDP,
+            Self::Tc => Kind::TC,
+        }
+    }
+
+    /// `BPF_XDP` and `BPF_TCX_INGRESS`, and the flags: `XDP_FLAGS_DRV_MODE`.
+    fn attach(self) -> (u32, u32) {
+        match self {
+            Self::Xdp => (37, 1 << 2),
+            Self::Tc => (46, 0),
+        }
+    }
 }
 
-/// Makes `program` the one of a table; it must be of the kind of those that jump there.
-pub(crate) fn set_target(table: &OwnedFd, program: BorrowedFd<'_>) -> Result<()> {
-    update(table, &program.as_raw_fd().to_ne_bytes())
-}
-
-/// Replaces the first value of an array, which must be as long as `value`.
-pub(crate) fn update(map: &OwnedFd, value: &[u8]) -> Result<()> {
-    let key = [0_u32];
-    let mut attr = MapUpdate {
-        map_fd: number(map)?,
-        key: address(&key),
-        value: address(value),
-        ..MapUpdate::default()
+/// Links a program to a device of the calling thread's namespace; it leaves the device when the link is dropped.
+pub fn link(program: &OwnedFd, ifindex: u32, hook: Hook) -> Result<OwnedFd> {
+    let (attach_type, flags) = hook.attach();
+    let mut attr = LinkCreate {
+        prog_fd: number(program)?,
+        target_ifindex: ifindex,
+        attach_type,
+        flags,
+        ..LinkCreate::default()
     };
-    // SAFETY: both kinds of map have keys of four bytes; the length of the value is the caller's, who made the map.
-    unsafe { bpf(command::MAP_UPDATE_ELEM, &mut attr) }.context("write to a map")?;
-    Ok(())
+    // SAFETY: the attributes hold no addresses.
+    unsafe { fd(command::LINK_CREATE, &mut attr) }.context("link a program to a device")
+}
+
+/// An array of one value.
+#[derive(Debug)]
+pub struct Value {
+    map: OwnedFd,
+    len: usize,
+}
+
+impl Value {
+    /// With this value.
+    pub fn new(value: &[u8]) -> Result<Self> {
+        let map = create(MAP_TYPE_ARRAY, 4, u32::try_from(value.len())?, 1)?;
+        update(&map, value)?;
+        Ok(Self {
+            map,
+            len: value.len(),
+        })
+    }
+
+    /// Replaces the value by one of the same length.
+    pub fn set(&self, value: &[u8]) -> Result<()> {
+        let (wanted, len) = (self.len, value.len());
+        ensure!(
+            len == wanted,
+            "a value of {len} bytes where {wanted} belong"
+        );
+        update(&self.map, value)
+    }
+}
+
+impl AsFd for Value {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
+    }
+}
+
+/// An array of counters, each of which every CPU has one of.
+#[derive(Debug)]
+pub struct Counters(OwnedFd);
+
+impl Counters {
+    /// So many, all 0.
+    pub fn new(number: u32) -> Result<Self> {
+        Ok(Self(create(MAP_TYPE_PERCPU_ARRAY, 4, 8, number)?))
+    }
+
+    /// What one says, over all CPUs.
+    pub fn get(&self, index: u32) -> Result<u64> {
+        let n_cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+        let mut values = vec![0_u64; n_cpus];
+        let key = [index];
+        let mut attr = MapElement {
+            map_fd: number(&self.0)?,
+            key: address(&key),
+            value: values.as_mut_ptr().addr() as u64,
+            ..MapElement::default()
+        };
+        // SAFETY: the map was made for keys of four bytes and values of eight, of which the kernel writes one for each
+        // possible CPU; there is room for them.
+        unsafe { bpf(command::MAP_LOOKUP_ELEM, &mut attr) }.context("read a counter")?;
+        Ok(values.iter().sum())
+    }
+}
+
+impl AsFd for Counters {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A map with keys and values of so many bytes.
+#[derive(Debug)]
+pub struct Table<const KEY: usize, const VALUE: usize>(OwnedFd);
+
+impl<const KEY: usize, const VALUE: usize> Table<KEY, VALUE> {
+    /// A hash map.
+    pub fn hash(entries: u32) -> Result<Self> {
+        Self::new(MAP_TYPE_HASH, entries)
+    }
+
+    /// One that forgets what has not been used for the longest time.
+    pub fn lru_hash(entries: u32) -> Result<Self> {
+        Self::new(MAP_TYPE_LRU_HASH, entries)
+    }
+
+    /// An array; keys are numbers of four bytes.
+    pub fn array(entries: u32) -> Result<Self> {
+        Self::new(MAP_TYPE_ARRAY, entries)
+    }
+
+    /// Puts an entry into it.
+    pub fn insert(&self, key: &[u8; KEY], value: &[u8; VALUE]) -> Result<()> {
+        let mut attr = MapElement {
+            map_fd: number(&self.0)?,
+            key: address(key),
+            value: address(value),
+            ..MapElement::default()
+        };
+        // SAFETY: the map was made for keys and values of these lengths.
+        unsafe { bpf(command::MAP_UPDATE_ELEM, &mut attr) }.context("write to a map")?;
+        Ok(())
+    }
+
+    fn new(map_type: u32, entries: u32) -> Result<Self> {
+        let (key, value) = (u32::try_from(KEY)?, u32::try_from(VALUE)?);
+        Ok(Self(create(map_type, key, value, entries)?))
+    }
+}
+
+impl<const KEY: usize, const VALUE: usize> AsFd for Table<KEY, VALUE> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A table of one program.
+#[derive(Debug)]
+pub struct JumpTable(OwnedFd);
+
+impl JumpTable {
+    /// An empty one.
+    pub fn new() -> Result<Self> {
+        Ok(Self(create(MAP_TYPE_PROG_ARRAY, 4, 4, 1)?))
+    }
+
+    /// Makes `program` the one of the table; it must be of the kind of those that jump there.
+    pub fn set(&self, program: BorrowedFd<'_>) -> Result<()> {
+        update(&self.0, &program.as_raw_fd().to_ne_bytes())
+    }
+}
+
+impl AsFd for JumpTable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }
 
 /// Runs a program `repeat` times on one packet, which it must restore itself; what the last run returned, and the
 /// nanoseconds that each took on average.
-pub(crate) fn repeat(
+pub fn repeat(
     program: &OwnedFd,
     packet: &[u8],
     context: &[u32],
@@ -131,12 +287,47 @@ pub(crate) fn repeat(
     Ok((attr.retval, attr.duration))
 }
 
-fn create(map_type: u32, value_size: u32) -> Result<OwnedFd> {
+/// Runs an XDP program on `n` frames as if they had come by a device of the calling thread's namespace, and does with each
+/// what the program says. A frame that comes back is used again, as it is then.
+pub fn live(program: &OwnedFd, frame: &[u8], ifindex: u32, n: u32) -> Result<()> {
+    // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+    let context = [0, u32::try_from(frame.len())?, 0, ifindex, 0, 0];
+    let mut attr = TestRun {
+        prog_fd: number(program)?,
+        data_size_in: u32::try_from(frame.len())?,
+        data_in: address(frame),
+        repeat: n,
+        ctx_size_in: u32::try_from(size_of_val(&context))?,
+        ctx_in: address(&context),
+        flags: LIVE_FRAMES,
+        batch_size: BATCH,
+        ..TestRun::default()
+    };
+    // SAFETY: packet and context are as long as the attributes say, and the kernel only reads them.
+    unsafe { bpf(command::PROG_TEST_RUN, &mut attr) }.context("run a program on live frames")?;
+    Ok(())
+}
+
+/// Replaces the first value of an array, which must be as long as `value`.
+fn update(map: &OwnedFd, value: &[u8]) -> Result<()> {
+    let key = [0_u32];
+    let mut attr = MapElement {
+        map_fd: number(map)?,
+        key: address(&key),
+        value: address(value),
+        ..MapElement::default()
+    };
+    // SAFETY: both kinds of map have keys of four bytes; the length of the value is the caller's, who made the map.
+    unsafe { bpf(command::MAP_UPDATE_ELEM, &mut attr) }.context("write to a map")?;
+    Ok(())
+}
+
+fn create(map_type: u32, key_size: u32, value_size: u32, max_entries: u32) -> Result<OwnedFd> {
     let mut attr = MapCreate {
         map_type,
-        key_size: 4,
+        key_size,
         value_size,
-        max_entries: 1,
+        max_entries,
         map_flags: 0,
     };
     // SAFETY: the attributes hold no addresses.
@@ -155,12 +346,25 @@ struct MapCreate {
 
 #[repr(C)]
 #[derive(Default)]
-struct MapUpdate {
+struct MapElement {
     map_fd: u32,
     pad: u32,
     key: u64,
     value: u64,
     flags: u64,
+}
+
+/// The part of `union bpf_attr` that links a program to a device; without any relation to other programs.
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+    relative_fd: u32,
+    pad: u32,
+    expected_revision: u64,
 }
 
 #[repr(C)]

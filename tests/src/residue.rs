@@ -18,14 +18,14 @@ const MARK: &str = "fc-";
 pub(crate) const BPFFS: &str = "bpf";
 
 /// The beginning of the names that this process gives.
-pub(crate) fn prefix() -> String {
+pub fn prefix() -> String {
     format!("{MARK}{}-", std::process::id())
 }
 
 /// Removes what dead processes left; looks once per process.
 ///
 /// Never fails: what cannot be removed now does not keep a test from running, as nothing of it is ever reused.
-pub(crate) fn reap() {
+pub fn reap() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         for path in of_dead_processes(Path::new(NETNS_DIR)) {

@@ -7,6 +7,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod binary;
 #[cfg_attr(
     not(test),
@@ -89,6 +90,16 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure what packets, connections and changes cost here and others, in one interleaved run; write plots and the
+    /// README's table.
+    Bench {
+        /// In two minutes, and coarser.
+        #[arg(long)]
+        quick: bool,
+        /// Write all figures there.
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Check licences, advisories and sources of the dependencies.
     Deny,
     /// Fuzz what reads foreign bytes: manifests, what is shown of them, packets.
@@ -133,6 +144,7 @@ fn run_verb(verb: Verb) -> Result<ExitCode> {
         } => return suite::run(selection, &filter),
         Verb::Tidy => tidy::run()?,
         Verb::Verify { arguments } => verify::run(&arguments)?,
+        Verb::Bench { quick, json } => bench::run(quick, json.as_deref())?,
         Verb::Deny => deny::run()?,
         Verb::Fuzz {
             target,

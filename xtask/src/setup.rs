@@ -21,12 +21,13 @@ use crate::{
     privilege, run, workspace,
 };
 
-/// Programs that the tests and the demo run, and the packages they come in.
-const TEST_TOOLS: [(&str, &str); 4] = [
+/// Programs that the tests, the bench and the demo run, and the packages they come in.
+const TEST_TOOLS: [(&str, &str); 5] = [
     ("ip", "iproute2"),
     ("bpftool", "bpftool"),
     ("nft", "nftables"),
     ("iptables-nft-restore", "iptables"),
+    ("conntrack", "conntrack"),
 ];
 
 /// The system's directories of programs for root, which are missing from the `PATH` of some root shells.

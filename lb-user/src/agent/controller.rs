@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use lb_common::flow::clock::{Tick, age, seconds};
@@ -72,6 +72,8 @@ pub struct Controller<M> {
     to_audit: Part,
     /// Why that could not be done, said once.
     audit_troubles: BTreeMap<Part, String>,
+    /// How long it took to take what sources had to say since the last reconciliation.
+    absorbing: Duration,
 }
 
 /// What became of an object.
@@ -79,6 +81,21 @@ pub struct Controller<M> {
 enum News {
     Here,
     Gone,
+}
+
+/// How long a reconciliation takes, from objects that were read to the last write.
+#[derive(Clone, Copy, Debug)]
+struct Took {
+    /// To put them into the store.
+    absorbing: Duration,
+    /// When the rest began.
+    start: Instant,
+}
+
+impl Took {
+    fn so_far(self) -> Duration {
+        self.absorbing + self.start.elapsed()
+    }
 }
 
 /// What came of a reconciliation.
@@ -123,11 +140,13 @@ impl<M: LbMaps> Controller<M> {
             had_affinity: true,
             to_audit: Part::default(),
             audit_troubles: BTreeMap::new(),
+            absorbing: Duration::ZERO,
         }
     }
 
     /// Takes what a source has to say.
     pub fn absorb(&mut self, result: ScanResult) {
+        let start = Instant::now();
         for change in result.changes {
             match &change {
                 Change::Upsert(located) => {
@@ -141,6 +160,7 @@ impl<M: LbMaps> Controller<M> {
             self.store.apply(change);
         }
         self.source_findings = result.findings;
+        self.absorbing += start.elapsed();
     }
 
     /// Takes notice of the node's own addresses.
@@ -176,6 +196,7 @@ impl<M: LbMaps> Controller<M> {
 
     /// Makes the tables say what the sources say, as far as it goes.
     pub fn reconcile(&mut self, now: SystemTime) -> Outcome {
+        let start = Instant::now();
         let snapshot = self.store.snapshot();
         let mut view = View {
             generation: snapshot.generation,
@@ -189,7 +210,11 @@ impl<M: LbMaps> Controller<M> {
             };
             let compiled = compile::compile(&seen.snapshot, &self.facts, &self.allocations);
             self.keep(&compiled);
-            outcome.is_incomplete = self.apply(&compiled, &mut view);
+            let took = Took {
+                absorbing: std::mem::take(&mut self.absorbing),
+                start,
+            };
+            outcome.is_incomplete = self.apply(&compiled, &mut view, took);
             outcome.demand = demand_of(&compiled.desired);
             outcome.targets = seen.targets;
             outcome.health = Health {
@@ -286,7 +311,7 @@ impl<M: LbMaps> Controller<M> {
     }
 
     /// Returns whether something is left to be done.
-    fn apply(&mut self, compiled: &Compiled, view: &mut View) -> bool {
+    fn apply(&mut self, compiled: &Compiled, view: &mut View, took: Took) -> bool {
         if let Err(error) = self.restore(&compiled.desired) {
             let error = with_causes(&error);
             view.troubles
@@ -311,7 +336,8 @@ impl<M: LbMaps> Controller<M> {
         let n_steps: usize = outcome.reports.iter().map(|report| report.n_done).sum();
         if n_steps > 0 {
             let ports = compiled.desired.ports.len();
-            tracing::info!(ports, steps = n_steps, "tables changed");
+            let took_us = took.so_far().as_micros();
+            tracing::info!(ports, steps = n_steps, took_us, "tables changed");
         }
         !outcome.is_complete()
     }

@@ -3,13 +3,12 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Context, Result, ensure};
-use lb_tests::{client, netns::Namespace};
+use lb_tests::{client, netns::Namespace, signals::Signals};
 
 use crate::{
     scene::Demo,
     served::{AFFINITY_IP, NODE_PORT_AFFINITY, further_outside},
     show::socket_address,
-    signals::Signals,
 };
 
 /// Requests of a client to each address.

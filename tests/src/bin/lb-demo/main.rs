@@ -14,7 +14,6 @@ mod policy;
 mod scene;
 mod served;
 mod show;
-mod signals;
 
 use std::{
     io::{BufRead, BufReader},
@@ -24,13 +23,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use lb_tests::{poll, topology::Naming};
+use lb_tests::{poll, signals::Signals, topology::Naming};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::{Pid, dup2_stderr, dup2_stdout, setsid},
 };
 
-use crate::{scene::Demo, signals::Signals};
+use crate::scene::Demo;
 
 /// How long a kept demo may take to end.
 const LIMIT: Duration = Duration::from_secs(30);

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
+use lb_tests::signals::Signals;
+
 use crate::{
     scene::Demo,
     served::{HOSTNAMES, NODE_PORT_ALL, TCP_AND_UDP},
     show::show_spread,
-    signals::Signals,
 };
 
 impl Demo {

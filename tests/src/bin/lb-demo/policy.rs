@@ -13,6 +13,7 @@ use lb_tests::{
     client::{self, Exchange},
     deployment::ready_endpoints,
     manifest,
+    signals::Signals,
     tally::Tally,
     topology::Node,
 };
@@ -21,7 +22,6 @@ use crate::{
     scene::Demo,
     served::{CLUSTER, LOCAL, POLICY, POLICY_FILE, WEB_SERVERS, scaled_down},
     show::LIMIT,
-    signals::Signals,
 };
 
 /// Requests that the balancer sends to each node.

@@ -8,13 +8,13 @@ use lb_tests::{
     client::{self, Exchange},
     deployment::ready_endpoints,
     netns::Namespace,
+    signals::Signals,
 };
 
 use crate::{
     NAME_PREFIX,
     scene::Demo,
     served::{NODE_PORT_ALL, SERVED, url},
-    signals::Signals,
 };
 
 /// Requests of each kind: four servers are all hit, but for one run in 10^24.

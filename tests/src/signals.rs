@@ -1,4 +1,4 @@
-//! Signals that ask to end, taken one by one.
+//! Signals that ask to end, taken one by one, so that a program removes what it has made before it ends.
 
 use std::{
     io,
@@ -10,11 +10,12 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{SigSet, Signal};
 
 /// Signals that ask to end, taken one by one instead of ending the process with everything left behind.
-pub(crate) struct Signals(Receiver<Signal>);
+#[derive(Debug)]
+pub struct Signals(Receiver<Signal>);
 
 impl Signals {
     /// To be called before any thread is started: threads inherit what is blocked. Children do not.
-    pub(crate) fn catch() -> Result<Self> {
+    pub fn catch() -> Result<Self> {
         let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]
             .into_iter()
             .collect();
@@ -35,7 +36,7 @@ impl Signals {
     }
 
     /// Fails if a signal has come.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         match self.0.try_recv() {
             Ok(signal) => bail!("ended by {signal}"),
             Err(_) => Ok(()),
@@ -43,7 +44,7 @@ impl Signals {
     }
 
     /// Waits for a signal.
-    pub(crate) fn wait(&self) -> Result<()> {
+    pub fn wait(&self) -> Result<()> {
         self.0
             .recv()
             .map(drop)

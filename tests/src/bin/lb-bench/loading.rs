@@ -1,0 +1,80 @@
+//! How long it takes to load services, and to follow the change of one endpoint; and the memory that services take.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use lb_tests::signals::Signals;
+
+use crate::{
+    agent::Agent,
+    measure::Measure,
+    report::Samples,
+    scale::Scale,
+    services::{ENDPOINTS, Services},
+    setting::{SETTINGS, Setting, Worker},
+    site::Site,
+};
+
+/// Changes of one endpoint, there and back.
+const CHANGES: u32 = 6;
+
+/// Measures the first of the settings that an agent carries out at TC, with each number of services.
+pub(crate) fn sample(scale: &Scale, signals: &Signals, samples: &mut Samples) -> Result<()> {
+    let is_agent =
+        |setting: &&Setting| setting.name == "tc" && matches!(setting.worker, Worker::Agent(_));
+    for setting in SETTINGS.iter().filter(is_agent) {
+        let Worker::Agent(flags) = setting.worker else {
+            continue;
+        };
+        for number in scale.loaded {
+            signals.check()?;
+            let site = Site::new(setting, Services(number))?;
+            one(&site, Services(number), flags, setting.name, samples)?;
+        }
+    }
+    Ok(())
+}
+
+fn one(
+    site: &Site,
+    services: Services,
+    flags: &[&str],
+    name: &str,
+    samples: &mut Samples,
+) -> Result<()> {
+    let manifests = Agent::manifests_of(services)?;
+    let start = Instant::now();
+    let agent = Agent::serve(&site.node, services, manifests, flags)?;
+    let ready = start.elapsed();
+    let mut add = |measure, value| samples.add(measure, name, services.0, value);
+    add(Measure::Load, milliseconds(agent.wait_for_change(1)?));
+    add(Measure::Ready, milliseconds(ready));
+    let [now, most] = agent.memory()?;
+    add(Measure::Memory, mebibytes(now));
+    add(Measure::MemoryPeak, mebibytes(most));
+    add(Measure::Tables, mebibytes(agent.tables()?));
+    for change in 0..CHANGES {
+        let before = agent.changes().len();
+        let start = Instant::now();
+        // One endpoint goes, and comes again.
+        services.rewrite(agent.manifests(), ENDPOINTS - (change + 1) % 2)?;
+        add(
+            Measure::Change,
+            milliseconds(agent.wait_for_change(before + 1)?),
+        );
+        add(Measure::Followed, milliseconds(start.elapsed()));
+    }
+    Ok(())
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "memory is far less than 2^52 bytes"
+)]
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
