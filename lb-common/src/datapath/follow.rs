@@ -257,10 +257,12 @@ fn goes_on<A: Addr, S: Slots<A>>(
     flags: SlotFlags,
 ) -> bool {
     match flags.direction() {
-        Direction::Original => !work.tcp.opens() && table.twin_flags(found).answered(),
+        Direction::Original => !work.tcp.opens() && flags.answered(),
         Direction::Reply => {
-            if !flags.answered() {
-                found.slot.add_flags(SlotFlags::ANSWERED);
+            // Noted on both slots, so that who is never answered reads one line and not two. An earlier release has it on the
+            // reply's alone.
+            if !table.twin_flags(found).answered() {
+                table.add_flags(found, SlotFlags::ANSWERED);
             }
             !proto::has_connections(work.key.proto)
                 && age(work.now, table.twin_last_seen(found)) > STREAM

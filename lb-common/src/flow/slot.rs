@@ -111,7 +111,7 @@ impl SlotFlags {
     /// A SYN came this way after the connection had ended, and was sent on as the flow's: nobody else serves.
     pub const SYN: Self = Self(1 << 4);
 
-    /// The backend has answered; only ever on the reply's slot.
+    /// The backend has answered; on the reply's slot first.
     pub const ANSWERED: Self = Self(1 << 5);
     /// A RST went one way or the other.
     pub const RESET: Self = Self(1 << 6);
