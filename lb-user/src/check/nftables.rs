@@ -4,18 +4,17 @@
 
 use std::io;
 
-use netlink_packet_core::{
-    DecodeError, NetlinkDeserializable, NetlinkHeader, NetlinkSerializable, NlaBuffer, NlasIterator,
-};
+use netlink_packet_core::{NlaBuffer, NlasIterator};
 use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::netfilter::{ChainName, Effect, Ruleset};
-use crate::loader::channel::Channel;
+use crate::loader::{
+    attribute::{Message, find},
+    channel::Channel,
+};
 
 /// `linux/netfilter/nfnetlink.h`.
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
-/// Length of `struct nfgenmsg`.
-const HEADER: usize = 4;
 
 /// Messages of `linux/netfilter/nf_tables.h`, under the subsystem.
 mod message {
@@ -74,13 +73,18 @@ pub fn read() -> io::Result<Ruleset> {
 
 fn ask(rules: &mut Ruleset) -> io::Result<()> {
     let mut channel = Channel::open(NETLINK_NETFILTER)?;
-    for message in channel.list(Message::all(message::GET_CHAIN))? {
+    for message in channel.list(all(message::GET_CHAIN))? {
         learn_chain(rules, &message);
     }
-    for message in channel.list(Message::all(message::GET_RULE))? {
+    for message in channel.list(all(message::GET_RULE))? {
         learn_rule(rules, &message);
     }
     Ok(())
+}
+
+/// Asks for everything of a kind, in all families.
+fn all(kind: u16) -> Message {
+    Message::new(kind, 0, 0, &[])
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -90,60 +94,35 @@ fn is_absent(error: &io::Error) -> bool {
     )
 }
 
-/// A message that is not taken apart.
-struct Message {
-    kind: u16,
-    payload: Vec<u8>,
+fn family_name(message: &Message) -> &'static str {
+    match message.family() {
+        Some(1) => "inet",
+        Some(2) => "ip",
+        Some(3) => "arp",
+        Some(5) => "netdev",
+        Some(7) => "bridge",
+        Some(10) => "ip6",
+        _ => "unknown",
+    }
 }
 
-impl Message {
-    /// Asks for everything of this kind, in all families.
-    fn all(kind: u16) -> Self {
-        Self {
-            kind,
-            payload: vec![0; HEADER],
-        }
-    }
-
-    fn family(&self) -> &'static str {
-        match self.payload.first() {
-            Some(1) => "inet",
-            Some(2) => "ip",
-            Some(3) => "arp",
-            Some(5) => "netdev",
-            Some(7) => "bridge",
-            Some(10) => "ip6",
-            _ => "unknown",
-        }
-    }
-
-    fn attributes(&self) -> impl Iterator<Item = (u16, &[u8])> {
-        attributes(self.payload.get(HEADER..).unwrap_or_default())
-    }
-
-    fn chain_name(&self, table: u16, chain: u16) -> ChainName {
-        let text = |kind| self.attributes().find(|(found, _)| *found == kind);
-        let text = |kind| {
-            text(kind)
-                .map(|(_, value)| string(value))
-                .unwrap_or_default()
-        };
-        ChainName {
-            family: self.family().to_owned(),
-            table: text(table),
-            chain: text(chain),
-        }
+fn chain_name(message: &Message, table: u16, chain: u16) -> ChainName {
+    let text = |kind| find(message.attributes(), kind).map(string);
+    ChainName {
+        family: family_name(message).to_owned(),
+        table: text(table).unwrap_or_default(),
+        chain: text(chain).unwrap_or_default(),
     }
 }
 
 fn learn_chain(rules: &mut Ruleset, message: &Message) {
-    let name = message.chain_name(attribute::CHAIN_TABLE, attribute::CHAIN_NAME);
+    let name = chain_name(message, attribute::CHAIN_TABLE, attribute::CHAIN_NAME);
     let has_forward = matches!(name.family.as_str(), "inet" | "ip" | "ip6" | "bridge");
     let chain = rules.chain(name);
-    for (kind, value) in message.attributes() {
+    for (kind, value) in attributes(message.attributes()) {
         match kind {
             attribute::CHAIN_HOOK => {
-                let number = child(value, attribute::HOOK_NUMBER).and_then(number);
+                let number = find(value, attribute::HOOK_NUMBER).and_then(number);
                 chain.is_forward = has_forward && number == Some(FORWARD);
             }
             attribute::CHAIN_POLICY => {
@@ -155,9 +134,9 @@ fn learn_chain(rules: &mut Ruleset, message: &Message) {
 }
 
 fn learn_rule(rules: &mut Ruleset, message: &Message) {
-    let name = message.chain_name(attribute::RULE_TABLE, attribute::RULE_CHAIN);
+    let name = chain_name(message, attribute::RULE_TABLE, attribute::RULE_CHAIN);
     let chain = rules.chain(name);
-    for (kind, value) in message.attributes() {
+    for (kind, value) in attributes(message.attributes()) {
         if kind == attribute::RULE_EXPRESSIONS {
             chain
                 .effects
@@ -168,16 +147,16 @@ fn learn_rule(rules: &mut Ruleset, message: &Message) {
 
 /// What an expression does, if it does anything.
 fn effect(expression: &[u8]) -> Option<Effect> {
-    let name = string(child(expression, attribute::EXPRESSION_NAME)?);
-    let data = child(expression, attribute::EXPRESSION_DATA).unwrap_or_default();
+    let name = string(find(expression, attribute::EXPRESSION_NAME)?);
+    let data = find(expression, attribute::EXPRESSION_DATA).unwrap_or_default();
     match name.as_str() {
         "immediate" => {
-            let verdict = child(
-                child(data, attribute::IMMEDIATE_DATA)?,
+            let verdict = find(
+                find(data, attribute::IMMEDIATE_DATA)?,
                 attribute::DATA_VERDICT,
             )?;
-            let to = || child(verdict, attribute::VERDICT_CHAIN).map(string);
-            match number(child(verdict, attribute::VERDICT_CODE)?)?.cast_signed() {
+            let to = || find(verdict, attribute::VERDICT_CHAIN).map(string);
+            match number(find(verdict, attribute::VERDICT_CODE)?)?.cast_signed() {
                 verdict::DROP => Some(Effect::Acts("drop".to_owned())),
                 // The number of the queue is in the upper half.
                 code if code & 0xff == verdict::QUEUE => Some(Effect::Acts("queue".to_owned())),
@@ -186,7 +165,7 @@ fn effect(expression: &[u8]) -> Option<Effect> {
             }
         }
         "target" => {
-            let target = string(child(data, attribute::TARGET_NAME)?);
+            let target = string(find(data, attribute::TARGET_NAME)?);
             let is_idle = IDLE_TARGETS.contains(&target.as_str());
             (!is_idle).then_some(Effect::Acts(target))
         }
@@ -206,11 +185,6 @@ fn attributes(buffer: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn child(buffer: &[u8], kind: u16) -> Option<&[u8]> {
-    let mut found = attributes(buffer).filter(|(found, _)| *found == kind);
-    found.next().map(|(_, value)| value)
-}
-
 /// Numbers are in network byte order here.
 fn number(value: &[u8]) -> Option<u32> {
     value.try_into().ok().map(u32::from_be_bytes)
@@ -221,33 +195,12 @@ fn string(value: &[u8]) -> String {
     String::from_utf8_lossy(&value[..end.unwrap_or(value.len())]).into_owned()
 }
 
-impl NetlinkSerializable for Message {
-    fn message_type(&self) -> u16 {
-        self.kind
-    }
-
-    fn buffer_len(&self) -> usize {
-        self.payload.len()
-    }
-
-    fn serialize(&self, buffer: &mut [u8]) {
-        buffer.copy_from_slice(&self.payload);
-    }
-}
-
-impl NetlinkDeserializable for Message {
-    type Error = DecodeError;
-
-    fn deserialize(header: &NetlinkHeader, payload: &[u8]) -> Result<Self, DecodeError> {
-        Ok(Self {
-            kind: header.message_type,
-            payload: payload.to_vec(),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::{
+        NetlinkDeserializable as _, NetlinkHeader, NetlinkSerializable as _,
+    };
+
     use super::*;
     use crate::check::netfilter::testing::name;
 
@@ -264,10 +217,7 @@ mod tests {
     }
 
     fn message(family: u8, attributes: &[Vec<u8>]) -> Message {
-        Message {
-            kind: 0,
-            payload: [vec![family, 0, 0, 0], attributes.concat()].concat(),
-        }
+        Message::new(0, family, 0, attributes)
     }
 
     fn base_chain(family: u8, hook: u32, policy: u32) -> Message {
@@ -376,11 +326,11 @@ mod tests {
     #[test]
     fn what_is_cut_short_is_passed_over() {
         let whole = base_chain(2, 2, 0);
-        for length in 0..whole.payload.len() {
-            let cut = Message {
-                kind: 0,
-                payload: whole.payload[..length].to_vec(),
-            };
+        let mut payload = vec![0; whole.buffer_len()];
+        whole.serialize(&mut payload);
+        for length in 0..payload.len() {
+            let header = NetlinkHeader::default();
+            let cut = Message::deserialize(&header, &payload[..length]).expect("as it is");
             let mut rules = Ruleset::default();
             learn_chain(&mut rules, &cut);
             learn_rule(&mut rules, &cut);

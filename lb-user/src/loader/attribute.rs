@@ -34,6 +34,11 @@ impl Message {
         Self::new(family, command, 0, attributes)
     }
 
+    /// What was given as such; none in a message that is cut short.
+    pub(crate) fn family(&self) -> Option<u8> {
+        self.payload.first().copied()
+    }
+
     pub(crate) fn attributes(&self) -> &[u8] {
         self.payload.get(HEADER..).unwrap_or_default()
     }
