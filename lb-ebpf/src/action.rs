@@ -157,7 +157,7 @@ fn make_frame<const L2: u32>(
 ) -> Option<()> {
     let skb = ctx.skb.skb;
     if L2 != 0 {
-        return packet.write_l2(*macs);
+        return packet.write_macs(macs);
     }
     // SAFETY: the helper grows the packet by a zeroed header and resets the MAC header to it.
     if unsafe { bpf_skb_change_head(skb, eth::LEN, 0) } != 0 {
@@ -165,7 +165,7 @@ fn make_frame<const L2: u32>(
     }
     // SAFETY: the context lives as long as the program.
     let ether_type = unsafe { (*skb).protocol } as u16;
-    packet.write_l2(*macs)?;
+    packet.write_macs(macs)?;
     TcPacket::<12>::over(skb).write(0, ether_type)
 }
 
@@ -221,22 +221,21 @@ pub(crate) fn xdp(ctx: &XdpContext) -> u32 {
             return xdp_action::XDP_PASS;
         }
     };
-    match (verdict, hop, packet.ethernet()) {
-        (Verdict::Send(Via::Neighbour), Some(hop), Some(header)) => {
-            // SAFETY: the pointer was checked against the packet's end.
-            unsafe { header.cast::<[u32; 3]>().write_unaligned(hop.macs) };
-            if hop.ifindex == ifindex {
-                xdp_action::XDP_TX
-            } else {
-                // A device that has gone since it was asked for: the packet is lost, as it would be at TC.
-                XDP_DEVICES
-                    .redirect(hop.ifindex, xdp_action::XDP_DROP.into())
-                    .unwrap_or(xdp_action::XDP_DROP)
-            }
-        }
-        (Verdict::Pass, ..) => xdp_action::XDP_PASS,
-        _ => xdp_action::XDP_DROP,
+    let hop = match (verdict, hop) {
+        (Verdict::Send(Via::Neighbour), Some(hop)) => hop,
+        (Verdict::Pass, _) => return xdp_action::XDP_PASS,
+        _ => return xdp_action::XDP_DROP,
+    };
+    if packet.write_macs(&hop.macs).is_none() {
+        return xdp_action::XDP_DROP;
     }
+    if hop.ifindex == ifindex {
+        return xdp_action::XDP_TX;
+    }
+    // A device that has gone since it was asked for: the packet is lost, as it would be at TC.
+    XDP_DEVICES
+        .redirect(hop.ifindex, xdp_action::XDP_DROP.into())
+        .unwrap_or(xdp_action::XDP_DROP)
 }
 
 /// Counts outside of the datapath proper, where no family is known yet.

@@ -80,12 +80,12 @@ impl<const L2: u32> TcPacket<L2> {
         Self { skb }
     }
 
-    /// Writes what stands before the IP header, all `L2` bytes of which are `header`'s.
+    /// Writes both MACs to where the frame begins.
     #[inline(always)]
-    pub(crate) fn write_l2<T: Pod>(&mut self, header: T) -> Option<()> {
+    pub(crate) fn write_macs(&mut self, macs: &[u32; 3]) -> Option<()> {
         let (data, end) = self.bounds();
         // SAFETY: the pointer was checked against the packet's end.
-        within::<T>(data, end, 0).map(|start| unsafe { start.write_unaligned(header) })
+        within::<[u32; 3]>(data, end, 0).map(|start| unsafe { put_macs(start, macs) })
     }
 
     /// Exchanges the two MACs of the Ethernet header.
@@ -246,12 +246,18 @@ impl<const L2: u32> Packet for TcPacket<L2> {
 /// A packet at XDP, untagged Ethernet; its headers are in the first of its buffers, or else it does not parse.
 pub(crate) struct XdpPacket {
     xdp: *mut xdp_md,
+    /// Bytes of the frame, asked of the kernel once: it is a call, and nothing here changes it.
+    frame_len: u32,
 }
 
 impl XdpPacket {
     #[inline(always)]
     pub(crate) fn new(xdp: *mut xdp_md) -> Self {
-        Self { xdp }
+        Self {
+            xdp,
+            // SAFETY: takes no pointers but the context.
+            frame_len: unsafe { bpf_xdp_get_buff_len(xdp) } as u32,
+        }
     }
 
     /// The Ethernet header, in place.
@@ -261,13 +267,19 @@ impl XdpPacket {
         within(data, end, 0)
     }
 
+    /// Writes both MACs to where the frame begins.
+    #[inline(always)]
+    pub(crate) fn write_macs(&mut self, macs: &[u32; 3]) -> Option<()> {
+        // SAFETY: the pointer was checked against the packet's end.
+        self.ethernet()
+            .map(|start| unsafe { put_macs(start.cast(), macs) })
+    }
+
     /// True if the frame is in one buffer: not every device sends others.
     #[inline(always)]
     pub(crate) fn is_linear(&self) -> bool {
         let (data, end) = self.bounds();
-        // SAFETY: takes no pointers but the context.
-        let len = unsafe { bpf_xdp_get_buff_len(self.xdp) };
-        end - data == len as usize
+        end - data == self.frame_len as usize
     }
 
     #[inline(always)]
@@ -291,9 +303,7 @@ impl XdpPacket {
 impl Packet for XdpPacket {
     #[inline(always)]
     fn len(&self) -> u32 {
-        // SAFETY: takes no pointers but the context.
-        let len = unsafe { bpf_xdp_get_buff_len(self.xdp) } as u32;
-        len.saturating_sub(eth::LEN)
+        self.frame_len.saturating_sub(eth::LEN)
     }
 
     #[inline(always)]
@@ -355,6 +365,22 @@ impl Packet for XdpPacket {
                 .update(old, zero_is_none)
                 .to_ne_bytes(),
         )
+    }
+}
+
+/// Writes both MACs. Word by word: all at once the compiler would call a function that does it byte by byte.
+///
+/// # Safety
+/// Twelve bytes from `to` on are inside the packet.
+#[inline(always)]
+unsafe fn put_macs(to: *mut [u32; 3], macs: &[u32; 3]) {
+    let to = to.cast::<u32>();
+    let [a, b, c] = *macs;
+    // SAFETY: the caller's.
+    unsafe {
+        to.write_unaligned(a);
+        to.add(1).write_unaligned(b);
+        to.add(2).write_unaligned(c);
     }
 }
 

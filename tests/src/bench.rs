@@ -177,9 +177,11 @@ impl What {
         matches!(self, Self::Pass | Self::Miss)
     }
 
-    /// Twice what the flows of a measurement take: all of them find a place.
+    /// Twice what the flows of a measurement take: all of them find a place. Four times for those that are opened in it, so
+    /// that a table is measured which has room, as one does that was sized by what is expected.
     fn flow_table_size(self) -> u32 {
         match self {
+            Self::Open => 1 << 20,
             Self::Hit(bits) if bits > 16 => 4 << bits,
             _ => 262_144,
         }

@@ -1,6 +1,6 @@
 //! What came of many exchanges: which server answered how often, what failed and why, and whether the spread is uniform.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::SystemTime};
 
 use anyhow::{Result, bail, ensure};
 
@@ -33,7 +33,10 @@ impl Tally {
             Ok(server) => *self.hits.entry(server).or_default() += 1,
             Err(error) => {
                 let number = self.n_counted() + 1;
-                self.failures.push(format!("exchange {number}: {error:#}"));
+                // As the agents' logs say it.
+                let now = humantime::format_rfc3339_millis(SystemTime::now());
+                self.failures
+                    .push(format!("exchange {number} until {now}: {error:#}"));
             }
         }
     }

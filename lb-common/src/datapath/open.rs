@@ -53,6 +53,7 @@ fn opened<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T, existing: Exist
     }
     let node = tables.node();
     let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
+    table.foresee(&work.key, &mut work.flow);
     if !T::DRY
         && let Err(refusal) = insert(work, tables, &table, existing)
     {

@@ -105,6 +105,11 @@ impl Reserved {
 /// connection in ten million then finds no place (simulated; `lb-common/tests/flow_table/fill.rs` measures it).
 const SPARE: u32 = 5;
 
+/// As many among the first [`NEAR`] places from home on are as good as [`SPARE`] in all of the bucket, and fewer to read.
+const NEARBY: u32 = 3;
+/// See [`NEARBY`].
+const NEAR: u32 = 6;
+
 /// What may be done with a place, in one word, since it crosses a call in the BPF object: the state word, and how many
 /// ticks its flow has waited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -357,25 +362,48 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     }
 
     /// The free places of a bucket, up to [`SPARE`] of them; the first from home on.
+    ///
+    /// Each place is one line to read, and where a flow has ended its twin is another one, far away: that of the first place
+    /// alone is read, since it will be claimed. Of the others it makes no difference if one of them is not free after all.
     #[inline(always)]
     pub fn room_here(&self, home: u32) -> Room {
         let mut first = Claim::at(home, StateWord(0));
         let mut places = 0;
         for place in 0..BUCKET {
             let position = place_from(home, place) & self.mask;
-            let glance = self.slots.glance(self, position);
-            if !glance.is_free() {
+            if !self.seems_free(position) {
                 continue;
             }
             if places == 0 {
+                let glance = self.slots.glance(self, position);
+                if !glance.is_free() {
+                    continue;
+                }
                 first = Claim::at(position, glance.word());
             }
             places += 1;
+            if places == NEARBY && place < NEAR {
+                places = SPARE;
+            }
             if places == SPARE {
                 break;
             }
         }
         Room::new(first, places)
+    }
+
+    /// False if a flow is here, as far as this direction of it tells.
+    #[inline(always)]
+    fn seems_free(&self, position: u32) -> bool {
+        let Some(slot) = self.slot(position) else {
+            return false;
+        };
+        let word = slot.state();
+        if !word.published() {
+            return word.state() == State::Empty;
+        }
+        let limit = self.patience(slot, word);
+        age(self.now.wrapping_sub(REUSE_AFTER), slot.last_seen()) > limit
     }
 
     /// The flow that has waited longest, of those that may give way: half open, or closed.
@@ -489,35 +517,55 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     }
 
     /// Makes sure that nobody else publishes `key`: cancels who is behind, yields to who is ahead (false).
+    ///
+    /// Who is in the second bucket has said so at the first home before it became `Keyed`, as it has marked its place: where
+    /// nothing is said of it, it has yet to look, and will see this one.
     #[inline(always)]
     pub fn outdo_here(&self, key: &FlowKey<A>, mine: u32) -> bool {
         let homes = self.homes(key);
-        let (Some(first), Some(second)) = (self.slot(homes.first), self.slot(homes.second)) else {
+        let Some(first) = self.slot(homes.first) else {
             return false;
         };
-        for place in 0..2 * BUCKET {
-            let position = homes.place(place) & self.mask;
-            let home = if place < BUCKET { first } else { second };
-            // Read anew, see `find_in`.
+        if !self.outdo_in(homes.first, first, key, mine) {
+            return false;
+        }
+        if !first.home().spilled() {
+            return true;
+        }
+        self.slot(homes.second)
+            .is_some_and(|second| self.outdo_in(homes.second, second, key, mine))
+    }
+
+    /// The same in the bucket of one home.
+    #[inline(always)]
+    fn outdo_in(&self, home_at: u32, home: Slot<A, S::Words>, key: &FlowKey<A>, mine: u32) -> bool {
+        for place in 0..BUCKET {
+            let position = place_from(home_at, place) & self.mask;
+            // Read anew, see `search_in`.
             if !home.home().has(position % BUCKET) || position == mine {
                 continue;
             }
-            let Some(slot) = self.slot(position) else {
-                continue;
-            };
-            let word = slot.state();
-            let keyed = word.state() == State::Keyed;
-            // Claimed: its flow is being recycled, but may yet be put back.
-            let claimed = word.state() == State::Claimed;
-            if !(keyed || claimed || word.published()) || !slot.has_key(key) {
-                continue;
-            }
-            let behind = keyed && position > mine;
-            if !behind || !slot.exchange(word, word.with(State::Cancelled)) {
+            if !self.outdo_at(position, key, mine) {
                 return false;
             }
         }
         true
+    }
+
+    /// The same at one place.
+    #[inline(always)]
+    fn outdo_at(&self, position: u32, key: &FlowKey<A>, mine: u32) -> bool {
+        let Some(slot) = self.slot(position) else {
+            return true;
+        };
+        let word = slot.state();
+        let keyed = word.state() == State::Keyed;
+        // Claimed: its flow is being recycled, but may yet be put back.
+        let claimed = word.state() == State::Claimed;
+        if !(keyed || claimed || word.published()) || !slot.has_key(key) {
+            return true;
+        }
+        keyed && position > mine && slot.exchange(word, word.with(State::Cancelled))
     }
 
     /// Tells the readers of both homes where to look.

@@ -259,6 +259,19 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         self.is_live(&found).then_some(found)
     }
 
+    /// The published slot with this key, if it is where most flows are: no call, and one line.
+    #[inline(always)]
+    pub fn at_home(&self, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
+        let position = self.homes(key).first;
+        let slot = self.slot(position)?;
+        let word = slot.state();
+        (word.published() && slot.has_key(key)).then_some(Found {
+            position,
+            slot,
+            word,
+        })
+    }
+
     /// True if the slot still holds the flow that was found: what was copied from it is this flow's.
     #[inline(always)]
     pub fn is_still(&self, found: &Found<A, S::Words>) -> bool {
@@ -352,6 +365,16 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
             // Another CPU has just opened this very connection: the retransmit finds it.
             Err(Refusal::ReplyTaken) => Err(Refusal::Busy),
             reserved => reserved,
+        }
+    }
+
+    /// Reads from where the reply to what the flow's rewrite says would be, so that the line is on its way here while the
+    /// original direction's slot is claimed: it is the table's second cold line, and the first exchange would wait for both.
+    #[inline(always)]
+    pub fn foresee(&self, key: &FlowKey<A>, new: &mut NewFlow<A>) {
+        new.rewrite.answered_by(key.proto, &mut new.reply);
+        if let Some(home) = self.slot(self.homes(&new.reply).first) {
+            home.state();
         }
     }
 
@@ -536,17 +559,11 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
             slot,
             word,
         } = *found;
-        let flags = slot.flags();
-        let limit = self
-            .node
-            .lifetimes
-            .get(row(slot.protocol(), word, flags))
-            .copied()
-            .unwrap_or_default();
+        let limit = self.patience(slot, word);
         if age(self.now, slot.last_seen()) <= limit {
             return true;
         }
-        if flags.orphan() {
+        if slot.flags().orphan() {
             return false;
         }
         let Some(twin) = self.slot(slot.twin()) else {
@@ -555,5 +572,11 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         twin.state().published()
             && twin.twin() == position
             && age(self.now, twin.last_seen()) <= limit
+    }
+
+    /// How long a slot's flow lives without a packet.
+    #[inline(always)]
+    pub(super) fn patience(&self, slot: Slot<A, S::Words>, word: StateWord) -> Tick {
+        self.lifetime(row(slot.protocol(), word, slot.flags()))
     }
 }

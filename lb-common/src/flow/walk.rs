@@ -66,6 +66,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     }
 
     /// How long a flow of this row of [`super::clock::Lifetimes`] lives after its last packet.
+    #[inline(always)]
     pub fn lifetime(&self, row: usize) -> Tick {
         self.node.lifetimes.get(row).copied().unwrap_or_default()
     }

@@ -211,6 +211,45 @@ fn whatever_meets_an_opening_there_is_one_connection_and_it_is_whole() {
     }
 }
 
+/// The first bucket has room to spare when the client's SYN comes, and none any more when it is repeated: each of them is
+/// put into another bucket, and the one that is in the first looks at the second only if it is told of it.
+#[test]
+fn a_connection_that_is_opened_in_both_buckets_at_once_is_there_once() {
+    let key = with_buckets([0, 1], [2, 3]).next();
+    let key = key.expect("the clients are endless");
+    let others: Vec<_> = with_buckets([0, 0], [2, 3]).take(12).collect();
+    let (last, others) = others.split_last().expect("twelve of them");
+    let before = FakeSlots::new(MASK + 1);
+    for other in others {
+        open(&before, other, 1).expect("a bucket with room");
+        assert!(establish(&before, other));
+    }
+    let [mine, rivals] = [0, 0].map(Cell::new);
+    let rival = |memory: &FakeSlots<Addr4>| {
+        open(memory, last, 1).expect("there are five places");
+        assert!(establish(memory, last));
+        let _ = open(memory, &key, 2);
+    };
+    let dial = |table: &FlowTable<'_, Addr4, &Stopped<'_>>| dial(table, &key, 1);
+    at_each_access(&before, dial, rival, |memory, opened| {
+        assert_even(memory);
+        let to = check(memory).get(&key).copied();
+        let is_mine = to == Some(to_backend(&key, 1).rewrite);
+        assert_eq!(opened.is_ok(), is_mine, "{opened:?}");
+        let found = table(&memory, NOW).find(&key);
+        let count = match (found.map(|found| found.position / 16), is_mine) {
+            (Some(0), true) => &mine,
+            (Some(1), false) => &rivals,
+            _ => return,
+        };
+        count.set(count.get() + 1);
+    });
+    assert!(
+        mine.get() > 0 && rivals.get() > 0,
+        "each in its own bucket, {mine:?} and {rivals:?}"
+    );
+}
+
 /// A half-open flow's only place is wanted at any moment of its being answered.
 #[test]
 fn an_answered_flow_never_gives_its_place_away() {

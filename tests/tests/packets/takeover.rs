@@ -9,8 +9,10 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
+    time::SystemTime,
 };
 
+use humantime::format_rfc3339_millis;
 use lb_tests::{
     addressing::Dual,
     balancer::{Balancer, Manifests},
@@ -258,6 +260,7 @@ fn everybody_goes_on(mode: Mode) {
         };
         go_on(&dial().0, "with kube-proxy alone");
         for (when, change) in PHASES {
+            println!("{} {when}", format_rfc3339_millis(SystemTime::now()));
             change(&mut stage);
             let (streamers, newest) = dial();
             stage.expect_to_have(&newest);

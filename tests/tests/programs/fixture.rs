@@ -5,6 +5,7 @@ use std::{net::SocketAddr, ops::RangeInclusive};
 use lb_common::{
     abi::{NextHop, NodeConfig, Reason, backend_flags, node::features},
     fake::{FakePacket, PacketSpec, Transport, error_about},
+    flow::clock::seconds,
     net::{
         addr::{Addr, Addr4, Addr6},
         icmp::IcmpError,
@@ -148,13 +149,18 @@ impl Fixture {
         Self::with_ports(programs, size, SNAT_PORT..=SNAT_PORT)
     }
 
-    /// The same with so many ports for masquerading.
+    /// The same with so many ports for masquerading. Flows live for an hour, so that on a slow machine none makes room for
+    /// another.
     pub(crate) fn with_ports(
         programs: &[&str],
         size: u32,
         ports: RangeInclusive<u16>,
     ) -> Option<Self> {
-        Self::of(programs, size, ports, NodeConfig::default())
+        let config = NodeConfig {
+            lifetimes: [seconds(3_600); 16],
+            ..NodeConfig::default()
+        };
+        Self::of(programs, size, ports, config)
     }
 
     /// The same with another secret.

@@ -117,6 +117,13 @@ impl Agent {
         })
     }
 
+    /// Takes all connections out of its table.
+    pub(crate) fn forget_connections(&self) -> Result<()> {
+        self.balancer
+            .fulcrum(&["flows", "delete", "--all"])
+            .map(|_| ())
+    }
+
     /// Resident memory: its own now, and the most that it was, with what of its tables was mapped; bytes.
     pub(crate) fn memory(&self) -> Result<[u64; 2]> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.balancer.pid()))

@@ -22,7 +22,7 @@ pub(crate) struct Contender {
     pub(crate) services: u32,
     /// How long it took to put rules in place, if that is what was done.
     pub(crate) loading: Option<Duration>,
-    _agent: Option<Agent>,
+    agent: Option<Agent>,
     /// The network.
     pub(crate) site: Site,
 }
@@ -64,19 +64,20 @@ impl Contender {
             setting,
             services,
             loading,
-            _agent: agent,
+            agent,
             site,
         })
     }
 
-    /// Forgets connections that nobody needs any more. Connection tracking has room for those of two rounds; the agent's
-    /// own table has more, and forgets by itself.
+    /// Forgets connections that nobody needs any more: each begins a round with a table that has room, as one has that is large
+    /// enough for its node.
     pub(crate) fn forget(&self) -> Result<()> {
-        match self.setting.worker {
-            Worker::Nftables | Worker::Iptables => {
+        match (self.setting.worker, &self.agent) {
+            (Worker::Nftables | Worker::Iptables, _) => {
                 peers::forget_connections(&self.site.node.namespace)
             }
-            Worker::Agent(_) | Worker::Forwarding => Ok(()),
+            (Worker::Agent(_), Some(agent)) => agent.forget_connections(),
+            _ => Ok(()),
         }
     }
 }
