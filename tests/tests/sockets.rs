@@ -22,7 +22,7 @@ use lb_tests::{
     client::{self, Exchange, UdpMode},
     deployment::Deployment,
     hooks,
-    manifest::{Exposed, Governed, Manifest, Port, Service},
+    manifest::{Exposed, Governed, Manifest, Pod, Port, Service},
     netns::require_root,
     place::Place,
     poll,
@@ -265,6 +265,40 @@ fn node_ports_and_load_balancers_are_dialled_by_the_rules_for_the_node_itself() 
         client::hit(UNCONNECTED, node_ports[0]).unwrap();
     });
     assert_eq!(counts, [0, 1, 1]);
+}
+
+#[test]
+fn a_process_of_the_node_reaches_a_server_of_the_node_itself() {
+    let Some(scene) = Scene::new(&[]) else { return };
+    let node = scene.node();
+    let _server = Server::hostname(&node.namespace, "own", TARGET).unwrap();
+    let own = ["10.96.0.20", "fd00:10:96::14"];
+    let service = Service {
+        name: "own".to_owned(),
+        cluster_ips: own.map(|ip| ip.parse().unwrap()).into(),
+        ports: ["TCP", "UDP"]
+            .map(|protocol| Port::new(protocol, PORT, TARGET))
+            .into(),
+        selector: Some("own".to_owned()),
+    };
+    let manifest = Manifest::default()
+        .with(&service)
+        .with(&Pod::on(node, "own"));
+    scene
+        .deployment
+        .write_file("own.yaml", manifest.text())
+        .unwrap();
+    let ends = node.addresses.both();
+    let ends = ends.map(|ip| SocketAddr::new(ip, TARGET).to_string());
+    scene.deployment.wait_for_endpoints("own", &ends).unwrap();
+    for to in own.map(|ip| at(ip, PORT)) {
+        for exchange in [Exchange::Tcp, UNCONNECTED] {
+            let counts = scene.counted(["dial_given", "open"], || {
+                assert_eq!(client::hit(exchange, to).unwrap(), "own");
+            });
+            assert_eq!(counts, [1, 0], "{exchange} to {to}");
+        }
+    }
 }
 
 #[test]
