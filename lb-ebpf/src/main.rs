@@ -29,6 +29,8 @@ mod action;
 #[cfg(target_arch = "bpf")]
 mod carry;
 #[cfg(target_arch = "bpf")]
+mod dial;
+#[cfg(target_arch = "bpf")]
 mod log;
 #[cfg(target_arch = "bpf")]
 mod maps;
@@ -50,12 +52,17 @@ mod trace;
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::{
-        macros::{classifier, xdp},
-        programs::{TcContext, XdpContext},
+        macros::{cgroup_sock_addr, classifier, xdp},
+        programs::{SockAddrContext, TcContext, XdpContext},
     };
     use lb_common::datapath::Role;
 
-    use crate::{action, carry::carry as carry_over, trace::trace as explain};
+    use crate::{
+        action,
+        carry::carry as carry_over,
+        dial::{self, Connect, Peer, Receive, Send},
+        trace::trace as explain,
+    };
 
     /// Host side of a pod's device, ingress.
     #[classifier]
@@ -115,6 +122,54 @@ mod programs {
     #[classifier]
     fn carry(ctx: TcContext) -> i32 {
         carry_over(&ctx)
+    }
+
+    /// A socket of IPv4 dials.
+    #[cgroup_sock_addr(connect4)]
+    fn connect4(ctx: SockAddrContext) -> i32 {
+        dial::v4(&ctx, Connect)
+    }
+
+    /// A socket of IPv6 dials.
+    #[cgroup_sock_addr(connect6)]
+    fn connect6(ctx: SockAddrContext) -> i32 {
+        dial::v6(&ctx, Connect)
+    }
+
+    /// A socket sends a datagram to an address of IPv4.
+    #[cgroup_sock_addr(sendmsg4)]
+    fn sendmsg4(ctx: SockAddrContext) -> i32 {
+        dial::v4(&ctx, Send)
+    }
+
+    /// A socket sends a datagram to an address of IPv6.
+    #[cgroup_sock_addr(sendmsg6)]
+    fn sendmsg6(ctx: SockAddrContext) -> i32 {
+        dial::v6(&ctx, Send)
+    }
+
+    /// A socket of IPv4 receives a datagram.
+    #[cgroup_sock_addr(recvmsg4)]
+    fn recvmsg4(ctx: SockAddrContext) -> i32 {
+        dial::v4(&ctx, Receive)
+    }
+
+    /// A socket of IPv6 receives a datagram.
+    #[cgroup_sock_addr(recvmsg6)]
+    fn recvmsg6(ctx: SockAddrContext) -> i32 {
+        dial::v6(&ctx, Receive)
+    }
+
+    /// A socket of IPv4 is asked for its other end.
+    #[cgroup_sock_addr(getpeername4)]
+    fn getpeername4(ctx: SockAddrContext) -> i32 {
+        dial::v4(&ctx, Peer)
+    }
+
+    /// A socket of IPv6 is asked for its other end.
+    #[cgroup_sock_addr(getpeername6)]
+    fn getpeername6(ctx: SockAddrContext) -> i32 {
+        dial::v6(&ctx, Peer)
     }
 
     #[panic_handler]

@@ -6,13 +6,14 @@
 use aya_ebpf::{
     Global,
     bindings::{__sk_buff, BPF_F_MMAPABLE, BPF_F_NO_PREALLOC, xdp_md},
-    btf_maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray},
+    btf_maps::{Array, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray},
     macros::btf_map,
 };
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, NextHop, NodeConfig,
-        PlaceKey, Reason, Service, ServiceKey, Source, SourceKey, TraceRecord, capacity,
+        Affinity, AffinityKey, Backend, Dialled, DialledKey, FlowSlot, Fragment, HeldPiece,
+        NextHop, NodeConfig, PlaceKey, Reason, Service, ServiceKey, Source, SourceKey, TraceRecord,
+        capacity,
         former::{IN_ORDER, Layouts},
         held_piece::FRAME_LEN,
     },
@@ -55,6 +56,9 @@ pub(crate) type Affinities<A> = HashMap<
 /// Addresses of devices that may stand in for clients'; memory only for those that are there.
 pub(crate) type Sources<A> =
     HashMap<SourceKey, Source<A>, { capacity::SOURCES as usize }, { BPF_F_NO_PREALLOC as usize }>;
+/// What sockets have dialled; where they are not met, the loader makes it one of one entry.
+pub(crate) type DialledBy<A> =
+    LruHashMap<DialledKey<A>, Dialled<A>, { capacity::DIALLED as usize }>;
 pub(crate) type Connections = Array<u32, { capacity::BACKENDS as usize }>;
 pub(crate) type Fragments<A> = Array<Fragment<A>, { capacity::FRAGMENTS as usize }>;
 
@@ -93,6 +97,10 @@ static AFFINITY6: Affinities<Addr6> = Affinities::new();
 static SOURCES4: Sources<Addr4> = Sources::new();
 #[btf_map(name = "sources6")]
 static SOURCES6: Sources<Addr6> = Sources::new();
+#[btf_map(name = "dialled4")]
+static DIALLED4: DialledBy<Addr4> = DialledBy::new();
+#[btf_map(name = "dialled6")]
+static DIALLED6: DialledBy<Addr6> = DialledBy::new();
 
 #[btf_map(name = "fragments4")]
 static FRAGMENTS4: Fragments<Addr4> = Fragments::new();
@@ -141,6 +149,10 @@ pub(crate) static NODE: Global<NodeConfig> = Global::new(NodeConfig {
 #[unsafe(no_mangle)]
 pub(crate) static MAGLEV: Global<HashKey> = Global::new(MAGLEV_KEY);
 
+/// The cookie of the network namespace whose sockets are given backends when they dial, if the loader writes one.
+#[unsafe(no_mangle)]
+pub(crate) static NETNS: Global<u64> = Global::new(0);
+
 /// Where words of flow slots stand; the loader writes it if there is a layout before this one.
 #[unsafe(no_mangle)]
 pub(crate) static LAYOUTS: Global<Layouts> = Global::new(IN_ORDER);
@@ -157,6 +169,7 @@ pub(crate) trait FamilyMaps: Addr {
     fn places() -> &'static Places<Self>;
     fn affinities() -> &'static Affinities<Self>;
     fn sources() -> &'static Sources<Self>;
+    fn dialled() -> &'static DialledBy<Self>;
     fn work() -> &'static PerCpuArray<Work<Self>, 1>;
     fn fragments() -> &'static Fragments<Self>;
     /// [`crate::pieces`]' global functions of the family.
@@ -180,7 +193,7 @@ pub(crate) trait FamilyMaps: Addr {
 }
 
 macro_rules! bind {
-    ($addr:ty, $af:literal, $services:ident, $backends:ident, $connections:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $glance:path, $room:path, $search:path, $oldest:path, $outdo:path, $unmark:path, $try_tc:path, $try_xdp:path, $mask:ident, $own:ident, $hairpin:ident) => {
+    ($addr:ty, $af:literal, $services:ident, $backends:ident, $connections:ident, $flows:ident, $others:ident, $places:ident, $affinities:ident, $sources:ident, $dialled:ident, $work:ident, $fragments:ident, $recall:path, $note:path, $reserve:path, $glance:path, $room:path, $search:path, $oldest:path, $outdo:path, $unmark:path, $try_tc:path, $try_xdp:path, $mask:ident, $own:ident, $hairpin:ident) => {
         impl FamilyMaps for $addr {
             const AF: u8 = $af;
             #[inline(always)]
@@ -214,6 +227,10 @@ macro_rules! bind {
             #[inline(always)]
             fn sources() -> &'static Sources<Self> {
                 &$sources
+            }
+            #[inline(always)]
+            fn dialled() -> &'static DialledBy<Self> {
+                &$dialled
             }
             #[inline(always)]
             fn work() -> &'static PerCpuArray<Work<Self>, 1> {
@@ -295,6 +312,7 @@ bind!(
     PLACES4,
     AFFINITY4,
     SOURCES4,
+    DIALLED4,
     WORK4,
     FRAGMENTS4,
     recall4,
@@ -323,6 +341,7 @@ bind!(
     PLACES6,
     AFFINITY6,
     SOURCES6,
+    DIALLED6,
     WORK6,
     FRAGMENTS6,
     recall6,

@@ -11,7 +11,7 @@ use lb_common::{flow::FlowKey, net::ip::proto};
 use crate::maps::FamilyMaps;
 
 /// `TCP_ESTABLISHED` of `include/net/tcp_states.h`; a connected UDP socket is in this state too.
-const ESTABLISHED: u32 = 1;
+pub(crate) const ESTABLISHED: u32 = 1;
 /// `TCP_LISTEN`.
 const LISTEN: u32 = 10;
 

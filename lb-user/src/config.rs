@@ -33,6 +33,7 @@ mod masquerade;
 mod mode;
 pub mod reload;
 mod services;
+mod sockets;
 
 pub use ephemeral::EphemeralOverlap;
 pub use flows::{FlowFlags, FlowSettings, FlowTableSizes, Ping, TcpAfterRemoval};
@@ -43,6 +44,7 @@ pub use mode::{Mode, ModeRule, Modes};
 pub use services::{
     NodePortAddress, NodePortAddressError, PoolFlags, ServiceFlags, ServiceSettings,
 };
+pub use sockets::{SocketFlags, SocketLb, Sockets};
 
 /// Where the kernel says what the node is called.
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
@@ -146,6 +148,10 @@ pub struct Flags {
     #[arg(long, value_enum, default_value_t)]
     pub forward: Forward,
 
+    #[command(flatten)]
+    /// Which sockets are met.
+    pub sockets: SocketFlags,
+
     /// Run the readiness probes of the Pod manifests, which then decide who is ready [default: status.conditions does]
     ///
     /// Probes are httpGet, tcpSocket and grpc, of the pods of all nodes. A command (exec) is not run: of its container
@@ -192,6 +198,8 @@ pub struct Config {
     pub modes: Modes,
     /// Who forwards.
     pub forward: Forward,
+    /// Which sockets are met.
+    pub sockets: Sockets,
     /// Whether readiness probes are run.
     pub probe: bool,
     /// Where `/healthz` and `/livez` are answered.
@@ -357,6 +365,7 @@ impl Flags {
             flow_table,
             modes: Modes::new(&self.mode),
             forward: self.forward,
+            sockets: self.sockets.into(),
             probe: self.probe,
             healthz: self.healthz_bind_address.0,
         })
@@ -554,6 +563,7 @@ mod tests {
             },
             modes: Modes::new(&["auto".parse().expect("a mode")]),
             forward: Forward::Direct,
+            sockets: Sockets::None,
             probe: false,
             healthz: Some("0.0.0.0:10256".parse().expect("literal")),
         };
@@ -579,10 +589,8 @@ mod tests {
         let line = Line::try_parse_from(words)
             .map_err(|error| error.to_string())
             .expect("valid");
-        assert_eq!(
-            line.flags.check().expect("valid").manifests,
-            Manifests::Stdin
-        );
+        let config = line.flags.check().expect("valid");
+        assert_eq!(config.manifests, Manifests::Stdin);
     }
 
     #[test]

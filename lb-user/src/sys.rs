@@ -1,5 +1,5 @@
 //! System calls that no library has: many rows of an array map at a time, waiting for readers, the end of a
-//! link, and tables of the old iptables.
+//! link, links of control groups, the name of a network namespace, and tables of the old iptables.
 //!
 //! Everything here is checked against the map before the kernel is told an address, so that nothing is
 //! left for callers to get wrong.
@@ -10,7 +10,7 @@ use std::{
     marker::PhantomData,
     os::{
         fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
-        unix::ffi::OsStrExt as _,
+        unix::{ffi::OsStrExt as _, net::UnixDatagram},
     },
     path::Path,
     ptr, thread,
@@ -59,10 +59,59 @@ struct DetachAttr {
     link_fd: u32,
 }
 
+/// The same as `BPF_OBJ_PIN` reads it.
+type PinAttr = ObjectAttr;
+
+/// `union bpf_attr` as `BPF_LINK_CREATE` reads it.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct LinkAttr {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// `union bpf_attr` as `BPF_LINK_UPDATE` reads it.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct UpdateAttr {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// `union bpf_attr` as `BPF_OBJ_GET_INFO_BY_FD` reads it.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct InfoAttr {
+    bpf_fd: u32,
+    info_len: u32,
+    info: u64,
+}
+
+/// `struct bpf_link_info` of a control group's link.
+#[repr(C)]
+#[derive(Debug, Default)]
+struct GroupLinkInfo {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    pad: u32,
+    cgroup_id: u64,
+    attach_type: u32,
+    end: u32,
+}
+
 /// `enum bpf_cmd` in `linux/bpf.h`.
 const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
+const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_LINK_UPDATE: libc::c_long = 29;
 const BPF_LINK_DETACH: libc::c_long = 34;
 
 /// `MEMBARRIER_CMD_GLOBAL` in `linux/membarrier.h`.
@@ -192,6 +241,15 @@ pub(crate) fn wait_for_readers() {
 /// # Errors
 /// No link is there, its device is gone (`ENOLINK`), or the kernel does not know how.
 pub(crate) fn detach(path: &Path) -> io::Result<()> {
+    let link = open_link(path)?;
+    let link_fd = number(link.as_fd())?;
+    // SAFETY: there is no address in it.
+    unsafe { bpf(BPF_LINK_DETACH, &mut DetachAttr { link_fd }) }?;
+    Ok(())
+}
+
+/// The link that is pinned at `path`.
+pub(crate) fn open_link(path: &Path) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut get = ObjectAttr {
         pathname: path.as_ptr().addr() as u64,
@@ -199,13 +257,103 @@ pub(crate) fn detach(path: &Path) -> io::Result<()> {
     };
     // SAFETY: the kernel reads a string at `pathname`, which ends with a zero and outlives the call.
     let fd = unsafe { bpf(BPF_OBJ_GET, &mut get) }?;
-    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made it for this call.
-    let link = unsafe { OwnedFd::from_raw_fd(fd) };
-    let link_fd = u32::try_from(link.as_raw_fd()).map_err(io::Error::other)?;
+    owned(fd)
+}
+
+/// What a control group's link holds where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GroupLink {
+    /// The program's id.
+    pub(crate) program: u32,
+    /// The control group's id; 0: it is gone, or somebody has detached the link.
+    pub(crate) group: u64,
+}
+
+/// Puts a program in a control group, beside those that are there, for a hook of `enum bpf_attach_type`; it is off when the link
+/// is closed, unless that is pinned.
+pub(crate) fn link_to_group(
+    program: BorrowedFd<'_>,
+    group: BorrowedFd<'_>,
+    hook: u32,
+) -> io::Result<OwnedFd> {
+    let mut attr = LinkAttr {
+        prog_fd: number(program)?,
+        target_fd: number(group)?,
+        attach_type: hook,
+        flags: 0,
+    };
     // SAFETY: there is no address in it.
-    unsafe { bpf(BPF_LINK_DETACH, &mut DetachAttr { link_fd }) }?;
-    Ok(())
+    let fd = unsafe { bpf(BPF_LINK_CREATE, &mut attr) }?;
+    owned(fd)
+}
+
+/// Gives a link another program, with no moment in between that has neither.
+///
+/// # Errors
+/// What it was attached to is gone, or somebody has detached it (`ENOLINK`).
+pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = UpdateAttr {
+        link_fd: number(link)?,
+        new_prog_fd: number(program)?,
+        ..UpdateAttr::default()
+    };
+    // SAFETY: there is no address in it.
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// What a control group's link holds.
+pub(crate) fn group_link(link: BorrowedFd<'_>) -> io::Result<GroupLink> {
+    let mut info = GroupLinkInfo::default();
+    let mut attr = InfoAttr {
+        bpf_fd: number(link)?,
+        info_len: u32::try_from(size_of::<GroupLinkInfo>()).map_err(io::Error::other)?,
+        info: ptr::from_mut(&mut info).addr() as u64,
+    };
+    // SAFETY: the kernel writes at most `info_len` bytes at `info`, which is as long and outlives the call.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok(GroupLink {
+        program: info.prog_id,
+        group: info.cgroup_id,
+    })
+}
+
+/// Keeps an object of the BPF subsystem at a path of a BPF filesystem.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = PinAttr {
+        pathname: path.as_ptr().addr() as u64,
+        bpf_fd: number(object)?,
+        file_flags: 0,
+    };
+    // SAFETY: the kernel reads a string at `pathname`, which ends with a zero and outlives the call.
+    unsafe { bpf(BPF_OBJ_PIN, &mut attr) }.map(drop)
+}
+
+/// `SO_NETNS_COOKIE` of `asm-generic/socket.h` (Linux 5.14).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// What tells the network namespace of this thread from all others, as programs see it.
+pub(crate) fn netns_cookie() -> io::Result<u64> {
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = [0; 8];
+    get_option(
+        socket.as_fd(),
+        (libc::SOL_SOCKET, SO_NETNS_COOKIE),
+        &mut cookie,
+    )?;
+    Ok(u64::from_ne_bytes(cookie))
+}
+
+/// A descriptor as the kernel's structures have it.
+fn number(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)
+}
+
+/// A descriptor that a call has returned, which has made it.
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
+    let fd = RawFd::try_from(fd).map_err(io::Error::other)?;
+    // SAFETY: the callers' calls have just made it for them.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// # Safety

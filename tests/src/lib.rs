@@ -17,6 +17,7 @@
 //! | [`verify`], [`listing`] | what the verifier says about them, and what their instructions say |
 //! | [`bench`] | the time that a packet takes |
 //! | [`truth`] | flows of packets with their expected outcomes, read from fact tables |
+//! | [`cgroup`] | a control group of the test's own, for programs that meet sockets |
 //! | [`kernel`], [`limits`] | what this kernel lacks, and what this process may use |
 //! | [`poll`] | waiting with a deadline |
 //! | [`residue`], [`signals`] | what killed runs left, and how a run ends without leaving anything |
@@ -33,6 +34,7 @@ pub mod asm;
 pub mod balancer;
 pub mod bench;
 mod blackhole;
+pub mod cgroup;
 pub mod client;
 mod datagram;
 pub mod deployment;

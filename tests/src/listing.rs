@@ -187,7 +187,7 @@ pub const OLDEST_KERNEL: Version = (6, 1);
 /// is younger than the helper: Linux 5.12.
 ///
 /// [fib]: https://docs.kernel.org/bpf/helpers.html
-const HELPERS: [(u32, &str, Version); 22] = [
+const HELPERS: [(u32, &str, Version); 24] = [
     (1, "map_lookup_elem", (3, 19)),
     (2, "map_update_elem", (3, 19)),
     (7, "get_prandom_u32", (4, 1)),
@@ -201,12 +201,14 @@ const HELPERS: [(u32, &str, Version); 22] = [
     (39, "skb_pull_data", (4, 9)),
     (40, "csum_update", (4, 9)),
     (43, "skb_change_head", (4, 10)),
+    (46, "get_socket_cookie", (4, 19)),
     (50, "skb_adjust_room", (4, 13)),
     (51, "redirect_map", (4, 14)),
     (69, "fib_lookup", (5, 12)),
     (84, "sk_lookup_tcp", (4, 20)),
     (85, "sk_lookup_udp", (4, 20)),
     (86, "sk_release", (4, 20)),
+    (122, "get_netns_cookie", (5, 7)),
     (152, "redirect_neigh", (5, 10)),
     (160, "ktime_get_coarse_ns", (5, 11)),
     (188, "xdp_get_buff_len", (5, 18)),

@@ -106,6 +106,16 @@ impl Namespace {
         Ok(namespace)
     }
 
+    /// The same namespace once more, without its name.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self {
+            label: self.label.clone(),
+            file: Arc::clone(&self.file),
+            mount: None,
+        }
+    }
+
     /// What the namespace is called in messages.
     pub fn label(&self) -> &str {
         &self.label

@@ -4,14 +4,15 @@
 //! A run happens on the calling thread's CPU and in its network namespace. It tells what the program returned and what
 //! it made of the packet; not where a redirect leads, which the kernel does not show.
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr};
+use std::{collections::BTreeMap, fmt, fs::File, net::SocketAddr};
 
 use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader, TestRun, VerifierLogLevel,
     maps::{Array, DevMapHash, MapData, PerCpuArray},
     programs::{
-        Program, ProgramError, SchedClassifier, TcAttachType, TestRunOptions, TestRunResult, tc,
+        CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SchedClassifier, TcAttachType,
+        TestRunOptions, TestRunResult, tc,
     },
 };
 use lb_common::{
@@ -23,12 +24,14 @@ use lb_common::{
     net::addr::{Addr, Family},
 };
 use lb_user::{
+    agent::sockets::Sockets,
     apply::{BpfMaps, LbMaps, Raw},
+    config,
     loader::object::OBJECT,
     plan::{BackendId, BackendRow, FrontendKey},
 };
 
-use crate::packet::Frame;
+use crate::{cgroup::ControlGroup, netns::Namespace, packet::Frame};
 
 /// The programs of the object.
 pub const PROGRAMS: [&str; 9] = [
@@ -42,8 +45,22 @@ pub const PROGRAMS: [&str; 9] = [
     "xdp_uplink",
     "trace",
 ];
+/// Those that meet sockets of a control group.
+pub const SOCKET_PROGRAMS: [&str; 8] = [
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+];
 /// Slots and backends that tests have room for.
 pub const N_ROWS: u32 = 65_536;
+/// Programs for sockets that are for no namespace's are nothing but that question; so they are for one also where nobody attaches
+/// them.
+const SOME_NETNS: u64 = 1;
 /// Any secret will do, so long as it is the same in every run of a test.
 pub const HASH_KEY: [u32; 12] = [
     0x9e37_79b9,
@@ -73,6 +90,32 @@ impl Datapath {
     /// Loads the object and these of its programs. Of `node`, tables' sizes are filled in, and the hash key
     /// if it has none.
     pub fn load(node: NodeConfig, flow_table_size: u32, programs: &[&str]) -> Result<Self> {
+        Self::load_for(node, flow_table_size, programs, SOME_NETNS)
+    }
+
+    /// Loads the programs that meet sockets, for those of a network namespace, and attaches them to a control group for as long as
+    /// they are loaded.
+    pub fn meeting_sockets(namespace: &Namespace, group: &ControlGroup) -> Result<Self> {
+        let asked = config::Sockets::OfNode(None);
+        let netns = namespace.run(|| Sockets::new(&asked).netns());
+        let mut datapath = Self::load_for(NodeConfig::default(), 64, &SOCKET_PROGRAMS, netns)?;
+        for name in SOCKET_PROGRAMS {
+            let found = datapath.programs.0.program_mut(name);
+            let program: &mut CgroupSockAddr = found.context("just loaded")?.try_into()?;
+            let dir = File::open(group.dir()).context("open the control group")?;
+            // A link: others beside it are run as well.
+            let attached = program.attach(dir, CgroupAttachMode::Single);
+            attached.with_context(|| format!("attach {name}"))?;
+        }
+        Ok(datapath)
+    }
+
+    fn load_for(
+        node: NodeConfig,
+        flow_table_size: u32,
+        programs: &[&str],
+        netns: u64,
+    ) -> Result<Self> {
         let hash_key = match node.hash_key {
             [0, ..] => HASH_KEY,
             given => given,
@@ -92,6 +135,7 @@ impl Datapath {
             .map_max_entries(map::CONNECTIONS4, N_ROWS)
             .map_max_entries(map::CONNECTIONS6, N_ROWS)
             .override_global("NODE", &Raw(node), true)
+            .override_global("NETNS", &netns, true)
             .verifier_log_level(VerifierLogLevel::STATS)
             .load(OBJECT)
             .context("load the BPF object")?;
@@ -569,8 +613,9 @@ fn verify(program: &mut Program) -> Result<()> {
     match program {
         Program::SchedClassifier(program) => program.load()?,
         Program::Xdp(program) => program.load()?,
+        Program::CgroupSockAddr(program) => program.load()?,
         other => bail!(
-            "it is of type {:?}, not one of tc or XDP",
+            "it is of type {:?}, none that the object has",
             other.prog_type()
         ),
     }

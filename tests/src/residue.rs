@@ -8,7 +8,7 @@ use std::{fs, path::Path, sync::Once};
 use nix::mount::{MntFlags, umount2};
 
 use crate::{
-    blackhole,
+    blackhole, cgroup,
     netns::{self, NETNS_DIR},
 };
 
@@ -34,6 +34,10 @@ pub fn reap() {
         for path in of_dead_processes(&std::env::temp_dir()) {
             let _ = umount2(&path.join(BPFFS), MntFlags::MNT_DETACH);
             let _ = fs::remove_dir_all(path);
+        }
+        let groups = cgroup::dir().map(|dir| of_dead_processes(&dir));
+        for path in groups.into_iter().flatten() {
+            let _ = fs::remove_dir(path);
         }
         let _ = blackhole::reap(is_alive);
     });

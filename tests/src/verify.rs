@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     listing::{Listing, listings, name_helpers},
-    progrun::{Datapath, PROGRAMS},
+    progrun::{Datapath, PROGRAMS, SOCKET_PROGRAMS},
 };
 
 /// The program that carries flows from one table to the other.
@@ -55,7 +55,7 @@ impl Report {
         let mut programs = BTreeMap::new();
         for (suffix, node) in phases() {
             let loaded = if suffix.is_empty() {
-                PROGRAMS.to_vec()
+                [&PROGRAMS[..], &SOCKET_PROGRAMS].concat()
             } else {
                 [&PROGRAMS[..], &[CARRY]].concat()
             };

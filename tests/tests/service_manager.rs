@@ -16,6 +16,7 @@ use std::{
 
 use lb_tests::{
     balancer::{Balancer, Launch, Manifests},
+    cgroup::ControlGroup,
     client,
     netns::require_root,
     place::Place,
@@ -282,12 +283,14 @@ fn the_capabilities_of_the_unit_suffice() {
     let inheritable = format!("--inh-caps=-all,+{names}");
     let wrapper = ["setpriv", "--no-new-privs", &bounding, &inheritable];
     let place = Place::new().unwrap();
+    let group = ControlGroup::enter().unwrap();
+    let [socket_lb, cgroup] = &group.flags();
     // The second one takes over what the first one has left.
     for _ in 0..2 {
         let launch = Launch {
             place: &place,
             manifests: Manifests::Path(scene.manifests.path()),
-            flags: &["--mode", "xdp"],
+            flags: &["--mode", "xdp", socket_lb, cgroup],
             environment: &[],
             wrapper: &wrapper,
         };
@@ -300,6 +303,7 @@ fn the_capabilities_of_the_unit_suffice() {
         for complaint in ["WARN", "ERROR", "not attached"] {
             assert!(!log.contains(complaint), "{log}");
         }
+        assert!(log.contains("sockets of the node are met"), "{log}");
         assert_eq!(scene.status("/healthz"), ["200"; 2]);
         assert!(balancer.stop().unwrap().success());
     }

@@ -141,6 +141,16 @@ reasons! {
     PassTakeover = 45, "pass_takeover", Pass;
     /// In the middle of a connection that was not known here: its Maglev service's table says who has it.
     Resumed = 46, "resumed", Note;
+    /// A process of the node dialled a service, and its socket was given a backend there and then; also the first datagram of
+    /// a socket to a service.
+    DialGiven = 47, "dial_given", Note;
+    /// A further datagram of such a socket went to the backend that it has.
+    DialKept = 48, "dial_kept", Note;
+    /// A further datagram of such a socket went to another backend, since the one that it had serves no more.
+    DialMoved = 49, "dial_moved", Note;
+    /// A process of the node dialled a service, which its packets decide about: affinity, source ranges, least connections,
+    /// nobody who serves, a connected UDP socket, a source or device that the socket was bound to.
+    DialLeft = 50, "dial_left", Note;
 }
 
 impl Reason {

@@ -8,6 +8,7 @@
 pub mod affinity;
 pub mod backend;
 pub mod counter;
+pub mod dialled;
 pub mod flow;
 pub mod former;
 pub mod fragment;
@@ -26,6 +27,7 @@ pub mod trace;
 pub use affinity::{Affinity, AffinityKey};
 pub use backend::{Backend, backend_flags};
 pub use counter::Reason;
+pub use dialled::{Dialled, DialledKey};
 #[cfg(not(feature = "next-layout"))]
 pub use flow::FlowSlot;
 pub use former::SlotLayout;
@@ -107,12 +109,16 @@ pub mod map {
     pub const CONNECTIONS4: &str = "connections4";
     /// The same for IPv6.
     pub const CONNECTIONS6: &str = "connections6";
+    /// `DialledKey<Addr4>` -> `Dialled<Addr4>`, of which the kernel forgets the oldest; one entry where sockets are not met.
+    pub const DIALLED4: &str = "dialled4";
+    /// The same for IPv6.
+    pub const DIALLED6: &str = "dialled6";
 
     /// 0 -> `TraceRecord`; not pinned.
     pub const TRACE_RECORD: &str = "trace_record";
 
     /// All that are pinned, in the order in which `fulcrum maps` lists them.
-    pub const ALL: [&str; 22] = [
+    pub const ALL: [&str; 24] = [
         SERVICES4,
         SERVICES6,
         SLOTS,
@@ -135,6 +141,8 @@ pub mod map {
         XDP_DEVICES,
         CONNECTIONS4,
         CONNECTIONS6,
+        DIALLED4,
+        DIALLED6,
     ];
 }
 
@@ -158,6 +166,9 @@ pub mod capacity {
     pub const XDP_DEVICES: u32 = 1_024;
     /// Clients that affinity is remembered of, per family.
     pub const AFFINITY: u32 = 65_536;
+    /// What sockets of the node's own have dialled, per family: one for a TCP connection, two for a service that a UDP socket
+    /// sends to.
+    pub const DIALLED: u32 = 65_536;
     /// Datagrams whose first fragment is remembered, per family; a power of two.
     pub const FRAGMENTS: u32 = 32_768;
     /// Fragments in one set of `pieces`: what one source can have kept.

@@ -6,6 +6,7 @@
 
 mod answer;
 mod deliver;
+pub mod dial;
 mod explain;
 mod follow;
 mod fragment;

@@ -136,8 +136,9 @@ pub(super) fn admit<A: Addr, T: Tables<A>>(work: &mut Work<A>, tables: &T) -> Re
     })
 }
 
+/// The list that a client may use of an entry with these flags.
 #[inline(always)]
-fn list(flags: u32, client: Client) -> List {
+pub(super) fn list(flags: u32, client: Client) -> List {
     let is_internal = flags & service_flags::CLUSTER_IP != 0;
     let is_exempt = matches!(client, Client::Pod | Client::Host);
     if is_internal && flags & service_flags::INTERNAL_LOCAL != 0 {

@@ -10,10 +10,12 @@ mod error;
 mod node;
 mod packet;
 mod slots;
+mod sockets;
 mod spec;
 
 pub use error::error_about;
 pub use node::{FakeHop, FakeNode, FakeTables, Outcome};
 pub use packet::FakePacket;
 pub use slots::{AtomicWord, FakePair, FakeSlots, FakeWordRows, FakeWords, StdWord};
+pub use sockets::FakeSockets;
 pub use spec::{PacketSpec, Transport};

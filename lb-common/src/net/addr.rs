@@ -71,6 +71,23 @@ pub struct Addr6 {
 const _: () = assert!(size_of::<Addr4>() == 4 && align_of::<Addr4>() == 4);
 const _: () = assert!(size_of::<Addr6>() == 16 && align_of::<Addr6>() == 4);
 
+impl Addr6 {
+    /// The IPv4 address that this one stands for, if it is one of `::ffff:0:0/96`.
+    #[inline(always)]
+    pub fn to_mapped(self) -> Option<Addr4> {
+        let [a, b, c, be32] = self.be32;
+        (a | b | (c ^ 0xffff_u32.to_be()) == 0).then_some(Addr4 { be32 })
+    }
+
+    /// The address that stands for an IPv4 address where only those of IPv6 are written.
+    #[inline(always)]
+    pub fn from_mapped(addr: Addr4) -> Self {
+        Self {
+            be32: [0, 0, 0xffff_u32.to_be(), addr.be32],
+        }
+    }
+}
+
 impl Addr for Addr4 {
     const FAMILY: Family = Family::V4;
     type Header = Ipv4;
@@ -220,5 +237,17 @@ mod tests {
     fn an_address_of_the_other_family_is_refused() {
         assert_eq!(Addr4::from_ip("::1".parse().expect("literal")), None);
         assert_eq!(Addr6::from_ip("127.0.0.1".parse().expect("literal")), None);
+    }
+
+    #[test]
+    fn an_ipv4_address_may_be_written_as_one_of_ipv6() {
+        let v4 = Addr4::from(Ipv4Addr::new(10, 96, 0, 1));
+        let written = Addr6::from_mapped(v4);
+        assert_eq!(written.to_string(), "::ffff:10.96.0.1");
+        assert_eq!(written.to_mapped(), Some(v4));
+        for other in ["::10.96.0.1", "::fffe:10.96.0.1", "1::ffff:0:1", "fd00::1"] {
+            let other = Addr6::from(other.parse::<Ipv6Addr>().expect("literal"));
+            assert_eq!(other.to_mapped(), None, "{other}");
+        }
     }
 }

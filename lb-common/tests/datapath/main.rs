@@ -6,6 +6,7 @@ mod answers;
 mod changed;
 mod choice;
 mod connection;
+mod dial;
 mod echo;
 mod explained;
 mod ext_headers;

@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     growth::Swap,
     node::{Demand, Node, Own},
+    sockets::Sockets,
 };
 use crate::{
     causes::with_causes,
@@ -68,6 +69,7 @@ pub struct DeviceView {
 pub struct Devices {
     pair: HostPair,
     attached: BTreeMap<u32, Attached>,
+    sockets: Sockets,
     node: Node,
     netlink: Arc<Netlink>,
     datapath: Datapath,
@@ -120,6 +122,7 @@ impl Devices {
         Self {
             pair,
             attached: BTreeMap::new(),
+            sockets: Sockets::default(),
             node,
             netlink: Arc::new(netlink),
             datapath,
@@ -130,6 +133,13 @@ impl Devices {
             is_swept: false,
             trouble: None,
         }
+    }
+
+    /// The same, with programs for these sockets too.
+    #[must_use]
+    pub fn with(mut self, sockets: Sockets) -> Self {
+        self.sockets = sockets;
+        self
     }
 
     /// Attaches and detaches what changed since the last look, and lets the node's processes reach what they
@@ -206,6 +216,7 @@ impl Devices {
             no_xdp: None,
             error: Some(error.to_owned()),
         }));
+        views.extend(self.sockets.view());
         super::replace(&self.channels.views, views);
         n_served
     }
@@ -237,6 +248,7 @@ impl Devices {
                 _ => self.attach(device, role),
             }
         }
+        self.sockets.look(&mut self.datapath, is_check);
         if !self.is_swept {
             self.sweep(&names);
             self.is_swept = true;
@@ -270,7 +282,7 @@ impl Devices {
         let others: Vec<&str> = others.into_iter().filter(|name| !is_served(name)).collect();
         let attached = self.attached.values();
         let kept = attached.filter_map(|attached| attached.attachment.as_ref().ok());
-        self.datapath.sweep(kept, &others);
+        self.datapath.sweep(kept, self.sockets.programs(), &others);
     }
 
     /// Looks whenever something changed, and from time to time, for ever.

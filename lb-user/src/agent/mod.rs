@@ -16,6 +16,7 @@ pub mod packets;
 pub mod probe;
 pub mod reload;
 pub mod run_dir;
+pub mod sockets;
 mod supervisor;
 pub mod view;
 mod wires;
@@ -58,13 +59,14 @@ use controller::Controller;
 use devices::Devices;
 use flows::Walk;
 use forward::Forwarding;
-use growth::Growth;
+use growth::{Growth, Swap};
 use health::sync::Moment;
 use node::{Node, Own};
 use packets::Packets;
 use probe::overlay::Readiness;
 use reload::Reload;
 use run_dir::{RunDir, RunDirError};
+use sockets::Sockets;
 use view::View;
 use wires::{Arrival, News, Shown, Told, Wires};
 
@@ -180,7 +182,8 @@ async fn work(
     let mut pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
     let own = node.own(&survey);
     let Forwarding { by_stack, modes } = Forwarding::choose(&config);
-    let facts = facts(&config, &node, &pair, by_stack);
+    let sockets = Sockets::new(&config.sockets);
+    let facts = facts(&config, &node, &pair, (by_stack, &sockets));
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, modes)?;
     pair.keep();
     let takeover = takeover(&config, &datapath, &run_dir)?;
@@ -204,11 +207,8 @@ async fn work(
         telling,
     } = Wires::new(looks, own, config.live());
     let reload = Reload::new(given, log, telling)?;
-    let origin = datapath.origin().clone();
-    let unfinished = datapath.take_unfinished();
-    let sizes = config.flow_table;
-    let growth = Growth::new(origin, unfinished, sizes, swaps, packets.clone());
-    let mut devices = Devices::new(netlink, datapath, pair, node, channels);
+    let growth = growth(&config, &mut datapath, swaps, packets.clone());
+    let mut devices = Devices::new(netlink, datapath, pair, node, channels).with(sockets);
     let parts = (controller, takeover, growth);
     let up = up(&mut devices, parts, &mut news, &told, ready);
     tokio::select! {
@@ -254,8 +254,25 @@ fn takeover(
     Takeover::begin(datapath.maps(), run_dir.path(), near, node_ports)
 }
 
+/// What lets the flow tables grow, and finishes what an earlier agent has begun.
+fn growth(
+    config: &Config,
+    datapath: &mut Datapath,
+    swaps: mpsc::Sender<Swap>,
+    packets: Option<Arc<Packets>>,
+) -> Growth {
+    let origin = datapath.origin().clone();
+    let unfinished = datapath.take_unfinished();
+    Growth::new(origin, unfinished, config.flow_table, swaps, packets)
+}
+
 /// What is fixed when the programs are loaded.
-fn facts(config: &Config, node: &Node, pair: &HostPair, by_stack: bool) -> Facts {
+fn facts(
+    config: &Config,
+    node: &Node,
+    pair: &HostPair,
+    (by_stack, sockets): (bool, &Sockets),
+) -> Facts {
     Facts {
         flow_table: config.flow_table,
         addresses: node.addresses,
@@ -264,6 +281,7 @@ fn facts(config: &Config, node: &Node, pair: &HostPair, by_stack: bool) -> Facts
         by_stack,
         flows: config.flows,
         maglev_seed: config.services.maglev_seed,
+        netns: sockets.netns(),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{Published, controller::Controller, devices::DeviceView};
-use crate::apply::LbMaps;
+use crate::{apply::LbMaps, loader::device::Role};
 
 /// The watchdog is fed so many times before it would bite.
 const FEEDS: u32 = 2;
@@ -56,8 +56,10 @@ fn status(view: &Published, devices: &[DeviceView]) -> String {
     let Some(view) = view else {
         return "waiting for the manifests' first listing".to_owned();
     };
-    let n_devices = devices.iter().filter(|it| it.error.is_none()).count();
-    let n_unserved = devices.len() - n_devices;
+    // `fulcrum status` tells of sockets; without programs there their packets are served all the same.
+    let devices = devices.iter().filter(|it| it.role != Role::Sockets);
+    let (served, unserved): (Vec<_>, Vec<_>) = devices.partition(|it| it.error.is_none());
+    let (n_devices, n_unserved) = (served.len(), unserved.len());
     let mut parts = vec![
         counted(view.snapshot.services.len(), "service"),
         counted(n_devices, "device"),
@@ -131,7 +133,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{agent::view::View, loader::device::Role};
+    use crate::agent::view::View;
 
     fn device(error: Option<&str>) -> DeviceView {
         DeviceView {

@@ -11,8 +11,8 @@ use std::{
 use aya::maps::{self, MapData, MapType};
 use lb_common::{
     abi::{
-        Affinity, AffinityKey, Backend, FlowSlot, Fragment, HeldPiece, LAYOUT_VERSION, NextHop,
-        PlaceKey, Service, ServiceKey, SlotLayout, Source, SourceKey,
+        Affinity, AffinityKey, Backend, Dialled, DialledKey, FlowSlot, Fragment, HeldPiece,
+        LAYOUT_VERSION, NextHop, PlaceKey, Service, ServiceKey, SlotLayout, Source, SourceKey,
         former::{self, FormerSlot},
         map,
     },
@@ -27,6 +27,8 @@ use thiserror::Error;
 pub enum MapKind {
     /// `BPF_MAP_TYPE_HASH`.
     Hash,
+    /// `BPF_MAP_TYPE_LRU_HASH`.
+    LruHash,
     /// `BPF_MAP_TYPE_ARRAY`.
     Array,
     /// `BPF_MAP_TYPE_PERCPU_ARRAY`.
@@ -41,6 +43,7 @@ impl fmt::Display for MapKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Hash => "hash",
+            Self::LruHash => "lru_hash",
             Self::Array => "array",
             Self::PerCpuArray => "percpu_array",
             Self::LpmTrie => "lpm_trie",
@@ -95,6 +98,8 @@ pub const SHAPES: [Shape; map::ALL.len()] = [
     shape::<u32, [u32; 2]>(map::XDP_DEVICES, MapKind::DevMapHash),
     shape::<u32, u32>(map::CONNECTIONS4, MapKind::Array),
     shape::<u32, u32>(map::CONNECTIONS6, MapKind::Array),
+    shape::<DialledKey<Addr4>, Dialled<Addr4>>(map::DIALLED4, MapKind::LruHash),
+    shape::<DialledKey<Addr6>, Dialled<Addr6>>(map::DIALLED6, MapKind::LruHash),
 ];
 
 /// Why a map cannot be used.
@@ -205,6 +210,7 @@ pub(super) fn check(map: &MapData, shape: &Shape) -> Result<(), MapError> {
     let (key_size, value_size) = (info.key_size(), info.value_size());
     let kind = match info.map_type() {
         Ok(MapType::Hash) => Some(MapKind::Hash),
+        Ok(MapType::LruHash) => Some(MapKind::LruHash),
         Ok(MapType::Array) => Some(MapKind::Array),
         Ok(MapType::PerCpuArray) => Some(MapKind::PerCpuArray),
         Ok(MapType::LpmTrie) => Some(MapKind::LpmTrie),

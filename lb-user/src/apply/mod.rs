@@ -6,6 +6,7 @@
 
 mod audit;
 mod bpf;
+mod dialled_rows;
 mod dump;
 mod fake;
 mod faulty;

@@ -101,6 +101,12 @@ fn pin_all(dir: &Path) {
     pin(dir, map::XDP_DEVICES, &devices);
     pin_array::<u32>(dir, map::CONNECTIONS4, CAPACITY.backends);
     pin_array::<u32>(dir, map::CONNECTIONS6, CAPACITY.backends);
+    for (name, key, value) in [(map::DIALLED4, 16, 12), (map::DIALLED6, 28, 24)] {
+        let kind = bpf_map_type::BPF_MAP_TYPE_LRU_HASH as u32;
+        let dialled = aya_obj::Map::new_from_params(kind, key, value, 16, 0);
+        let dialled = MapData::create(dialled, "dialled", None).expect("dialled");
+        pin(dir, name, &dialled);
+    }
     let counters = PerCpuArray::<MapData, u64>::create(Reason::COUNT, 0).expect("counters");
     pin(dir, map::COUNTERS, counters.map());
 }
@@ -246,6 +252,8 @@ fn are_listed(dir: &Path) {
             0,
             2,
             1,
+            0,
+            0,
             0,
             0,
             0,

@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 
 use super::{
     bpf::{place, typed},
+    dialled_rows::dialled,
     dump::{Names, flag_names, frontend_flag_names},
     flow_rows::FlowRows,
     layout::{MapError, MapKind, SHAPES, errno, open_flow_table, open_pinned, shape_of},
@@ -149,6 +150,8 @@ fn rows(
         map::TAKEOVER => takeover(&map),
         map::XDP_DEVICES => xdp_devices(&typed(name, Map::DevMapHash(map))?),
         map::CONNECTIONS4 | map::CONNECTIONS6 => connections(&map),
+        map::DIALLED4 => Ok(dialled::<Addr4>(&typed(name, Map::LruHashMap(map))?)),
+        map::DIALLED6 => Ok(dialled::<Addr6>(&typed(name, Map::LruHashMap(map))?)),
         _ => {
             return Err(MapError::Unknown {
                 name: name.to_owned(),

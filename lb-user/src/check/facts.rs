@@ -15,7 +15,7 @@ use super::{legacy, nftables, node_ports, policy, programs};
 use crate::{
     causes::with_causes,
     loader::{
-        self, ability, choice,
+        self, ability, cgroup, choice,
         device::{Device, Selection, Uplinks},
         netlink::{Netlink, NetlinkError},
         pattern::Pattern,
@@ -61,6 +61,8 @@ pub struct Facts {
     pub node_ports: node_ports::Found,
     /// Reverse path filters of `all` and the uplinks.
     pub rp_filters: Vec<RpFilter>,
+    /// Where the control groups are that sockets are in; none: nowhere.
+    pub cgroups: Result<Option<PathBuf>, String>,
 }
 
 /// A device that leads out of the node.
@@ -142,6 +144,7 @@ impl Facts {
             },
             node_ports: node_ports::look(agent),
             rp_filters,
+            cgroups: cgroup::root().map_err(|error| with_causes(&error)),
         }
     }
 }

@@ -11,7 +11,7 @@ pub mod policy;
 mod programs;
 pub mod sockets;
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
 use serde::Serialize;
 
@@ -78,6 +78,7 @@ pub fn items(facts: &Facts) -> Vec<Item> {
         forwarding6(facts.forwarding6.as_deref()),
         ipv6(facts),
         tcx(facts.release.as_deref()),
+        control_groups(&facts.cgroups),
     ];
     items.extend(uplinks(&facts.uplinks));
     items.extend(device_forwarding(&facts.devices));
@@ -238,6 +239,21 @@ fn capabilities(status: Option<&str>) -> Item {
             format!("no {}", missing.join(", ")),
             "run as root or grant them",
         )
+    }
+}
+
+/// What `--socket-lb host` needs, and nothing else does.
+fn control_groups(found: &Result<Option<PathBuf>, String>) -> Item {
+    let name = "control groups";
+    let remedy = "mount -t cgroup2 none DIR, or name one by --cgroup";
+    match found {
+        Ok(Some(dir)) => ok(name, format!("mounted on {}", dir.display())),
+        Ok(None) => note(
+            name,
+            "none of version 2 are mounted, so --socket-lb host would do nothing",
+            remedy,
+        ),
+        Err(error) => note(name, error, "mount /proc"),
     }
 }
 

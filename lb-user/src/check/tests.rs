@@ -24,6 +24,7 @@ fn good() -> Facts {
         },
         node_ports: node_ports::Found::default(),
         rp_filters: vec![filter("all", 0), filter("eth0", 2)],
+        cgroups: Ok(Some("/sys/fs/cgroup".into())),
     }
 }
 

@@ -16,7 +16,7 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode},
+    programs::{CgroupSockAddr, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode},
 };
 
 use super::{
@@ -204,6 +204,23 @@ impl Programs {
         }
         told(device, refused.as_ref(), put.no_xdp.as_ref());
         Ok(put)
+    }
+
+    /// A program for a control group's sockets, which the verifier has seen.
+    pub(super) fn for_sockets(
+        &mut self,
+        name: &'static str,
+    ) -> Result<&mut CgroupSockAddr, AttachError> {
+        let program = self.ebpf.program_mut(name);
+        let program: &mut CgroupSockAddr = program
+            .and_then(|program| program.try_into().ok())
+            .ok_or(AttachError::NoProgram { name })?;
+        if program.fd().is_err() {
+            program
+                .load()
+                .map_err(|source| AttachError::Load { name, source })?;
+        }
+        Ok(program)
     }
 
     fn attach_tc(

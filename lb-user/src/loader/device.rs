@@ -89,6 +89,8 @@ pub enum Role {
     Host,
     /// Loopback: the node's connections to itself.
     Lo,
+    /// No device, but a control group: the node's own sockets.
+    Sockets,
 }
 
 /// Which devices the agent attaches to.
@@ -268,6 +270,7 @@ impl Role {
             Self::Pod => "pod",
             Self::Host => "host",
             Self::Lo => "lo",
+            Self::Sockets => "sockets",
         }
     }
 }

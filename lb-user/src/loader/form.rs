@@ -118,6 +118,7 @@ impl fmt::Display for Form {
 fn name(kind: u32) -> Option<&'static str> {
     let names = [
         (bpf_map_type::BPF_MAP_TYPE_HASH, "hash"),
+        (bpf_map_type::BPF_MAP_TYPE_LRU_HASH, "lru_hash"),
         (bpf_map_type::BPF_MAP_TYPE_ARRAY, "array"),
         (bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY, "percpu_array"),
         (bpf_map_type::BPF_MAP_TYPE_LPM_TRIE, "lpm_trie"),

@@ -480,6 +480,7 @@ mod tests {
             terms: Terms {
                 affinity_size: 64,
                 maglev_key: MAGLEV_KEY,
+                netns: 0,
             },
         }
     }

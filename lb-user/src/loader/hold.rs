@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    fmt, fs, io,
     mem::ManuallyDrop,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -76,6 +76,9 @@ pub enum HoldError {
     /// The link cannot be kept.
     #[error("cannot pin the link")]
     Pin(#[from] PinError),
+    /// The kernel refused what concerns a control group.
+    #[error("the kernel refused")]
+    Group(#[source] io::Error),
 }
 
 /// Where the links of one run directory are pinned: one file per program and device of this network namespace.
@@ -120,8 +123,9 @@ impl Holds {
         })
     }
 
-    fn pin(&self, program: &str, device: u32) -> PathBuf {
-        let name = format!("{program}-{device}-{}", self.namespace);
+    /// `place`: the device's number, or what stands for a control group.
+    pub(super) fn pin(&self, program: &str, place: impl fmt::Display) -> PathBuf {
+        let name = format!("{program}-{place}-{}", self.namespace);
         self.dir.join(name)
     }
 
@@ -243,7 +247,7 @@ impl Holds {
 
     /// Whether links can be pinned, with a line in the log when that changes. Asked first, since a link that cannot be pinned is
     /// lost in the attempt.
-    fn is_open(&self) -> bool {
+    pub(super) fn is_open(&self) -> bool {
         let probe = self.dir.join("probe");
         let made = match fs::create_dir(&probe) {
             // An agent that was killed left it.
@@ -326,7 +330,8 @@ fn put_back(device: &Device, program: &str, error: &str) {
     );
 }
 
-fn clear(pin: &Path) {
+/// Removes a pin, and takes off what it keeps.
+pub(super) fn clear(pin: &Path) {
     if let Err(error) = pin::remove_link(pin) {
         let pin = pin.display();
         tracing::warn!(%pin, %error, "cannot remove a pin; `fulcrum cleanup` does");

@@ -8,7 +8,7 @@
 //!
 //! * The *tables of services* (services, slots, backends, places, sources) number each other's entries, and one ledger is
 //!   restored from all of them: if one goes, all go. They go too if they contradict themselves.
-//! * *Flows* and *affinity* name backends by id and generation, and both begin anew with the tables of services. Flows also
+//! * *Flows*, *affinity* and what sockets have *dialled* name backends by id and generation, which begin anew with the tables of services. Flows also
 //!   name next hops by index and generation, and lie where the hash key has put them, which is pinned in `node`.
 //! * *Fragments* and the pieces that wait for them are one thing.
 //! * Everything else stands alone. Nothing relies on flows, so that one family's may go without the other's.
@@ -31,13 +31,13 @@ use super::{
     facts,
     form::{self, Form, Found},
     growth::flow_table,
-    object::ObjectError,
+    object::{ObjectError, Terms},
     pin,
 };
 use crate::{
     apply::{self, BpfMaps, former_value_size},
     causes::with_causes,
-    config::{FlowSettings, FlowTableSizes},
+    config::FlowTableSizes,
     desired::Desired,
     plan::Capacity,
 };
@@ -63,7 +63,12 @@ const FRAGMENTS: [&str; 3] = [map::FRAGMENTS4, map::FRAGMENTS6, map::PIECES];
 fn grounds(name: &str) -> impl Iterator<Item = &'static str> {
     let (all, more): (&[&str], &[&str]) = match name {
         map::FLOWS4 | map::FLOWS6 => (&SERVICES, &[map::NEXT_HOPS, NODE]),
-        map::AFFINITY4 | map::AFFINITY6 | map::CONNECTIONS4 | map::CONNECTIONS6 => (&SERVICES, &[]),
+        map::AFFINITY4
+        | map::AFFINITY6
+        | map::CONNECTIONS4
+        | map::CONNECTIONS6
+        | map::DIALLED4
+        | map::DIALLED6 => (&SERVICES, &[]),
         name if SERVICES.contains(&name) => (&SERVICES, &[]),
         name if FRAGMENTS.contains(&name) => (&FRAGMENTS, &[]),
         _ => (&[], &[]),
@@ -154,11 +159,16 @@ struct Estate {
 
 impl Inheritance {
     /// Looks at the pins in a directory, and removes what cannot be taken over; the log says what and why.
-    pub fn enter(maps: &Path, flows: &FlowSettings) -> Result<Self, InheritError> {
+    pub(super) fn enter(maps: &Path, terms: &Terms) -> Result<Self, InheritError> {
         let mut wanted = form::wanted()?;
-        for name in [map::AFFINITY4, map::AFFINITY6] {
+        for (name, size) in [
+            (map::AFFINITY4, terms.affinity_size),
+            (map::AFFINITY6, terms.affinity_size),
+            (map::DIALLED4, terms.dialled_size()),
+            (map::DIALLED6, terms.dialled_size()),
+        ] {
             if let Some(form) = wanted.get_mut(name) {
-                form.max_entries = flows.affinity_size;
+                form.max_entries = size;
             }
         }
         let mut found = BTreeMap::new();

@@ -8,6 +8,7 @@ pub mod attach;
 pub(crate) mod attribute;
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
+pub mod cgroup;
 pub(crate) mod channel;
 pub(crate) mod choice;
 pub mod device;
@@ -25,6 +26,7 @@ pub mod pattern;
 pub mod pin;
 mod redirects;
 pub mod route;
+pub mod sockets;
 pub mod sysctl;
 pub mod tracer;
 pub mod uplink;
@@ -38,6 +40,7 @@ use lb_common::abi::NodeConfig;
 
 use crate::{apply::MapError, config::Modes};
 use attach::{AttachError, Attachment, Needs, Programs};
+use cgroup::ControlGroup;
 use device::{Device, Role};
 use former::FormerError;
 use growth::{Begun, Carrier, Origin};
@@ -46,6 +49,7 @@ use inherit::{InheritError, Inheritance};
 use object::{Facts, ObjectError};
 use pin::{PinDirectory, PinError};
 use redirects::Redirects;
+use sockets::SocketPrograms;
 use tracer::{TraceError, Tracer};
 
 /// Programs and maps, ready for devices.
@@ -131,7 +135,7 @@ impl Datapath {
             source,
         })?;
         former::adopt(pins.maps())?;
-        let inherited = Inheritance::enter(pins.maps(), &facts.flows)?;
+        let inherited = Inheritance::enter(pins.maps(), &object::Terms::of(&facts))?;
         let begun = growth::begun(pins.maps(), &inherited);
         let sizes = inherited.flow_table_sizes(facts.flow_table.size);
         let mut node = object::node_config(facts, sizes, inherited.hash_key())?;
@@ -211,16 +215,33 @@ impl Datapath {
         self.programs.attach(&self.holds, device, role, earlier)
     }
 
+    /// Puts the programs for sockets in a control group: see [`Programs::meet_sockets`].
+    pub fn meet_sockets(
+        &mut self,
+        group: &ControlGroup,
+        earlier: Option<SocketPrograms>,
+    ) -> Result<SocketPrograms, AttachError> {
+        self.programs.meet_sockets(&self.holds, group, earlier)
+    }
+
     /// Lets XDP send by those of these uplinks whose drivers can.
     pub fn redirect_between(&mut self, uplinks: &BTreeSet<u32>) -> Result<(), MapError> {
         self.redirects.follow(uplinks)
     }
 
     /// Takes programs of earlier agents off all devices that they are not wanted on any more: `kept` are the attachments that
-    /// are, `others` the names of devices that have none.
-    pub fn sweep<'a>(&self, kept: impl Iterator<Item = &'a Attachment>, others: &[&str]) {
+    /// are, `others` the names of devices that have none; and off control groups but for `sockets`.
+    pub fn sweep<'a>(
+        &self,
+        kept: impl Iterator<Item = &'a Attachment>,
+        sockets: Option<&SocketPrograms>,
+        others: &[&str],
+    ) {
         let mut pins = BTreeSet::new();
         kept.for_each(|attachment| attachment.note_pins(&mut pins));
+        if let Some(sockets) = sockets {
+            sockets.note_pins(&mut pins);
+        }
         match self.holds.sweep(&pins, others) {
             Ok(0) => {}
             Ok(programs) => {

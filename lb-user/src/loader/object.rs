@@ -8,7 +8,7 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader, VerifierLogLevel, include_bytes_aligned, util::KernelVersion,
 };
 use lb_common::{
-    abi::{NextHop, NodeConfig, former, map, node::features},
+    abi::{NextHop, NodeConfig, capacity, former, map, node::features},
     hash::{self, HashKey},
     net::addr::Family,
 };
@@ -26,6 +26,8 @@ pub static OBJECT: &[u8] = include_bytes_aligned!(env!("FULCRUM_BPF_OBJECT"));
 const NODE: &str = "NODE";
 /// Name of the one that holds the key of Maglev services.
 const MAGLEV: &str = "MAGLEV";
+/// Name of the one that holds [`Facts::netns`].
+const NETNS: &str = "NETNS";
 /// Name of the one that holds [`former::Layouts`]; in releases that need it.
 const LAYOUTS: &str = "LAYOUTS";
 /// `BPF_FIB_LOOKUP_SRC` of `linux/bpf.h`: the FIB names the preferred source as well.
@@ -50,6 +52,8 @@ pub struct Facts {
     pub flows: FlowSettings,
     /// What Maglev services hash packets with.
     pub maglev_seed: u64,
+    /// The cookie of the network namespace whose sockets are given backends when they dial; 0: none are.
+    pub netns: u64,
 }
 
 /// What the object is loaded with beside the facts.
@@ -59,6 +63,8 @@ pub struct Terms {
     pub affinity_size: u32,
     /// The key under which Maglev services look packets up.
     pub maglev_key: HashKey,
+    /// [`Facts::netns`].
+    pub netns: u64,
 }
 
 impl Terms {
@@ -66,6 +72,16 @@ impl Terms {
         Self {
             affinity_size: facts.flows.affinity_size,
             maglev_key: hash::expand(facts.maglev_seed),
+            netns: facts.netns,
+        }
+    }
+
+    /// Entries of the tables of what sockets have dialled, per family.
+    pub(super) fn dialled_size(&self) -> u32 {
+        if self.netns == 0 {
+            1
+        } else {
+            capacity::DIALLED
         }
     }
 }
@@ -111,8 +127,11 @@ pub(super) fn load_on(
     loader
         .map_max_entries(map::AFFINITY4, terms.affinity_size)
         .map_max_entries(map::AFFINITY6, terms.affinity_size)
+        .map_max_entries(map::DIALLED4, terms.dialled_size())
+        .map_max_entries(map::DIALLED6, terms.dialled_size())
         .override_global(NODE, &node, true)
         .override_global(MAGLEV, terms.maglev_key.as_slice(), true)
+        .override_global(NETNS, &terms.netns, true)
         .override_global(LAYOUTS, layouts.as_slice(), false)
         .verifier_log_level(VerifierLogLevel::STATS);
     for (name, mask) in flow_tables.into_iter().filter(|(_, mask)| *mask != 0) {
@@ -242,6 +261,7 @@ mod tests {
                 ..FlowSettings::default()
             },
             maglev_seed: 0,
+            netns: 0,
         };
         let node = node_config(facts, [1024, 2048], None).expect("random numbers");
         let half_open = StateWord::default().with(State::HalfOpen);
@@ -271,6 +291,7 @@ mod tests {
             by_stack: false,
             flows: FlowSettings::default(),
             maglev_seed: 0,
+            netns: 0,
         };
         let key = |known| {
             let node = node_config(facts, [64; 2], known).expect("random numbers");

@@ -9,6 +9,7 @@
 )]
 
 mod answers;
+mod dial;
 mod drops;
 mod errors;
 mod exchanges;

@@ -145,6 +145,7 @@ impl Node {
             by_stack: false,
             flows: FlowSettings::default(),
             maglev_seed: args.services.maglev_seed,
+            netns: 0,
         })?;
         let mut maps = BpfMaps::take(&mut ebpf)?;
         let mut ledger = Ledger::new(Capacity::default());

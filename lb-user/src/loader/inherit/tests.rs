@@ -95,6 +95,8 @@ fn what_relies_on_a_map_goes_with_it_and_nothing_else_does() {
         map::AFFINITY6,
         map::CONNECTIONS4,
         map::CONNECTIONS6,
+        map::DIALLED4,
+        map::DIALLED6,
     ];
     let mut fragments = FRAGMENTS;
     fragments.sort_unstable();

@@ -67,10 +67,11 @@ const fn goal(measure: Measure, ours: Side, theirs: Side, limit: Limit) -> Goal 
 
 const XDP: Side = with("xdp", Services::One);
 const TC: Side = with("tc", Services::One);
+const CONNECT_TIME: Side = with("connect-time", Services::One);
 const NFTABLES: Side = with("nftables", Services::One);
 const FORWARDING: Side = with("forwarding", Services::None);
 
-const GOALS: [Goal; 16] = {
+const GOALS: [Goal; 17] = {
     use Limit::{AtLeast, AtMost, SameOrAtMost};
     use Measure::{
         Connection, EstablishedFew, EstablishedMany, FirstPacket, Load, RunHitMany, RunHitMost,
@@ -86,6 +87,7 @@ const GOALS: [Goal; 16] = {
         goal(EstablishedFew, TC, NFTABLES, AtMost(0.60)),
         goal(EstablishedFew, TC, FORWARDING, AtMost(1.0)),
         goal(Connection, TC, FORWARDING, AtMost(1.05)),
+        goal(Connection, CONNECT_TIME, FORWARDING, AtMost(1.05)),
         goal(Stream, TC, FORWARDING, AtLeast(0.97)),
         goal(
             EstablishedFew,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use lb_tests::cgroup::{Group, Stay};
 
 use crate::{
     agent::Agent,
@@ -23,6 +24,8 @@ pub(crate) struct Contender {
     /// How long it took to put rules in place, if that is what was done.
     pub(crate) loading: Option<Duration>,
     agent: Option<Agent>,
+    /// Where clients are whose sockets are met; goes after the agent.
+    group: Option<Group>,
     /// The network.
     pub(crate) site: Site,
 }
@@ -52,10 +55,16 @@ impl Contender {
     fn start(setting: &'static Setting, services: u32) -> Result<Self> {
         let number = Services(services);
         let site = Site::new(setting, number)?;
-        let (mut agent, mut loading) = (None, None);
+        let (mut agent, mut loading, mut group) = (None, None, None);
         let node = &site.node;
         match setting.worker {
             Worker::Agent(flags) => agent = Some(Agent::start(node, number, flags)?),
+            Worker::Sockets(device) => {
+                let label = format!("bench-{}-{services}", setting.name);
+                let flags = group.insert(Group::new(&label)?).flags();
+                let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+                agent = Some(Agent::start(&site.machine(device), number, &flags)?);
+            }
             Worker::Forwarding => {}
             Worker::Nftables => loading = Some(nftables::start(&node.namespace, number)?),
             Worker::Iptables => loading = Some(iptables::start(&node.namespace, number)?),
@@ -65,8 +74,14 @@ impl Contender {
             services,
             loading,
             agent,
+            group,
             site,
         })
+    }
+
+    /// Makes this process a client here, as long as that matters.
+    pub(crate) fn enter(&self) -> Result<Option<Stay>> {
+        self.group.as_ref().map(Group::stay).transpose()
     }
 
     /// Forgets connections that nobody needs any more: each begins a round with a table that has room, as one has that is large

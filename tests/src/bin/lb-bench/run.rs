@@ -21,13 +21,15 @@ use crate::{
 };
 
 /// What is to be known of what is compared.
-const NOTES: [&str; 8] = [
+const NOTES: [&str; 9] = [
     "A packet's CPU time is that of making it, of the node, and of counting and dropping it, all on one CPU, in network namespaces joined by \
      veth pairs. `xdp` packets are dropped by XDP, before they have a buffer of the stack's; all others by TC.",
     "`xdp`: client and backends are behind the one uplink, since XDP forwards what leaves by the device that it came by. `tc` and all others: the \
      client is a pod of the node, the backends are behind its uplink. TCP needs two ends, so `xdp` has no rows there.",
     "`forwarding` carries out no Service: its client dials a backend. It is what the stack does before anybody does more. \
      `forwarding-again` is the same once more: what differs between the two is noise.",
+    "`connect-time`: the agent is on the client's own machine, and its programs meet the client's sockets (--socket-lb host); the node only forwards. \
+     With `connect-time+tc` those for packets are on that machine's device too, as on a node that serves others. What is made past sockets has no rows there.",
     "`nftables` and `iptables` are kube-proxy's rules, without kube-proxy, in the order in which it writes them, for ClusterIPs alone; iptables in its \
      old tables, which are the faster ones. They track connections for all of the node, which is more than a Service needs, and leave neighbours to the stack.",
     "Nobody masquerades: the clients are pods. Services have ten endpoints each, eight where they are 30,000; the one in the middle is dialled.",
@@ -94,7 +96,10 @@ fn compare(scale: &Scale, signals: &Signals, samples: &mut Samples) -> Result<()
     eprintln!("bench: {} rounds", scale.rounds);
     rounds::interleave(scale.rounds, &mut contenders, |contender, round| {
         signals.check()?;
-        packets::sample(contender, &cpu, scale, round, samples)?;
+        if contender.setting.worker.meets_packets() {
+            packets::sample(contender, &cpu, scale, round, samples)?;
+        }
+        let _stay = contender.enter()?;
         connections::sample(contender, &cpu, scale, samples)?;
         stream::sample(contender, &cpu, scale, samples)
     })

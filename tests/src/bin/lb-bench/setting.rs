@@ -2,7 +2,7 @@
 
 use lb_tests::rawbpf::Hook;
 
-use crate::site::Layout;
+use crate::site::{FAR, Layout};
 
 /// A way to carry out Services, or none.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,9 @@ pub(crate) struct Setting {
 pub(crate) enum Worker {
     /// `fulcrum run` with these flags.
     Agent(&'static [&'static str]),
+    /// The same on the client's own machine, whose sockets are given backends when they dial; the node forwards alone. This is the
+    /// device that its programs for packets are on.
+    Sockets(&'static str),
     /// The kernel's forwarding alone: clients dial a backend. No Service is carried out.
     Forwarding,
     /// The rules of kube-proxy's nftables mode.
@@ -35,13 +38,18 @@ impl Worker {
     pub(crate) fn has_services(self) -> bool {
         self != Self::Forwarding
     }
+
+    /// Whether packets are made past the sockets of a client.
+    pub(crate) fn meets_packets(self) -> bool {
+        !matches!(self, Self::Sockets(_))
+    }
 }
 
 /// Pods alone are clients here, and those of kube-proxy's rules are never masqueraded either.
 const PODS: &str = "--pod-cidr=10.244.0.0/16";
 
 /// All that is compared. Two entries may be the same but for their names: the difference between them is noise.
-pub(crate) const SETTINGS: [Setting; 6] = [
+pub(crate) const SETTINGS: [Setting; 8] = [
     Setting {
         name: "xdp",
         worker: Worker::Agent(&["--mode=xdp", "--masquerade=kube-proxy", PODS]),
@@ -51,6 +59,18 @@ pub(crate) const SETTINGS: [Setting; 6] = [
     Setting {
         name: "tc",
         worker: Worker::Agent(&["--mode=tc", PODS]),
+        layout: Layout::PodAndUplink,
+        receiver: Hook::Tc,
+    },
+    Setting {
+        name: "connect-time",
+        worker: Worker::Sockets("none"),
+        layout: Layout::PodAndUplink,
+        receiver: Hook::Tc,
+    },
+    Setting {
+        name: "connect-time+tc",
+        worker: Worker::Sockets(FAR),
         layout: Layout::PodAndUplink,
         receiver: Hook::Tc,
     },

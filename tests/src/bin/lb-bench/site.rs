@@ -7,7 +7,8 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use anyhow::{Context, Result};
 use lb_tests::{
-    addressing, link,
+    addressing::{self, Dual},
+    link,
     netns::Namespace,
     packet::{Mac, Macs},
     topology::{Node, UPLINK},
@@ -37,7 +38,7 @@ pub(crate) enum Layout {
 }
 
 /// The client's and the backends' device.
-const FAR: &str = "eth0";
+pub(crate) const FAR: &str = "eth0";
 /// The first of the client's addresses.
 pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 10);
 /// The gateway that pods have.
@@ -114,6 +115,21 @@ impl Site {
             sinks,
             ifindex,
         })
+    }
+
+    /// The client's machine as a node with this uplink, which need not be there, for an agent of its own.
+    pub(crate) fn machine(&self, uplink: &str) -> Node {
+        Node {
+            name: "client".to_owned(),
+            number: 1,
+            namespace: self.client.again(),
+            addresses: Dual {
+                v4: CLIENT,
+                ..addressing::node(1)
+            },
+            uplinks: vec![uplink.to_owned()],
+            pods: Vec::new(),
+        }
     }
 
     /// The namespace of the backends, if it is another one than the client's: else they cannot talk by sockets, since the
