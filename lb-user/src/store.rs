@@ -4,10 +4,7 @@
 //! is one. The store knows which sources have told everything once: before all of them have, what is
 //! missing in a snapshot must not be taken as gone.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     model::{
@@ -17,13 +14,14 @@ use crate::{
         pod::Pod,
         service::Service,
     },
+    shared_map::SharedMap,
     source::Change,
 };
 
 /// Objects of one kind by name.
-pub type Objects<T> = BTreeMap<ObjectName, Arc<Located<T>>>;
+pub type Objects<T> = SharedMap<ObjectName, Arc<Located<T>>>;
 
-/// Everything that is known at one moment. Cheap to clone: the objects are shared.
+/// Everything that is known at one moment. Cheap to clone, and to change a clone of: what is equal is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Grows with every change.

@@ -13,7 +13,6 @@ use std::{
 use lb_common::flow::clock::{Tick, age, seconds};
 
 use super::{
-    choice::Served,
     health::Health,
     node::Demand,
     probe::{
@@ -27,7 +26,10 @@ use crate::{
     alloc::Allocations,
     apply::{self, LbMaps, Mend, Part, RestoreError, Retry},
     causes::with_causes,
-    compile::{self, Compiled, NodeFacts},
+    compile::{
+        Compiled, NodeFacts,
+        compiler::{Compiler, Followed},
+    },
     config::reload::Live,
     desired::{Desired, FrontendKind, Place, PortName},
     mended,
@@ -36,6 +38,7 @@ use crate::{
         object::{ObjectName, ObjectRef},
     },
     plan::{Capacity, Ledger},
+    shared_map::SharedMap,
     source::{Change, ScanResult},
     store::{Snapshot, Store},
 };
@@ -53,7 +56,16 @@ pub struct Controller<M> {
     /// Whether the ledger is that of what the tables said at first.
     is_restored: bool,
     run_dir: Arc<RunDir>,
+    /// What services had at the start.
     allocations: Allocations,
+    /// What was compiled last.
+    compiler: Option<Box<Compiler>>,
+    /// Whether the tables say all of that, so that only what differs from it is to be done.
+    is_all_done: bool,
+    /// What that asks of devices and routes.
+    demand: Demand,
+    /// Service ids of the tables.
+    ports: Arc<BTreeMap<u32, PortName>>,
     /// What the sources find wrong.
     source_findings: Vec<Finding>,
     /// What the agent's own probes have found out; none where the status of pods decides.
@@ -63,7 +75,7 @@ pub struct Controller<M> {
     /// What was logged and still holds: told once, not with every change.
     told: BTreeSet<String>,
     /// When each object was first seen.
-    seen: Arc<BTreeMap<ObjectRef, SystemTime>>,
+    seen: SharedMap<ObjectRef, SystemTime>,
     /// What appeared since the last reconciliation, or went.
     news: BTreeMap<ObjectRef, News>,
     /// A service had affinity when clients were last swept.
@@ -130,11 +142,15 @@ impl<M: LbMaps> Controller<M> {
             is_restored: false,
             run_dir,
             allocations,
+            compiler: None,
+            is_all_done: false,
+            demand: Demand::default(),
+            ports: Arc::default(),
             source_findings: Vec::new(),
             readiness: None,
             others_troubles: BTreeSet::new(),
             told: BTreeSet::new(),
-            seen: Arc::default(),
+            seen: SharedMap::new(),
             news: BTreeMap::new(),
             // An earlier agent's services may have had some.
             had_affinity: true,
@@ -208,32 +224,33 @@ impl<M: LbMaps> Controller<M> {
                 Some(readiness) => Overlay::new(&snapshot, readiness),
                 None => Overlay::none(&snapshot),
             };
-            let compiled = compile::compile(&seen.snapshot, &self.facts, &self.allocations);
-            self.keep(&compiled);
+            let (goes_on, followed) = self.compile(&seen.snapshot);
+            let compiled = goes_on.compiled();
             let took = Took {
                 absorbing: std::mem::take(&mut self.absorbing),
                 start,
             };
-            outcome.is_incomplete = self.apply(&compiled, &mut view, took);
-            outcome.demand = demand_of(&compiled.desired);
+            outcome.is_incomplete = self.apply(compiled, &followed, &mut view, took);
             outcome.targets = seen.targets;
             outcome.health = Health {
                 is_leaving: self.is_leaving(&snapshot),
-                checks: compiled.health_checks,
+                checks: compiled.health_checks.clone(),
             };
             self.age(now);
             view.facts = self.facts.clone();
-            view.served = Served::of(compiled.desired);
-            view.addresses = compiled.addresses;
-            view.findings = compiled.findings;
+            view.served = compiled.desired.ports.clone();
+            view.addresses = compiled.addresses.clone();
+            view.findings.clone_from(&compiled.findings);
             view.findings.extend(seen.findings);
             view.snapshot = seen.snapshot;
+            self.compiler = Some(goes_on);
         }
+        outcome.demand = self.demand.clone();
         view.troubles.extend(self.others_troubles.iter().cloned());
         view.findings.extend(self.source_findings.iter().cloned());
         view.findings.sort();
-        view.seen = Arc::clone(&self.seen);
-        view.ports = self.ports();
+        view.seen = self.seen.clone();
+        view.ports = Arc::clone(&self.ports);
         self.tell(&view);
         Outcome { view, ..outcome }
     }
@@ -296,6 +313,22 @@ impl<M: LbMaps> Controller<M> {
         node.is_some_and(|node| node.object.is_leaving)
     }
 
+    /// Compiles what is known now, as far as it differs from what was known before. Says what differs.
+    fn compile(&mut self, snapshot: &Snapshot) -> (Box<Compiler>, Followed) {
+        let (compiler, followed) = if let Some(mut compiler) = self.compiler.take() {
+            let followed = compiler.follow(snapshot, &self.facts);
+            (compiler, followed)
+        } else {
+            let compiler = Compiler::new(snapshot, &self.facts, &self.allocations);
+            (Box::new(compiler), Followed::Everything)
+        };
+        if followed == Followed::Everything {
+            self.keep(compiler.compiled());
+            self.demand = demand_of(&compiler.compiled().desired);
+        }
+        (compiler, followed)
+    }
+
     /// Addresses are kept before they are used: one that clients know is never given to another service.
     fn keep(&mut self, compiled: &Compiled) {
         if compiled.allocations == self.allocations {
@@ -311,19 +344,32 @@ impl<M: LbMaps> Controller<M> {
     }
 
     /// Returns whether something is left to be done.
-    fn apply(&mut self, compiled: &Compiled, view: &mut View, took: Took) -> bool {
+    fn apply(
+        &mut self,
+        compiled: &Compiled,
+        followed: &Followed,
+        view: &mut View,
+        took: Took,
+    ) -> bool {
         if let Err(error) = self.restore(&compiled.desired) {
             let error = with_causes(&error);
             view.troubles
                 .push(format!("the tables cannot be taken over: {error}"));
             return true;
         }
-        let outcome = apply::reconcile(
-            &compiled.desired,
-            &mut self.ledger,
-            &mut self.maps,
-            &Retry::default(),
-        );
+        let (desired, ledger, maps) = (&compiled.desired, &mut self.ledger, &mut self.maps);
+        let retry = Retry::default();
+        let outcome = match followed {
+            Followed::Endpoints(names) if self.is_all_done => {
+                apply::reconcile_endpoints(desired, names, ledger, maps, &retry)
+            }
+            _ => {
+                let outcome = apply::reconcile(desired, ledger, maps, &retry);
+                self.ports = self.ports();
+                outcome
+            }
+        };
+        self.is_all_done = outcome.is_all_done();
         view.troubles
             .extend(outcome.refused.iter().map(ToString::to_string));
         for failure in outcome.reports.iter().flat_map(|report| &report.failed) {
@@ -363,29 +409,21 @@ impl<M: LbMaps> Controller<M> {
 
     /// Notes the time of what appeared, and forgets that of what went.
     fn age(&mut self, now: SystemTime) {
-        if self.news.is_empty() {
-            return;
-        }
-        let seen = Arc::make_mut(&mut self.seen);
         for (reference, news) in std::mem::take(&mut self.news) {
             match news {
-                News::Here => {
-                    seen.entry(reference).or_insert(now);
-                }
-                News::Gone => {
-                    seen.remove(&reference);
-                }
+                News::Here if self.seen.contains_key(&reference) => {}
+                News::Here => drop(self.seen.insert(reference, now)),
+                News::Gone => drop(self.seen.remove(&reference)),
             }
         }
     }
 
-    fn ports(&self) -> BTreeMap<u32, PortName> {
+    fn ports(&self) -> Arc<BTreeMap<u32, PortName>> {
         let services = self.ledger.services().values();
         let ids: BTreeSet<u32> = services.map(|service| service.id).collect();
         let ports = ids.into_iter();
-        ports
-            .filter_map(|id| Some((id, self.ledger.name(id)?.clone())))
-            .collect()
+        let named = ports.filter_map(|id| Some((id, self.ledger.name(id)?.clone())));
+        Arc::new(named.collect())
     }
 
     /// Logs what is new, and forgets what no longer holds so that it is told again when it returns.
@@ -446,7 +484,7 @@ fn demand_of(desired: &Desired) -> Demand {
     let pods = desired.places.iter();
     let pods = pods.filter(|(_, place)| **place == Place::Pods);
     Demand {
-        services: frontends.map(|frontend| frontend.addr).collect(),
+        services: Arc::new(frontends.map(|frontend| frontend.addr).collect()),
         pod_cidrs: pods.map(|(net, _)| *net).collect(),
     }
 }

@@ -1,6 +1,6 @@
 //! Allocation as a function of manifests, ranges and what was given before.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, sync::Arc};
 
 use super::*;
 use crate::{model::object::Object, source::manifest};
@@ -8,8 +8,8 @@ use crate::{model::object::Object, source::manifest};
 mod node_ports;
 
 /// Services by name, each with the fields of its spec in flow style.
-fn services(specs: &[(&str, &str)]) -> BTreeMap<ObjectName, Arc<Located<Service>>> {
-    let mut services = BTreeMap::new();
+fn services(specs: &[(&str, &str)]) -> Objects<Service> {
+    let mut services = Objects::new();
     for (name, spec) in specs {
         let ports = if spec.contains(" ports: ") {
             ""
@@ -58,11 +58,7 @@ fn ips(allocated: &Allocated, name: &str) -> Vec<String> {
 }
 
 /// Allocates from these prefixes and the usual node ports.
-fn allocate(
-    services: &BTreeMap<ObjectName, Arc<Located<Service>>>,
-    cidrs: &[IpNet],
-    previous: &Allocations,
-) -> Allocated {
+fn allocate(services: &Objects<Service>, cidrs: &[IpNet], previous: &Allocations) -> Allocated {
     super::allocate(services, pools(cidrs), previous)
 }
 
@@ -124,8 +120,8 @@ fn the_lower_band_is_the_last_to_be_used() {
         );
         let ips: Vec<_> = all
             .addresses
-            .into_values()
-            .flat_map(|addresses| addresses.ips)
+            .values()
+            .flat_map(|addresses| addresses.ips.clone())
             .collect();
         assert_eq!(ips.len(), count);
         let sixteenth = IpAddr::from([10, 0, 0, 16]);
@@ -211,7 +207,7 @@ fn services_that_ask_for_the_same_are_named_with_their_places() {
 ---
 {apiVersion: v1, kind: Service, metadata: {name: d}, spec: {type: NodePort, ports: [{port: 80, nodePort: 30080, protocol: UDP}]}}
 ";
-    let services: BTreeMap<_, _> = manifest::parse("m.yaml", text)
+    let services: Objects<_> = manifest::parse("m.yaml", text)
         .objects
         .into_iter()
         .filter_map(
@@ -453,7 +449,7 @@ mod properties {
         prop::sample::select(lists.map(cidrs).to_vec())
     }
 
-    fn parsed(specs: &BTreeMap<String, String>) -> BTreeMap<ObjectName, Arc<Located<Service>>> {
+    fn parsed(specs: &BTreeMap<String, String>) -> Objects<Service> {
         let specs: Vec<_> = specs
             .iter()
             .map(|(a, b)| (a.as_str(), b.as_str()))

@@ -22,6 +22,8 @@ mod rows;
 mod safety;
 mod scenario;
 #[cfg(test)]
+mod some_endpoints;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod watched;
@@ -53,8 +55,8 @@ pub use self::{
     scenario::{Scenario, short_name},
 };
 use crate::{
-    desired::Desired,
-    plan::{Blocked, Capacity, Damaged, Found, Ledger, Plan, Refusal, Step, plan},
+    desired::{Desired, PortName},
+    plan::{Blocked, Capacity, Damaged, Found, Ledger, Plan, Refusal, Step, plan, plan_endpoints},
 };
 
 /// What became of a plan.
@@ -117,6 +119,11 @@ impl Outcome {
     /// Whether the tables now say all that was not refused.
     pub fn is_complete(&self) -> bool {
         self.reports.iter().all(Report::is_complete)
+    }
+
+    /// Whether the tables now say all of it.
+    pub fn is_all_done(&self) -> bool {
+        self.is_complete() && self.refused.is_empty()
     }
 }
 
@@ -184,6 +191,26 @@ pub fn reconcile(
         }
     }
     outcome
+}
+
+/// Does what [`reconcile`] would, where of these service ports nothing but endpoints is others than it was after the last
+/// reconciliation, and of all others nothing at all. Nothing that was refused or failed then may wait for its turn.
+pub fn reconcile_endpoints(
+    desired: &Desired,
+    names: &BTreeSet<PortName>,
+    ledger: &mut Ledger,
+    maps: &mut impl LbMaps,
+    retry: &Retry,
+) -> Outcome {
+    let plan = plan_endpoints(desired, names, ledger).filter(|plan| plan.deferred.is_empty());
+    let Some(plan) = plan else {
+        return reconcile(desired, ledger, maps, retry);
+    };
+    let report = run(&plan, ledger, maps, retry);
+    Outcome {
+        refused: plan.refused,
+        reports: vec![report],
+    }
 }
 
 /// Carries out a plan, step by step.

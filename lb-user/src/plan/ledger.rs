@@ -257,6 +257,11 @@ impl Ledger {
             })
     }
 
+    /// Whether nothing waits for readers, or to be emptied after they have gone.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.resting.is_empty() && self.rested.is_empty() && !self.has_resting_guards()
+    }
+
     /// Whether everything is free and nothing rests.
     #[cfg(test)]
     pub(crate) fn is_pristine(&self) -> bool {

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod audited;
+mod followed;
 
 const WEB: &str = "
 apiVersion: v1
@@ -96,7 +97,7 @@ fn service_addresses_and_pods_prefixes_are_asked_of_the_node() {
     controller.absorb(look(WEB));
     let demand = controller.reconcile(SystemTime::now()).demand;
     let expected = Demand {
-        services: ["10.96.0.10".parse().expect("literal")].into(),
+        services: Arc::new(["10.96.0.10".parse().expect("literal")].into()),
         pod_cidrs: ["10.244.0.0/16".parse().expect("literal")].into(),
     };
     assert_eq!(demand, expected);
@@ -115,7 +116,7 @@ fn node_ports_are_on_every_address_of_the_node_and_ask_for_no_route() {
         controller.relocate(own.into());
         let demand = controller.reconcile(SystemTime::now()).demand;
         assert_eq!(
-            demand.services,
+            *demand.services,
             ["10.96.0.10".parse().expect("literal")].into()
         );
         let tables = tables(&controller);
