@@ -125,19 +125,22 @@ pub struct Outcome {
     pub is_incomplete: bool,
 }
 
-impl<M: LbMaps> Controller<M> {
-    /// Waits for the source of this name; `maps` are empty, or as an earlier agent has left them.
-    pub fn new(
+/// In the place of tables where there are none yet.
+#[derive(Debug)]
+pub struct NoTables;
+
+impl Controller<NoTables> {
+    /// Waits for the source of this name.
+    pub fn waiting(
         source: String,
         facts: NodeFacts,
-        maps: M,
         run_dir: Arc<RunDir>,
         allocations: Allocations,
     ) -> Self {
         Self {
             store: Store::new([source]),
             facts,
-            maps,
+            maps: NoTables,
             ledger: Ledger::new(Capacity::default()),
             is_restored: false,
             run_dir,
@@ -160,13 +163,65 @@ impl<M: LbMaps> Controller<M> {
         }
     }
 
+    /// Takes what the source has to say at first; `probes`: the agent's own ones decide on readiness.
+    pub fn begin(&mut self, first: ScanResult, probes: bool) {
+        if probes {
+            self.probed(Readiness::new());
+        }
+        self.absorb(first);
+    }
+
+    /// How large tables should be that are made for what the sources have told.
+    pub fn capacity(&mut self) -> Capacity {
+        let start = Instant::now();
+        let snapshot = self.store.snapshot();
+        if !snapshot.is_synced {
+            return Capacity::default();
+        }
+        let seen = self.seen_through_probes(&snapshot);
+        let (compiler, _) = self.compile(&seen.snapshot);
+        let capacity = Capacity::of(&compiler.compiled().desired);
+        self.compiler = Some(compiler);
+        self.absorbing += start.elapsed();
+        capacity
+    }
+
+    /// Fills these tables from now on; they are empty, or as an earlier agent has left them.
+    pub fn fill<M: LbMaps>(self, maps: M) -> Controller<M> {
+        Controller {
+            ledger: Ledger::new(maps.capacity()),
+            maps,
+            store: self.store,
+            facts: self.facts,
+            is_restored: self.is_restored,
+            run_dir: self.run_dir,
+            allocations: self.allocations,
+            compiler: self.compiler,
+            is_all_done: self.is_all_done,
+            demand: self.demand,
+            ports: self.ports,
+            source_findings: self.source_findings,
+            readiness: self.readiness,
+            others_troubles: self.others_troubles,
+            told: self.told,
+            seen: self.seen,
+            news: self.news,
+            had_affinity: self.had_affinity,
+            to_audit: self.to_audit,
+            audit_troubles: self.audit_troubles,
+            absorbing: self.absorbing,
+        }
+    }
+}
+
+impl<M> Controller<M> {
     /// Takes what a source has to say.
     pub fn absorb(&mut self, result: ScanResult) {
         let start = Instant::now();
         for change in result.changes {
             match &change {
-                Change::Upsert(located) => {
-                    self.news.insert(located.object.reference(), News::Here);
+                Change::Upsert(object) => {
+                    self.news.insert(object.reference(), News::Here);
                 }
                 Change::Delete(reference) => {
                     self.news.insert(reference.clone(), News::Gone);
@@ -210,6 +265,46 @@ impl<M: LbMaps> Controller<M> {
         self.store.snapshot().is_synced
     }
 
+    /// What is known, with pods as ready as the agent's own probes say.
+    fn seen_through_probes(&self, snapshot: &Arc<Snapshot>) -> Overlay {
+        match &self.readiness {
+            Some(readiness) => Overlay::new(snapshot, readiness),
+            None => Overlay::none(snapshot),
+        }
+    }
+
+    /// Compiles what is known now, as far as it differs from what was known before. Says what differs.
+    fn compile(&mut self, snapshot: &Snapshot) -> (Box<Compiler>, Followed) {
+        let (compiler, followed) = if let Some(mut compiler) = self.compiler.take() {
+            let followed = compiler.follow(snapshot, &self.facts);
+            (compiler, followed)
+        } else {
+            let compiler = Compiler::new(snapshot, &self.facts, &self.allocations);
+            (Box::new(compiler), Followed::Everything)
+        };
+        if followed == Followed::Everything {
+            self.keep(compiler.compiled());
+            self.demand = demand_of(&compiler.compiled().desired);
+        }
+        (compiler, followed)
+    }
+
+    /// Addresses are kept before they are used: one that clients know is never given to another service.
+    fn keep(&mut self, compiled: &Compiled) {
+        if compiled.allocations == self.allocations {
+            return;
+        }
+        if let Err(error) = self.run_dir.keep(&compiled.allocations) {
+            tracing::error!(
+                error = with_causes(&error),
+                "addresses may change with the next start"
+            );
+        }
+        self.allocations = compiled.allocations.clone();
+    }
+}
+
+impl<M: LbMaps> Controller<M> {
     /// Makes the tables say what the sources say, as far as it goes.
     pub fn reconcile(&mut self, now: SystemTime) -> Outcome {
         let start = Instant::now();
@@ -220,10 +315,7 @@ impl<M: LbMaps> Controller<M> {
         };
         let mut outcome = Outcome::default();
         if snapshot.is_synced {
-            let seen = match &self.readiness {
-                Some(readiness) => Overlay::new(&snapshot, readiness),
-                None => Overlay::none(&snapshot),
-            };
+            let seen = self.seen_through_probes(&snapshot);
             let (goes_on, followed) = self.compile(&seen.snapshot);
             let compiled = goes_on.compiled();
             let took = Took {
@@ -313,36 +405,6 @@ impl<M: LbMaps> Controller<M> {
         node.is_some_and(|node| node.object.is_leaving)
     }
 
-    /// Compiles what is known now, as far as it differs from what was known before. Says what differs.
-    fn compile(&mut self, snapshot: &Snapshot) -> (Box<Compiler>, Followed) {
-        let (compiler, followed) = if let Some(mut compiler) = self.compiler.take() {
-            let followed = compiler.follow(snapshot, &self.facts);
-            (compiler, followed)
-        } else {
-            let compiler = Compiler::new(snapshot, &self.facts, &self.allocations);
-            (Box::new(compiler), Followed::Everything)
-        };
-        if followed == Followed::Everything {
-            self.keep(compiler.compiled());
-            self.demand = demand_of(&compiler.compiled().desired);
-        }
-        (compiler, followed)
-    }
-
-    /// Addresses are kept before they are used: one that clients know is never given to another service.
-    fn keep(&mut self, compiled: &Compiled) {
-        if compiled.allocations == self.allocations {
-            return;
-        }
-        if let Err(error) = self.run_dir.keep(&compiled.allocations) {
-            tracing::error!(
-                error = with_causes(&error),
-                "addresses may change with the next start"
-            );
-        }
-        self.allocations = compiled.allocations.clone();
-    }
-
     /// Returns whether something is left to be done.
     fn apply(
         &mut self,
@@ -392,7 +454,8 @@ impl<M: LbMaps> Controller<M> {
     /// those of the same services and endpoints, and so do connections.
     fn restore(&mut self, desired: &Desired) -> Result<(), RestoreError> {
         if !self.is_restored {
-            self.ledger = apply::restore(&mut self.maps, desired, Capacity::default())?;
+            let capacity = self.maps.capacity();
+            self.ledger = apply::restore(&mut self.maps, desired, capacity)?;
             self.is_restored = true;
             let frontends = self.ledger.services().len();
             let backends = self.ledger.backends().len();

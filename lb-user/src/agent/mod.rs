@@ -51,6 +51,7 @@ use crate::{
         pair::{HostPair, PairError},
         uplink::NodeAddresses,
     },
+    plan::Capacity,
     source::{self, ScanResult, touch::WatchError},
     takeover::{Takeover, TakeoverError},
 };
@@ -62,7 +63,6 @@ use growth::Growth;
 use health::sync::Moment;
 use node::{Node, Own};
 use packets::Packets;
-use probe::overlay::Readiness;
 use reload::Reload;
 use run_dir::{RunDir, RunDirError};
 use view::View;
@@ -172,26 +172,28 @@ async fn work(
     let run_dir = Arc::new(RunDir::open(&run_dir)?);
     let allocations = run_dir.allocations()?;
     let netlink = Netlink::open()?;
-    let survey = netlink.survey().await?;
-    let node = Node::find(&config, &survey);
-    let (looks_in, looks) = mpsc::channel(PENDING_LOOKS);
+    let (looks_in, mut looks) = mpsc::channel(PENDING_LOOKS);
     let (source_name, source) = open_source(&config.manifests, looks_in)?;
     let server = Server::bind(&control::socket(run_dir.path()))?;
+    let mut source = Box::pin(source);
+    let first = first_look(&mut source, &mut looks).await?;
+    let survey = netlink.survey().await?;
+    let node = Node::find(&config, &survey);
     let mut pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
     let own = node.own(&survey);
     let Forwarding { by_stack, modes } = Forwarding::choose(&config);
-    let facts = facts(&config, &node, &pair, by_stack);
+    let of_node = node_facts(&config, &node, own.clone());
+    let mut controller =
+        Controller::waiting(source_name, of_node, Arc::clone(&run_dir), allocations);
+    controller.begin(first, config.probe);
+    let tables = controller.capacity();
+    let facts = facts(&config, &node, &pair, by_stack, tables);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, modes)?;
     pair.keep();
     let takeover = takeover(&config, &datapath, &run_dir)?;
     let packets = Packets::of(&mut datapath)?.map(Arc::new);
     let walk = Walk::new(&datapath, &config);
-    let of_node = node_facts(&config, &node, own.clone());
-    let maps = BpfMaps::open(datapath.maps())?;
-    let mut controller = Controller::new(source_name, of_node, maps, run_dir, allocations);
-    if config.probe {
-        controller.probed(Readiness::new());
-    }
+    let controller = controller.fill(BpfMaps::open(datapath.maps())?);
     let Wires {
         channels,
         told,
@@ -204,10 +206,7 @@ async fn work(
         telling,
     } = Wires::new(looks, own, config.live());
     let reload = Reload::new(given, log, telling)?;
-    let origin = datapath.origin().clone();
-    let unfinished = datapath.take_unfinished();
-    let sizes = config.flow_table;
-    let growth = Growth::new(origin, unfinished, sizes, swaps, packets.clone());
+    let growth = growth(&config, &mut datapath, swaps, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels);
     let parts = (controller, takeover, growth);
     let up = up(&mut devices, parts, &mut news, &told, ready);
@@ -219,6 +218,17 @@ async fn work(
         never = walk.follow(reports) => match never {},
         never = reload.follow(&mut hangups) => match never {},
         ended = source => ended,
+    }
+}
+
+/// What a source has to say at first: tables are made as large as what there is asks for.
+async fn first_look(
+    source: &mut (impl Future<Output = Result<Infallible, AgentError>> + Unpin),
+    looks: &mut mpsc::Receiver<ScanResult>,
+) -> Result<ScanResult, AgentError> {
+    tokio::select! {
+        ended = source => match ended? {},
+        Some(look) = looks.recv() => Ok(look),
     }
 }
 
@@ -254,8 +264,20 @@ fn takeover(
     Takeover::begin(datapath.maps(), run_dir.path(), near, node_ports)
 }
 
+/// What lets the flow tables grow.
+fn growth(
+    config: &Config,
+    datapath: &mut Datapath,
+    swaps: mpsc::Sender<growth::Swap>,
+    packets: Option<Arc<Packets>>,
+) -> Growth {
+    let origin = datapath.origin().clone();
+    let unfinished = datapath.take_unfinished();
+    Growth::new(origin, unfinished, config.flow_table, swaps, packets)
+}
+
 /// What is fixed when the programs are loaded.
-fn facts(config: &Config, node: &Node, pair: &HostPair, by_stack: bool) -> Facts {
+fn facts(config: &Config, node: &Node, pair: &HostPair, by_stack: bool, tables: Capacity) -> Facts {
     Facts {
         flow_table: config.flow_table,
         addresses: node.addresses,
@@ -264,6 +286,7 @@ fn facts(config: &Config, node: &Node, pair: &HostPair, by_stack: bool) -> Facts
         by_stack,
         flows: config.flows,
         maglev_seed: config.services.maglev_seed,
+        tables,
     }
 }
 
@@ -349,12 +372,12 @@ async fn read_stdin(looks: mpsc::Sender<ScanResult>) -> Result<(), AgentError> {
 /// Takes looks until every source has told everything once, and fills the tables.
 async fn first_listing(mut controller: Controller<BpfMaps>, news: &mut News, told: &Told) -> Turn {
     loop {
-        controller.absorb(news.look().await);
         let turn = reconcile(controller, told).await;
         if turn.controller.is_synced() {
             return turn;
         }
         controller = turn.controller;
+        controller.absorb(news.look().await);
     }
 }
 

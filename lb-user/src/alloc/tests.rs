@@ -1,6 +1,6 @@
 //! Allocation as a function of manifests, ranges and what was given before.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::net::Ipv4Addr;
 
 use super::*;
 use crate::{model::object::Object, source::manifest};
@@ -19,24 +19,11 @@ fn services(specs: &[(&str, &str)]) -> Objects<Service> {
         let text = format!(
             "{{apiVersion: v1, kind: Service, metadata: {{name: '{name}'}}, spec: {{{ports} {spec}}}}}"
         );
-        for Located {
-            object,
-            origin,
-            written,
-        } in manifest::parse("m", &text).objects
-        {
-            let Object::Service(object) = object else {
+        for object in manifest::parse("m", &text).objects {
+            let Object::Service(service) = object else {
                 panic!("services only")
             };
-            let name = object.meta.name.clone();
-            services.insert(
-                name,
-                Arc::new(Located {
-                    object,
-                    origin,
-                    written,
-                }),
-            );
+            services.insert(service.object.meta.name.clone(), service);
         }
     }
     assert_eq!(services.len(), specs.len(), "every manifest is good");
@@ -210,26 +197,10 @@ fn services_that_ask_for_the_same_are_named_with_their_places() {
     let services: Objects<_> = manifest::parse("m.yaml", text)
         .objects
         .into_iter()
-        .filter_map(
-            |Located {
-                 object,
-                 origin,
-                 written,
-             }| match object {
-                Object::Service(object) => {
-                    let name = object.meta.name.clone();
-                    Some((
-                        name,
-                        Arc::new(Located {
-                            object,
-                            origin,
-                            written,
-                        }),
-                    ))
-                }
-                _ => None,
-            },
-        )
+        .filter_map(|object| match object {
+            Object::Service(service) => Some((service.object.meta.name.clone(), service)),
+            _ => None,
+        })
         .collect();
     let allocated = allocate(&services, &cidrs(&DUAL), &Allocations::default());
     let said: Vec<_> = allocated.findings.iter().map(Finding::to_string).collect();

@@ -60,11 +60,6 @@ impl BpfMaps {
         })
     }
 
-    /// How much the maps hold: the smaller family counts.
-    pub fn capacity(&self) -> Capacity {
-        self.capacity
-    }
-
     fn from_source(
         mut source: impl FnMut(&'static str) -> Result<MapData, MapError>,
     ) -> Result<Self, MapError> {
@@ -87,6 +82,10 @@ impl BpfMaps {
 }
 
 impl LbMaps for BpfMaps {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
     fn put_service(&mut self, key: &FrontendKey, service: &Service) -> Result<(), TableError> {
         match key.addr {
             IpAddr::V4(addr) => self.v4.put_service(addr.into(), key, service),

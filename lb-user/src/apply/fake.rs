@@ -61,6 +61,10 @@ impl FakeMaps {
 }
 
 impl LbMaps for FakeMaps {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
     fn put_service(&mut self, key: &FrontendKey, service: &Service) -> Result<(), TableError> {
         let v4 = key.addr.is_ipv4();
         let capacity = self.capacity.services as usize;

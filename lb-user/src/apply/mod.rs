@@ -24,7 +24,7 @@ mod scenario;
 #[cfg(test)]
 mod some_endpoints;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod watched;
 

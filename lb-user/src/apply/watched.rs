@@ -207,6 +207,10 @@ impl Watched {
 }
 
 impl LbMaps for Watched {
+    fn capacity(&self) -> Capacity {
+        self.maps.capacity()
+    }
+
     fn put_service(&mut self, key: &FrontendKey, service: &Service) -> Result<(), TableError> {
         let result = self.maps.put_service(key, service);
         self.look();

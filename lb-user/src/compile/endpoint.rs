@@ -251,7 +251,7 @@ impl Hints {
 }
 
 fn hints(endpoint: &Endpoint) -> Option<&GivenHints> {
-    endpoint.hints.as_ref()
+    endpoint.hints.as_deref()
 }
 
 fn is_for_node(endpoint: &Endpoint, node: &str) -> bool {

@@ -167,7 +167,7 @@ fn judged(
 ) -> EndpointChoice {
     let mut judged = EndpointChoice {
         address,
-        node: endpoint.node_name.clone(),
+        node: endpoint.node_name.as_deref().map(str::to_owned),
         target: endpoint.target.as_ref().map(ToString::to_string),
         local: here.is_local(endpoint),
         weight: endpoint.weight,

@@ -462,6 +462,7 @@ mod tests {
     use lb_common::select::MAGLEV_KEY;
 
     use super::*;
+    use crate::plan::Capacity;
 
     fn origin() -> Origin {
         Origin {
@@ -480,6 +481,7 @@ mod tests {
             terms: Terms {
                 affinity_size: 64,
                 maglev_key: MAGLEV_KEY,
+                tables: Capacity::default(),
             },
         }
     }

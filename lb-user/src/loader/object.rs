@@ -17,6 +17,7 @@ use super::{pair::HostFacts, uplink::NodeAddresses};
 use crate::{
     apply::Raw,
     config::{FlowSettings, FlowTableSizes, Masquerade},
+    plan::Capacity,
 };
 
 /// Compiled from the crate `lb-ebpf`.
@@ -50,6 +51,8 @@ pub struct Facts {
     pub flows: FlowSettings,
     /// What Maglev services hash packets with.
     pub maglev_seed: u64,
+    /// How large tables of services are that are made.
+    pub tables: Capacity,
 }
 
 /// What the object is loaded with beside the facts.
@@ -59,6 +62,8 @@ pub struct Terms {
     pub affinity_size: u32,
     /// The key under which Maglev services look packets up.
     pub maglev_key: HashKey,
+    /// How large tables of services are that are made.
+    pub tables: Capacity,
 }
 
 impl Terms {
@@ -66,6 +71,7 @@ impl Terms {
         Self {
             affinity_size: facts.flows.affinity_size,
             maglev_key: hash::expand(facts.maglev_seed),
+            tables: facts.tables,
         }
     }
 }
@@ -115,6 +121,11 @@ pub(super) fn load_on(
         .override_global(MAGLEV, terms.maglev_key.as_slice(), true)
         .override_global(LAYOUTS, layouts.as_slice(), false)
         .verifier_log_level(VerifierLogLevel::STATS);
+    for name in map::ALL {
+        if let Some(entries) = terms.tables.entries(name) {
+            loader.map_max_entries(name, entries);
+        }
+    }
     for (name, mask) in flow_tables.into_iter().filter(|(_, mask)| *mask != 0) {
         loader.map_max_entries(name, mask + 1);
     }
@@ -242,6 +253,7 @@ mod tests {
                 ..FlowSettings::default()
             },
             maglev_seed: 0,
+            tables: Capacity::default(),
         };
         let node = node_config(facts, [1024, 2048], None).expect("random numbers");
         let half_open = StateWord::default().with(State::HalfOpen);
@@ -271,6 +283,7 @@ mod tests {
             by_stack: false,
             flows: FlowSettings::default(),
             maglev_seed: 0,
+            tables: Capacity::default(),
         };
         let key = |known| {
             let node = node_config(facts, [64; 2], known).expect("random numbers");

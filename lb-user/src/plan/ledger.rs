@@ -13,11 +13,12 @@ use std::{
 };
 
 use lb_common::{
-    abi::{Service, SlotRange, capacity},
+    abi::{Service, SlotRange},
     net::addr::Family,
 };
 
 use super::{
+    capacity::Capacity,
     guard::Guard,
     ids::IdPool,
     lists::{Lists, first_slot},
@@ -26,30 +27,6 @@ use super::{
     step::{Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow, Step},
 };
 use crate::desired::{Place, PortName};
-
-/// How much the tables hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// Frontends per family.
-    pub services: u32,
-    /// Slots, both families together.
-    pub slots: u32,
-    /// Rows of backends per family; row 0 is never used.
-    pub backends: u32,
-    /// Prefixes of all spaces together, per family.
-    pub places: u32,
-}
-
-impl Default for Capacity {
-    fn default() -> Self {
-        Self {
-            services: capacity::SERVICES,
-            slots: capacity::SLOTS,
-            backends: capacity::BACKENDS,
-            places: capacity::PLACES,
-        }
-    }
-}
 
 /// See the module.
 #[derive(Clone, Debug)]

@@ -48,6 +48,7 @@
 //! In full tables one thing is lost: a frontend that moves to a service port for which there is no room
 //! goes with its old owner. Everywhere else a frontend that is wanted before and after never goes.
 
+mod capacity;
 mod claims;
 mod delta;
 mod guard;
@@ -73,8 +74,9 @@ use lb_common::{
 };
 
 pub use self::{
+    capacity::Capacity,
     delta::Delta,
-    ledger::{Capacity, Ledger},
+    ledger::Ledger,
     permit::Blocked,
     refusal::{Refusal, RefusalReason, Subject},
     restore::{Damaged, Fault, Found},

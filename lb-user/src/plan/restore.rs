@@ -17,8 +17,9 @@ use lb_common::{
 use thiserror::Error;
 
 use super::{
+    capacity::Capacity,
     ids::IdPool,
-    ledger::{Block, Capacity, Ledger, Port, Tenancy},
+    ledger::{Block, Ledger, Port, Tenancy},
     lists::{Lists, first_slot},
     step::{
         Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow, display_key, family_of,

@@ -5,11 +5,11 @@ use proptest::{prelude::*, sample::Index};
 use super::*;
 use crate::{
     compile::compiler::{Compiler, Followed},
-    model::object::{Located, Object},
+    model::object::Object,
 };
 
 /// Versions of objects that meet: services by selector, by slices and by Endpoints, and what is for none of them.
-fn versions() -> Vec<Located<Object>> {
+fn versions() -> Vec<Object> {
     let texts = [services(), endpoints()].concat();
     let parsed = manifest::parse("m.yaml", &texts.concat());
     let is_read = parsed.rejected.is_empty() && !parsed.unknown;
@@ -102,19 +102,19 @@ proptest! {
     ) {
         let versions = versions();
         let mut store = Store::new([]);
-        for located in &versions {
-            store.apply(Change::Upsert(located.clone()));
+        for object in &versions {
+            store.apply(Change::Upsert(object.clone()));
         }
         // What services had when addresses were last given.
         let mut previous = Allocations::default();
         let mut compiler = Compiler::new(&store.snapshot(), &facts(), &previous);
         for look in looks {
             for (index, is_here) in look {
-                let located = index.get(&versions).clone();
+                let object = index.get(&versions).clone();
                 let change = if is_here {
-                    Change::Upsert(located)
+                    Change::Upsert(object)
                 } else {
-                    Change::Delete(located.object.reference())
+                    Change::Delete(object.reference())
                 };
                 store.apply(change);
             }

@@ -71,9 +71,9 @@ fn endpoint(endpoint: &crate::model::endpoint::Endpoint) -> String {
         }
     }
     let texts = [
-        ("node", endpoint.node_name.clone()),
-        ("host", endpoint.hostname.clone()),
-        ("zone", endpoint.zone.clone()),
+        ("node", endpoint.node_name.as_deref().map(str::to_owned)),
+        ("host", endpoint.hostname.as_deref().map(str::to_owned)),
+        ("zone", endpoint.zone.as_deref().map(str::to_owned)),
         (
             "target",
             endpoint

@@ -125,7 +125,10 @@ fn address(endpoint: &Endpoint) -> Value {
         ("nodeName", json!(endpoint.node_name)),
         (
             "targetRef",
-            endpoint.target.as_ref().map_or(Value::Null, slice::target),
+            endpoint
+                .target
+                .as_deref()
+                .map_or(Value::Null, slice::target),
         ),
     ])
 }

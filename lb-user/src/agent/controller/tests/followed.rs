@@ -38,7 +38,7 @@ fn told(text: &str, is_here: bool) -> ScanResult {
 
 fn gone(change: &Change) -> Option<Change> {
     match change {
-        Change::Upsert(located) => Some(Change::Delete(located.object.reference())),
+        Change::Upsert(object) => Some(Change::Delete(object.reference())),
         _ => None,
     }
 }
