@@ -123,6 +123,8 @@ pub struct Outcome {
     pub health: Health,
     /// Whether something is left to be tried again.
     pub is_incomplete: bool,
+    /// Whether everything was looked at, and not only what was others.
+    pub is_whole: bool,
 }
 
 /// In the place of tables where there are none yet.
@@ -317,12 +319,16 @@ impl<M: LbMaps> Controller<M> {
         if snapshot.is_synced {
             let seen = self.seen_through_probes(&snapshot);
             let (goes_on, followed) = self.compile(&seen.snapshot);
+            let compiled_us = start.elapsed().as_micros();
+            tracing::debug!(compiled_us, "compiled");
             let compiled = goes_on.compiled();
             let took = Took {
                 absorbing: std::mem::take(&mut self.absorbing),
                 start,
             };
+            let is_whole = !self.is_all_done || followed == Followed::Everything;
             outcome.is_incomplete = self.apply(compiled, &followed, &mut view, took);
+            outcome.is_whole = is_whole;
             outcome.targets = seen.targets;
             outcome.health = Health {
                 is_leaving: self.is_leaving(&snapshot),
@@ -445,7 +451,13 @@ impl<M: LbMaps> Controller<M> {
         if n_steps > 0 {
             let ports = compiled.desired.ports.len();
             let took_us = took.so_far().as_micros();
-            tracing::info!(ports, steps = n_steps, took_us, "tables changed");
+            let seen = outcome.reports.iter().rev().find_map(|report| report.seen);
+            // Readers in flight are waited for when nothing else is left.
+            let freeing = seen
+                .map_or(Duration::ZERO, |seen| seen.elapsed())
+                .as_micros();
+            let seen_us = took_us.saturating_sub(freeing);
+            tracing::info!(ports, steps = n_steps, took_us, seen_us, "tables changed");
         }
         !outcome.is_complete()
     }

@@ -53,6 +53,7 @@ use crate::{
     },
     plan::Capacity,
     source::{self, ScanResult, touch::WatchError},
+    sys::give_memory_back,
     takeover::{Takeover, TakeoverError},
 };
 use controller::Controller;
@@ -459,6 +460,9 @@ struct Turn {
 async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
     let work = task::spawn_blocking(move || {
         let outcome = controller.reconcile(SystemTime::now());
+        if outcome.is_whole {
+            give_memory_back();
+        }
         (controller, outcome)
     });
     let (controller, outcome) = joined(work.await).await;

@@ -37,6 +37,15 @@ pub trait LbMaps {
 
     /// Writes one backend.
     fn put_backend(&mut self, id: BackendId, row: &BackendRow) -> Result<(), TableError>;
+    /// Writes backends of neighbouring ids, the first one's first, by one call where the kernel knows how. Says how many were
+    /// written before one was not; why not is told when it is written alone.
+    fn put_backends(&mut self, first: BackendId, rows: &[BackendRow]) -> usize {
+        let mut places = (first.id..).zip(rows);
+        let mut put = |(id, row)| self.put_backend(BackendId { id, ..first }, row).is_ok();
+        let failed = places.position(|place| !put(place));
+        failed.unwrap_or(rows.len())
+    }
+
     /// How much they hold; of two families the one that holds less counts.
     fn capacity(&self) -> Capacity;
 

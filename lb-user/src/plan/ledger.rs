@@ -60,8 +60,9 @@ pub(super) struct Port {
     pub(super) keys: BTreeSet<FrontendKey>,
     /// Endpoints that have an id; the row may not be written yet.
     pub(super) backends: BTreeMap<SocketAddr, Tenancy>,
-    /// Its slots by their first one. Those without users were never seen by a reader.
-    pub(super) blocks: BTreeMap<u32, Block>,
+    /// Its slots by their first one. Those without users were never seen by a reader. Boxed: a map makes room for eleven,
+    /// and most have one.
+    pub(super) blocks: BTreeMap<u32, Box<Block>>,
     /// Rows that still name it though their endpoints are gone.
     pub(super) n_retired: usize,
     /// The lists that were dear to make, and what they were made of.
@@ -395,7 +396,8 @@ impl Ledger {
     }
 
     fn block(&mut self, service: u32, base: u32) -> Option<&mut Block> {
-        self.ports.get_mut(&service)?.blocks.get_mut(&base)
+        let block = self.ports.get_mut(&service)?.blocks.get_mut(&base)?;
+        Some(block)
     }
 }
 

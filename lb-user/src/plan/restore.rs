@@ -128,11 +128,11 @@ impl Ledger {
                 None if self.free.slots.take_exact(SlotRange { base, count }) => {
                     port.blocks.insert(
                         base,
-                        Block {
+                        Box::new(Block {
                             lists,
                             written: true,
                             users: 1,
-                        },
+                        }),
                     );
                 }
                 _ => return Err(Fault::Slots),

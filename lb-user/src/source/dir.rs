@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicUsize, Ordering},
     thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::mpsc;
@@ -219,7 +219,10 @@ pub async fn watch(path: PathBuf, tx: mpsc::Sender<ScanResult>) -> Result<(), Wa
     let mut told = None;
     loop {
         let look = tokio::task::spawn_blocking(move || {
+            let start = Instant::now();
             let result = directory.scan();
+            let (changes, took_us) = (result.changes.len(), start.elapsed().as_micros());
+            tracing::debug!(changes, took_us, "manifests read");
             (directory, result)
         });
         let Ok((looked, result)) = look.await else {
