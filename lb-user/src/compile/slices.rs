@@ -56,11 +56,10 @@ impl Sources {
         }
         for (name, slice) in &snapshot.slices {
             if let Some(service) = service_of(name, &slice.object) {
-                sources
-                    .slices
-                    .entry(service)
-                    .or_default()
-                    .push(name.clone());
+                let names = sources.slices.entry(service);
+                // Most services have one.
+                let names = names.or_insert_with(|| Vec::with_capacity(1));
+                names.push(name.clone());
             }
         }
         for (name, pod) in &snapshot.pods {

@@ -66,17 +66,17 @@ fn read_again(value: &Value) -> Object {
 fn assert_same(one: &Object, other: &Object, value: &Value) {
     match (one, other) {
         (Object::Service(one), Object::Service(other)) => {
-            assert_eq!(one.object, other.object, "{value:#}")
+            assert_eq!(one.object, other.object, "{value:#}");
         }
         (Object::Endpoints(one), Object::Endpoints(other)) => {
-            assert_eq!(one.object, other.object, "{value:#}")
+            assert_eq!(one.object, other.object, "{value:#}");
         }
         (Object::EndpointSlice(one), Object::EndpointSlice(other)) => {
-            assert_eq!(one.object, other.object, "{value:#}")
+            assert_eq!(one.object, other.object, "{value:#}");
         }
         (Object::Pod(one), Object::Pod(other)) => assert_eq!(one.object, other.object, "{value:#}"),
         (Object::Node(one), Object::Node(other)) => {
-            assert_eq!(one.object, other.object, "{value:#}")
+            assert_eq!(one.object, other.object, "{value:#}");
         }
         _ => panic!("{value:#}: of two kinds"),
     }
