@@ -11,16 +11,19 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
-    sync::Arc,
 };
 
 use ipnet::IpNet;
 use lb_common::net::addr::Family;
 
-use crate::model::{
-    finding::{Finding, Severity},
-    object::{Kind, Located, ObjectName, ObjectRef, family_of},
-    service::{ClusterIps, Service},
+use crate::{
+    model::{
+        finding::{Finding, Severity},
+        object::{Kind, Located, ObjectName, ObjectRef, family_of},
+        service::{ClusterIps, Service},
+    },
+    shared_map::SharedMap,
+    store::Objects,
 };
 
 mod allocations;
@@ -65,7 +68,7 @@ pub struct Addresses {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allocated {
     /// By service. A service that may not be served is missing.
-    pub addresses: BTreeMap<ObjectName, Addresses>,
+    pub addresses: SharedMap<ObjectName, Addresses>,
     /// To be given in the next time.
     pub allocations: Allocations,
     /// What cannot be done, and why.
@@ -74,7 +77,7 @@ pub struct Allocated {
 
 /// Gives every service its addresses and node ports.
 pub fn allocate(
-    services: &BTreeMap<ObjectName, Arc<Located<Service>>>,
+    services: &Objects<Service>,
     pools: Pools<'_>,
     previous: &Allocations,
 ) -> Allocated {

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use clap::ValueEnum;
@@ -14,11 +15,13 @@ use ipnet::IpNet;
 use lb_common::{abi::place, net::addr::Family};
 use serde::{Deserialize, Serialize};
 
+use crate::shared_map::SharedMap;
+
 /// The whole desired state of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// Every service port that the datapath serves.
-    pub ports: BTreeMap<PortName, DesiredPort>,
+    pub ports: SharedMap<PortName, DesiredPort>,
     /// What lies where; the longest prefix counts.
     pub places: BTreeMap<IpNet, Place>,
     /// Addresses of the node that may stand in for clients', by the index of the device that packets leave by; of each
@@ -83,11 +86,11 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortName {
     /// The service's namespace.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The service's name.
-    pub service: String,
+    pub service: Arc<str>,
     /// The port's name; empty where the service has one unnamed port.
-    pub port: String,
+    pub port: Arc<str>,
     /// The port's protocol.
     pub protocol: Protocol,
     /// The address family.

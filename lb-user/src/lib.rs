@@ -20,6 +20,7 @@ pub mod loader;
 pub mod mended;
 pub mod model;
 pub mod plan;
+pub mod shared_map;
 pub mod source;
 pub mod store;
 pub mod sys;

@@ -4,10 +4,7 @@
 //! is one. The store knows which sources have told everything once: before all of them have, what is
 //! missing in a snapshot must not be taken as gone.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
     model::{
@@ -17,13 +14,14 @@ use crate::{
         pod::Pod,
         service::Service,
     },
+    shared_map::SharedMap,
     source::Change,
 };
 
 /// Objects of one kind by name.
-pub type Objects<T> = BTreeMap<ObjectName, Arc<Located<T>>>;
+pub type Objects<T> = SharedMap<ObjectName, Arc<Located<T>>>;
 
-/// Everything that is known at one moment. Cheap to clone: the objects are shared.
+/// Everything that is known at one moment. Cheap to clone, and to change a clone of: what is equal is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// Grows with every change.
@@ -69,7 +67,7 @@ impl Store {
         // A copy where somebody still holds the last snapshot.
         let next = Arc::make_mut(&mut self.snapshot);
         let changed = match change {
-            Change::Upsert(located) => next.upsert(located),
+            Change::Upsert(object) => next.upsert(object),
             Change::Delete(reference) => next.delete(&reference),
             Change::Synced(source) => {
                 next.is_synced =
@@ -93,59 +91,14 @@ impl Store {
 }
 
 impl Snapshot {
-    fn upsert(&mut self, located: Located<Object>) -> bool {
-        let Located {
-            object,
-            origin,
-            written,
-        } = located;
+    fn upsert(&mut self, object: Object) -> bool {
         let name = object.reference().name;
         match object {
-            Object::Service(object) => put(
-                &mut self.services,
-                name,
-                Located {
-                    object,
-                    origin,
-                    written,
-                },
-            ),
-            Object::Endpoints(object) => put(
-                &mut self.endpoints,
-                name,
-                Located {
-                    object,
-                    origin,
-                    written,
-                },
-            ),
-            Object::EndpointSlice(object) => put(
-                &mut self.slices,
-                name,
-                Located {
-                    object,
-                    origin,
-                    written,
-                },
-            ),
-            Object::Pod(object) => put(
-                &mut self.pods,
-                name,
-                Located {
-                    object,
-                    origin,
-                    written,
-                },
-            ),
-            Object::Node(object) => put(
-                &mut self.nodes,
-                name,
-                Located {
-                    object,
-                    origin,
-                    written,
-                },
-            ),
+            Object::Service(located) => put(&mut self.services, name, located),
+            Object::Endpoints(located) => put(&mut self.endpoints, name, located),
+            Object::EndpointSlice(located) => put(&mut self.slices, name, located),
+            Object::Pod(located) => put(&mut self.pods, name, located),
+            Object::Node(located) => put(&mut self.nodes, name, located),
         }
     }
 
@@ -160,11 +113,11 @@ impl Snapshot {
     }
 }
 
-fn put<T: PartialEq>(objects: &mut Objects<T>, name: ObjectName, new: Located<T>) -> bool {
-    if objects.get(&name).is_some_and(|old| **old == new) {
+fn put<T: Eq>(objects: &mut Objects<T>, name: ObjectName, new: Arc<Located<T>>) -> bool {
+    if objects.get(&name) == Some(&new) {
         return false;
     }
-    objects.insert(name, Arc::new(new));
+    objects.insert(name, new);
     true
 }
 

@@ -11,6 +11,7 @@ use std::{
     fs::{self, File},
     net::IpAddr,
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -481,7 +482,7 @@ fn lead(pair: &mut HostPair, node: &Namespace, services: &[&str]) {
             "10.96.0.0/12".parse().unwrap(),
             "fd00:10:96::/112".parse().unwrap(),
         ],
-        services: services.iter().map(parse).collect(),
+        services: Arc::new(services.iter().map(parse).collect()),
         sources: NodeAddresses {
             v4: Some("192.0.2.1".parse().unwrap()),
             v6: None,

@@ -4,9 +4,9 @@
 //! Pure: from what was compiled to JSON, for `describe`.
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     ops::ControlFlow,
+    sync::Arc,
 };
 
 use serde::Serialize;
@@ -16,28 +16,13 @@ use super::view::View;
 use crate::{
     compile::explain::{Explainer, List, PortChoice},
     control::Query,
-    desired::{Algorithm, Desired, DesiredPort, Frontend, FrontendKind, PortName},
+    desired::{Algorithm, DesiredPort, Frontend, FrontendKind, PortName},
     model::object::ObjectName,
+    shared_map::SharedMap,
 };
 
-/// Every service port that has a place in the tables, without its endpoints.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Served(BTreeMap<PortName, DesiredPort>);
-
-impl Served {
-    /// What is left of a desired state when its endpoints, the most of it, are let go.
-    pub fn of(desired: Desired) -> Self {
-        let ports = desired.ports.into_iter();
-        Self(
-            ports
-                .map(|(name, mut port)| {
-                    port.backends = BTreeMap::new();
-                    (name, port)
-                })
-                .collect(),
-        )
-    }
-}
+/// Every service port that has a place in the tables.
+pub type Served = SharedMap<PortName, DesiredPort>;
 
 /// A port of a service in one family.
 #[derive(Serialize)]
@@ -91,7 +76,7 @@ enum Verdict {
 
 /// Gives out what there is to say about the services that a query means, in objects with their names.
 pub fn each(view: &View, query: &Query, emit: &mut dyn FnMut(Value) -> ControlFlow<()>) {
-    let mut explainer = Explainer::new(&view.snapshot, &view.facts);
+    let explainer = Explainer::new(&view.snapshot, &view.facts);
     for (name, located) in &view.snapshot.services {
         if !query.matches(name, &located.object.meta.labels) {
             continue;
@@ -115,14 +100,14 @@ pub fn each(view: &View, query: &Query, emit: &mut dyn FnMut(Value) -> ControlFl
 
 fn port<'a>(service: &ObjectName, choice: &'a PortChoice, served: &Served) -> Port<'a> {
     let name = PortName {
-        namespace: service.namespace.to_string(),
-        service: service.name.to_string(),
-        port: choice.name.clone(),
+        namespace: Arc::clone(&service.namespace),
+        service: Arc::clone(&service.name),
+        port: choice.name.as_str().into(),
         protocol: choice.protocol,
         family: choice.family,
     };
     let none = DesiredPort::default();
-    let served = served.0.get(&name).unwrap_or(&none);
+    let served = served.get(&name).unwrap_or(&none);
     let front = |frontend: &Frontend| Front {
         address: address(frontend),
         kind: kind(frontend.kind),

@@ -13,7 +13,6 @@ use std::{
 use lb_common::flow::clock::{Tick, age, seconds};
 
 use super::{
-    choice::Served,
     health::Health,
     node::Demand,
     probe::{
@@ -27,7 +26,10 @@ use crate::{
     alloc::Allocations,
     apply::{self, LbMaps, Mend, Part, RestoreError, Retry},
     causes::with_causes,
-    compile::{self, Compiled, NodeFacts},
+    compile::{
+        Compiled, NodeFacts,
+        compiler::{Compiler, Followed},
+    },
     config::reload::Live,
     desired::{Desired, FrontendKind, Place, PortName},
     mended,
@@ -36,6 +38,7 @@ use crate::{
         object::{ObjectName, ObjectRef},
     },
     plan::{Capacity, Ledger},
+    shared_map::SharedMap,
     source::{Change, ScanResult},
     store::{Snapshot, Store},
 };
@@ -53,7 +56,16 @@ pub struct Controller<M> {
     /// Whether the ledger is that of what the tables said at first.
     is_restored: bool,
     run_dir: Arc<RunDir>,
+    /// What services had at the start.
     allocations: Allocations,
+    /// What was compiled last.
+    compiler: Option<Box<Compiler>>,
+    /// Whether the tables say all of that, so that only what differs from it is to be done.
+    is_all_done: bool,
+    /// What that asks of devices and routes.
+    demand: Demand,
+    /// Service ids of the tables.
+    ports: Arc<BTreeMap<u32, PortName>>,
     /// What the sources find wrong.
     source_findings: Vec<Finding>,
     /// What the agent's own probes have found out; none where the status of pods decides.
@@ -63,7 +75,7 @@ pub struct Controller<M> {
     /// What was logged and still holds: told once, not with every change.
     told: BTreeSet<String>,
     /// When each object was first seen.
-    seen: Arc<BTreeMap<ObjectRef, SystemTime>>,
+    seen: SharedMap<ObjectRef, SystemTime>,
     /// What appeared since the last reconciliation, or went.
     news: BTreeMap<ObjectRef, News>,
     /// A service had affinity when clients were last swept.
@@ -111,30 +123,39 @@ pub struct Outcome {
     pub health: Health,
     /// Whether something is left to be tried again.
     pub is_incomplete: bool,
+    /// Whether everything was looked at, and not only what was others.
+    pub is_whole: bool,
 }
 
-impl<M: LbMaps> Controller<M> {
-    /// Waits for the source of this name; `maps` are empty, or as an earlier agent has left them.
-    pub fn new(
+/// In the place of tables where there are none yet.
+#[derive(Debug)]
+pub struct NoTables;
+
+impl Controller<NoTables> {
+    /// Waits for the source of this name.
+    pub fn waiting(
         source: String,
         facts: NodeFacts,
-        maps: M,
         run_dir: Arc<RunDir>,
         allocations: Allocations,
     ) -> Self {
         Self {
             store: Store::new([source]),
             facts,
-            maps,
+            maps: NoTables,
             ledger: Ledger::new(Capacity::default()),
             is_restored: false,
             run_dir,
             allocations,
+            compiler: None,
+            is_all_done: false,
+            demand: Demand::default(),
+            ports: Arc::default(),
             source_findings: Vec::new(),
             readiness: None,
             others_troubles: BTreeSet::new(),
             told: BTreeSet::new(),
-            seen: Arc::default(),
+            seen: SharedMap::new(),
             news: BTreeMap::new(),
             // An earlier agent's services may have had some.
             had_affinity: true,
@@ -144,13 +165,65 @@ impl<M: LbMaps> Controller<M> {
         }
     }
 
+    /// Takes what the source has to say at first; `probes`: the agent's own ones decide on readiness.
+    pub fn begin(&mut self, first: ScanResult, probes: bool) {
+        if probes {
+            self.probed(Readiness::new());
+        }
+        self.absorb(first);
+    }
+
+    /// How large tables should be that are made for what the sources have told.
+    pub fn capacity(&mut self) -> Capacity {
+        let start = Instant::now();
+        let snapshot = self.store.snapshot();
+        if !snapshot.is_synced {
+            return Capacity::default();
+        }
+        let seen = self.seen_through_probes(&snapshot);
+        let (compiler, _) = self.compile(&seen.snapshot);
+        let capacity = Capacity::of(&compiler.compiled().desired);
+        self.compiler = Some(compiler);
+        self.absorbing += start.elapsed();
+        capacity
+    }
+
+    /// Fills these tables from now on; they are empty, or as an earlier agent has left them.
+    pub fn fill<M: LbMaps>(self, maps: M) -> Controller<M> {
+        Controller {
+            ledger: Ledger::new(maps.capacity()),
+            maps,
+            store: self.store,
+            facts: self.facts,
+            is_restored: self.is_restored,
+            run_dir: self.run_dir,
+            allocations: self.allocations,
+            compiler: self.compiler,
+            is_all_done: self.is_all_done,
+            demand: self.demand,
+            ports: self.ports,
+            source_findings: self.source_findings,
+            readiness: self.readiness,
+            others_troubles: self.others_troubles,
+            told: self.told,
+            seen: self.seen,
+            news: self.news,
+            had_affinity: self.had_affinity,
+            to_audit: self.to_audit,
+            audit_troubles: self.audit_troubles,
+            absorbing: self.absorbing,
+        }
+    }
+}
+
+impl<M> Controller<M> {
     /// Takes what a source has to say.
     pub fn absorb(&mut self, result: ScanResult) {
         let start = Instant::now();
         for change in result.changes {
             match &change {
-                Change::Upsert(located) => {
-                    self.news.insert(located.object.reference(), News::Here);
+                Change::Upsert(object) => {
+                    self.news.insert(object.reference(), News::Here);
                 }
                 Change::Delete(reference) => {
                     self.news.insert(reference.clone(), News::Gone);
@@ -194,6 +267,46 @@ impl<M: LbMaps> Controller<M> {
         self.store.snapshot().is_synced
     }
 
+    /// What is known, with pods as ready as the agent's own probes say.
+    fn seen_through_probes(&self, snapshot: &Arc<Snapshot>) -> Overlay {
+        match &self.readiness {
+            Some(readiness) => Overlay::new(snapshot, readiness),
+            None => Overlay::none(snapshot),
+        }
+    }
+
+    /// Compiles what is known now, as far as it differs from what was known before. Says what differs.
+    fn compile(&mut self, snapshot: &Snapshot) -> (Box<Compiler>, Followed) {
+        let (compiler, followed) = if let Some(mut compiler) = self.compiler.take() {
+            let followed = compiler.follow(snapshot, &self.facts);
+            (compiler, followed)
+        } else {
+            let compiler = Compiler::new(snapshot, &self.facts, &self.allocations);
+            (Box::new(compiler), Followed::Everything)
+        };
+        if followed == Followed::Everything {
+            self.keep(compiler.compiled());
+            self.demand = demand_of(&compiler.compiled().desired);
+        }
+        (compiler, followed)
+    }
+
+    /// Addresses are kept before they are used: one that clients know is never given to another service.
+    fn keep(&mut self, compiled: &Compiled) {
+        if compiled.allocations == self.allocations {
+            return;
+        }
+        if let Err(error) = self.run_dir.keep(&compiled.allocations) {
+            tracing::error!(
+                error = with_causes(&error),
+                "addresses may change with the next start"
+            );
+        }
+        self.allocations = compiled.allocations.clone();
+    }
+}
+
+impl<M: LbMaps> Controller<M> {
     /// Makes the tables say what the sources say, as far as it goes.
     pub fn reconcile(&mut self, now: SystemTime) -> Outcome {
         let start = Instant::now();
@@ -204,36 +317,38 @@ impl<M: LbMaps> Controller<M> {
         };
         let mut outcome = Outcome::default();
         if snapshot.is_synced {
-            let seen = match &self.readiness {
-                Some(readiness) => Overlay::new(&snapshot, readiness),
-                None => Overlay::none(&snapshot),
-            };
-            let compiled = compile::compile(&seen.snapshot, &self.facts, &self.allocations);
-            self.keep(&compiled);
+            let seen = self.seen_through_probes(&snapshot);
+            let (goes_on, followed) = self.compile(&seen.snapshot);
+            let compiled_us = start.elapsed().as_micros();
+            tracing::debug!(compiled_us, "compiled");
+            let compiled = goes_on.compiled();
             let took = Took {
                 absorbing: std::mem::take(&mut self.absorbing),
                 start,
             };
-            outcome.is_incomplete = self.apply(&compiled, &mut view, took);
-            outcome.demand = demand_of(&compiled.desired);
+            let is_whole = !self.is_all_done || followed == Followed::Everything;
+            outcome.is_incomplete = self.apply(compiled, &followed, &mut view, took);
+            outcome.is_whole = is_whole;
             outcome.targets = seen.targets;
             outcome.health = Health {
                 is_leaving: self.is_leaving(&snapshot),
-                checks: compiled.health_checks,
+                checks: compiled.health_checks.clone(),
             };
             self.age(now);
             view.facts = self.facts.clone();
-            view.served = Served::of(compiled.desired);
-            view.addresses = compiled.addresses;
-            view.findings = compiled.findings;
+            view.served = compiled.desired.ports.clone();
+            view.addresses = compiled.addresses.clone();
+            view.findings.clone_from(&compiled.findings);
             view.findings.extend(seen.findings);
             view.snapshot = seen.snapshot;
+            self.compiler = Some(goes_on);
         }
+        outcome.demand = self.demand.clone();
         view.troubles.extend(self.others_troubles.iter().cloned());
         view.findings.extend(self.source_findings.iter().cloned());
         view.findings.sort();
-        view.seen = Arc::clone(&self.seen);
-        view.ports = self.ports();
+        view.seen = self.seen.clone();
+        view.ports = Arc::clone(&self.ports);
         self.tell(&view);
         Outcome { view, ..outcome }
     }
@@ -296,34 +411,33 @@ impl<M: LbMaps> Controller<M> {
         node.is_some_and(|node| node.object.is_leaving)
     }
 
-    /// Addresses are kept before they are used: one that clients know is never given to another service.
-    fn keep(&mut self, compiled: &Compiled) {
-        if compiled.allocations == self.allocations {
-            return;
-        }
-        if let Err(error) = self.run_dir.keep(&compiled.allocations) {
-            tracing::error!(
-                error = with_causes(&error),
-                "addresses may change with the next start"
-            );
-        }
-        self.allocations = compiled.allocations.clone();
-    }
-
     /// Returns whether something is left to be done.
-    fn apply(&mut self, compiled: &Compiled, view: &mut View, took: Took) -> bool {
+    fn apply(
+        &mut self,
+        compiled: &Compiled,
+        followed: &Followed,
+        view: &mut View,
+        took: Took,
+    ) -> bool {
         if let Err(error) = self.restore(&compiled.desired) {
             let error = with_causes(&error);
             view.troubles
                 .push(format!("the tables cannot be taken over: {error}"));
             return true;
         }
-        let outcome = apply::reconcile(
-            &compiled.desired,
-            &mut self.ledger,
-            &mut self.maps,
-            &Retry::default(),
-        );
+        let (desired, ledger, maps) = (&compiled.desired, &mut self.ledger, &mut self.maps);
+        let retry = Retry::default();
+        let outcome = match followed {
+            Followed::Endpoints(names) if self.is_all_done => {
+                apply::reconcile_endpoints(desired, names, ledger, maps, &retry)
+            }
+            _ => {
+                let outcome = apply::reconcile(desired, ledger, maps, &retry);
+                self.ports = self.ports();
+                outcome
+            }
+        };
+        self.is_all_done = outcome.is_all_done();
         view.troubles
             .extend(outcome.refused.iter().map(ToString::to_string));
         for failure in outcome.reports.iter().flat_map(|report| &report.failed) {
@@ -337,7 +451,13 @@ impl<M: LbMaps> Controller<M> {
         if n_steps > 0 {
             let ports = compiled.desired.ports.len();
             let took_us = took.so_far().as_micros();
-            tracing::info!(ports, steps = n_steps, took_us, "tables changed");
+            let seen = outcome.reports.iter().rev().find_map(|report| report.seen);
+            // Readers in flight are waited for when nothing else is left.
+            let freeing = seen
+                .map_or(Duration::ZERO, |seen| seen.elapsed())
+                .as_micros();
+            let seen_us = took_us.saturating_sub(freeing);
+            tracing::info!(ports, steps = n_steps, took_us, seen_us, "tables changed");
         }
         !outcome.is_complete()
     }
@@ -346,7 +466,8 @@ impl<M: LbMaps> Controller<M> {
     /// those of the same services and endpoints, and so do connections.
     fn restore(&mut self, desired: &Desired) -> Result<(), RestoreError> {
         if !self.is_restored {
-            self.ledger = apply::restore(&mut self.maps, desired, Capacity::default())?;
+            let capacity = self.maps.capacity();
+            self.ledger = apply::restore(&mut self.maps, desired, capacity)?;
             self.is_restored = true;
             let frontends = self.ledger.services().len();
             let backends = self.ledger.backends().len();
@@ -363,29 +484,21 @@ impl<M: LbMaps> Controller<M> {
 
     /// Notes the time of what appeared, and forgets that of what went.
     fn age(&mut self, now: SystemTime) {
-        if self.news.is_empty() {
-            return;
-        }
-        let seen = Arc::make_mut(&mut self.seen);
         for (reference, news) in std::mem::take(&mut self.news) {
             match news {
-                News::Here => {
-                    seen.entry(reference).or_insert(now);
-                }
-                News::Gone => {
-                    seen.remove(&reference);
-                }
+                News::Here if self.seen.contains_key(&reference) => {}
+                News::Here => drop(self.seen.insert(reference, now)),
+                News::Gone => drop(self.seen.remove(&reference)),
             }
         }
     }
 
-    fn ports(&self) -> BTreeMap<u32, PortName> {
+    fn ports(&self) -> Arc<BTreeMap<u32, PortName>> {
         let services = self.ledger.services().values();
         let ids: BTreeSet<u32> = services.map(|service| service.id).collect();
         let ports = ids.into_iter();
-        ports
-            .filter_map(|id| Some((id, self.ledger.name(id)?.clone())))
-            .collect()
+        let named = ports.filter_map(|id| Some((id, self.ledger.name(id)?.clone())));
+        Arc::new(named.collect())
     }
 
     /// Logs what is new, and forgets what no longer holds so that it is told again when it returns.
@@ -446,7 +559,7 @@ fn demand_of(desired: &Desired) -> Demand {
     let pods = desired.places.iter();
     let pods = pods.filter(|(_, place)| **place == Place::Pods);
     Demand {
-        services: frontends.map(|frontend| frontend.addr).collect(),
+        services: Arc::new(frontends.map(|frontend| frontend.addr).collect()),
         pod_cidrs: pods.map(|(net, _)| *net).collect(),
     }
 }

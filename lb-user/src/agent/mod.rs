@@ -52,7 +52,9 @@ use crate::{
         pair::{HostPair, PairError},
         uplink::NodeAddresses,
     },
+    plan::Capacity,
     source::{self, ScanResult, touch::WatchError},
+    sys::give_memory_back,
     takeover::{Takeover, TakeoverError},
 };
 use controller::Controller;
@@ -63,7 +65,6 @@ use growth::{Growth, Swap};
 use health::sync::Moment;
 use node::{Node, Own};
 use packets::Packets;
-use probe::overlay::Readiness;
 use reload::Reload;
 use run_dir::{RunDir, RunDirError};
 use sockets::Sockets;
@@ -174,27 +175,29 @@ async fn work(
     let run_dir = Arc::new(RunDir::open(&run_dir)?);
     let allocations = run_dir.allocations()?;
     let netlink = Netlink::open()?;
-    let survey = netlink.survey().await?;
-    let node = Node::find(&config, &survey);
-    let (looks_in, looks) = mpsc::channel(PENDING_LOOKS);
+    let (looks_in, mut looks) = mpsc::channel(PENDING_LOOKS);
     let (source_name, source) = open_source(&config.manifests, looks_in)?;
     let server = Server::bind(&control::socket(run_dir.path()))?;
+    let mut source = Box::pin(source);
+    let first = first_look(&mut source, &mut looks).await?;
+    let survey = netlink.survey().await?;
+    let node = Node::find(&config, &survey);
     let mut pair = HostPair::make(config.host_device.clone(), run_dir.path(), config.hairpin)?;
     let own = node.own(&survey);
     let Forwarding { by_stack, modes } = Forwarding::choose(&config);
     let sockets = Sockets::new(&config.sockets);
-    let facts = facts(&config, &node, &pair, (by_stack, &sockets));
+    let of_node = node_facts(&config, &node, own.clone());
+    let mut controller =
+        Controller::waiting(source_name, of_node, Arc::clone(&run_dir), allocations);
+    controller.begin(first, config.probe);
+    let tables = controller.capacity();
+    let facts = facts(&config, &node, &pair, (by_stack, &sockets), tables);
     let mut datapath = Datapath::load(&bpffs, run_dir.path(), facts, modes)?;
     pair.keep();
     let takeover = takeover(&config, &datapath, &run_dir)?;
     let packets = Packets::of(&mut datapath)?.map(Arc::new);
     let walk = Walk::new(&datapath, &config);
-    let of_node = node_facts(&config, &node, own.clone());
-    let maps = BpfMaps::open(datapath.maps())?;
-    let mut controller = Controller::new(source_name, of_node, maps, run_dir, allocations);
-    if config.probe {
-        controller.probed(Readiness::new());
-    }
+    let controller = controller.fill(BpfMaps::open(datapath.maps())?);
     let Wires {
         channels,
         told,
@@ -219,6 +222,17 @@ async fn work(
         never = walk.follow(reports) => match never {},
         never = reload.follow(&mut hangups) => match never {},
         ended = source => ended,
+    }
+}
+
+/// What a source has to say at first: tables are made as large as what there is asks for.
+async fn first_look(
+    source: &mut (impl Future<Output = Result<Infallible, AgentError>> + Unpin),
+    looks: &mut mpsc::Receiver<ScanResult>,
+) -> Result<ScanResult, AgentError> {
+    tokio::select! {
+        ended = source => match ended? {},
+        Some(look) = looks.recv() => Ok(look),
     }
 }
 
@@ -272,6 +286,7 @@ fn facts(
     node: &Node,
     pair: &HostPair,
     (by_stack, sockets): (bool, &Sockets),
+    tables: Capacity,
 ) -> Facts {
     Facts {
         flow_table: config.flow_table,
@@ -282,6 +297,7 @@ fn facts(
         flows: config.flows,
         maglev_seed: config.services.maglev_seed,
         netns: sockets.netns(),
+        tables,
     }
 }
 
@@ -367,12 +383,12 @@ async fn read_stdin(looks: mpsc::Sender<ScanResult>) -> Result<(), AgentError> {
 /// Takes looks until every source has told everything once, and fills the tables.
 async fn first_listing(mut controller: Controller<BpfMaps>, news: &mut News, told: &Told) -> Turn {
     loop {
-        controller.absorb(news.look().await);
         let turn = reconcile(controller, told).await;
         if turn.controller.is_synced() {
             return turn;
         }
         controller = turn.controller;
+        controller.absorb(news.look().await);
     }
 }
 
@@ -454,6 +470,9 @@ struct Turn {
 async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
     let work = task::spawn_blocking(move || {
         let outcome = controller.reconcile(SystemTime::now());
+        if outcome.is_whole {
+            give_memory_back();
+        }
         (controller, outcome)
     });
     let (controller, outcome) = joined(work.await).await;

@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -22,7 +23,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demand {
     /// All service addresses.
-    pub services: BTreeSet<IpAddr>,
+    pub services: Arc<BTreeSet<IpAddr>>,
     /// All prefixes of pods, those of this node included.
     pub pod_cidrs: BTreeSet<IpNet>,
 }

@@ -17,6 +17,7 @@ use crate::{
         finding::Finding,
         object::{Kind, ObjectName, ObjectRef},
     },
+    shared_map::SharedMap,
     store::Snapshot,
 };
 
@@ -32,11 +33,11 @@ pub struct View {
     /// The addresses that are served.
     pub served: choice::Served,
     /// What each service has.
-    pub addresses: BTreeMap<ObjectName, Addresses>,
+    pub addresses: SharedMap<ObjectName, Addresses>,
     /// When each object was first seen, for those whose manifest does not say when it was made.
-    pub seen: Arc<BTreeMap<ObjectRef, SystemTime>>,
+    pub seen: SharedMap<ObjectRef, SystemTime>,
     /// Service ids of the tables.
-    pub ports: BTreeMap<u32, PortName>,
+    pub ports: Arc<BTreeMap<u32, PortName>>,
     /// What is wrong with the manifests.
     pub findings: Vec<Finding>,
     /// What the tables have no room for, or the kernel refused.
@@ -147,7 +148,7 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(90_500);
         let view = View {
             snapshot: snapshot(&text.concat()),
-            seen: Arc::new(BTreeMap::from([(key, at)])),
+            seen: SharedMap::from([(key, at)]),
             ..View::default()
         };
         let times: Vec<Value> = view

@@ -8,8 +8,8 @@ use crate::{model::object::Object, source::manifest};
 mod node_ports;
 
 /// Services by name, each with the fields of its spec in flow style.
-fn services(specs: &[(&str, &str)]) -> BTreeMap<ObjectName, Arc<Located<Service>>> {
-    let mut services = BTreeMap::new();
+fn services(specs: &[(&str, &str)]) -> Objects<Service> {
+    let mut services = Objects::new();
     for (name, spec) in specs {
         let ports = if spec.contains(" ports: ") {
             ""
@@ -19,24 +19,11 @@ fn services(specs: &[(&str, &str)]) -> BTreeMap<ObjectName, Arc<Located<Service>
         let text = format!(
             "{{apiVersion: v1, kind: Service, metadata: {{name: '{name}'}}, spec: {{{ports} {spec}}}}}"
         );
-        for Located {
-            object,
-            origin,
-            written,
-        } in manifest::parse("m", &text).objects
-        {
-            let Object::Service(object) = object else {
+        for object in manifest::parse("m", &text).objects {
+            let Object::Service(service) = object else {
                 panic!("services only")
             };
-            let name = object.meta.name.clone();
-            services.insert(
-                name,
-                Arc::new(Located {
-                    object,
-                    origin,
-                    written,
-                }),
-            );
+            services.insert(service.object.meta.name.clone(), service);
         }
     }
     assert_eq!(services.len(), specs.len(), "every manifest is good");
@@ -58,11 +45,7 @@ fn ips(allocated: &Allocated, name: &str) -> Vec<String> {
 }
 
 /// Allocates from these prefixes and the usual node ports.
-fn allocate(
-    services: &BTreeMap<ObjectName, Arc<Located<Service>>>,
-    cidrs: &[IpNet],
-    previous: &Allocations,
-) -> Allocated {
+fn allocate(services: &Objects<Service>, cidrs: &[IpNet], previous: &Allocations) -> Allocated {
     super::allocate(services, pools(cidrs), previous)
 }
 
@@ -124,8 +107,8 @@ fn the_lower_band_is_the_last_to_be_used() {
         );
         let ips: Vec<_> = all
             .addresses
-            .into_values()
-            .flat_map(|addresses| addresses.ips)
+            .values()
+            .flat_map(|addresses| addresses.ips.clone())
             .collect();
         assert_eq!(ips.len(), count);
         let sixteenth = IpAddr::from([10, 0, 0, 16]);
@@ -211,29 +194,13 @@ fn services_that_ask_for_the_same_are_named_with_their_places() {
 ---
 {apiVersion: v1, kind: Service, metadata: {name: d}, spec: {type: NodePort, ports: [{port: 80, nodePort: 30080, protocol: UDP}]}}
 ";
-    let services: BTreeMap<_, _> = manifest::parse("m.yaml", text)
+    let services: Objects<_> = manifest::parse("m.yaml", text)
         .objects
         .into_iter()
-        .filter_map(
-            |Located {
-                 object,
-                 origin,
-                 written,
-             }| match object {
-                Object::Service(object) => {
-                    let name = object.meta.name.clone();
-                    Some((
-                        name,
-                        Arc::new(Located {
-                            object,
-                            origin,
-                            written,
-                        }),
-                    ))
-                }
-                _ => None,
-            },
-        )
+        .filter_map(|object| match object {
+            Object::Service(service) => Some((service.object.meta.name.clone(), service)),
+            _ => None,
+        })
         .collect();
     let allocated = allocate(&services, &cidrs(&DUAL), &Allocations::default());
     let said: Vec<_> = allocated.findings.iter().map(Finding::to_string).collect();
@@ -453,7 +420,7 @@ mod properties {
         prop::sample::select(lists.map(cidrs).to_vec())
     }
 
-    fn parsed(specs: &BTreeMap<String, String>) -> BTreeMap<ObjectName, Arc<Located<Service>>> {
+    fn parsed(specs: &BTreeMap<String, String>) -> Objects<Service> {
         let specs: Vec<_> = specs
             .iter()
             .map(|(a, b)| (a.as_str(), b.as_str()))

@@ -60,11 +60,6 @@ impl BpfMaps {
         })
     }
 
-    /// How much the maps hold: the smaller family counts.
-    pub fn capacity(&self) -> Capacity {
-        self.capacity
-    }
-
     fn from_source(
         mut source: impl FnMut(&'static str) -> Result<MapData, MapError>,
     ) -> Result<Self, MapError> {
@@ -87,6 +82,10 @@ impl BpfMaps {
 }
 
 impl LbMaps for BpfMaps {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
     fn put_service(&mut self, key: &FrontendKey, service: &Service) -> Result<(), TableError> {
         match key.addr {
             IpAddr::V4(addr) => self.v4.put_service(addr.into(), key, service),
@@ -120,9 +119,30 @@ impl LbMaps for BpfMaps {
 
     fn put_backend(&mut self, id: BackendId, row: &BackendRow) -> Result<(), TableError> {
         match row.addr {
-            IpAddr::V4(addr) => self.v4.put_backend(id.id, addr.into(), row),
-            IpAddr::V6(addr) => self.v6.put_backend(id.id, addr.into(), row),
+            IpAddr::V4(addr) => self.v4.put_backends(id.id, &[row_at(addr.into(), row)]),
+            IpAddr::V6(addr) => self.v6.put_backends(id.id, &[row_at(addr.into(), row)]),
         }
+    }
+
+    fn put_backends(&mut self, first: BackendId, rows: &[BackendRow]) -> usize {
+        let written = match first.family {
+            Family::V4 => {
+                let addr = |addr| match addr {
+                    IpAddr::V4(addr) => Some(addr.into()),
+                    IpAddr::V6(_) => None,
+                };
+                self.v4.put_backends(first.id, &rows_of(rows, addr))
+            }
+            Family::V6 => {
+                let addr = |addr| match addr {
+                    IpAddr::V6(addr) => Some(addr.into()),
+                    IpAddr::V4(_) => None,
+                };
+                self.v6.put_backends(first.id, &rows_of(rows, addr))
+            }
+        };
+        // An array has room for all its rows: the kernel refuses all or nothing.
+        written.map_or(0, |()| rows.len())
     }
 
     fn backends(&self) -> Result<BTreeMap<BackendId, BackendRow>, TableError> {
@@ -300,23 +320,9 @@ where
         self.services.iter().map(entry).collect()
     }
 
-    fn put_backend(&mut self, id: u32, addr: A, row: &BackendRow) -> Result<(), TableError> {
-        let BackendRow {
-            addr: _,
-            service,
-            port,
-            generation,
-            flags,
-        } = *row;
-        let row = Backend {
-            addr,
-            service,
-            port,
-            generation,
-            flags,
-        };
-        let result = Rows::of(&self.backends).and_then(|rows| rows.write(id, &[row]));
-        result.map_err(|error| refused(Access::Write, self.names.backends, id, error))
+    fn put_backends(&mut self, first: u32, rows: &[Backend<A>]) -> Result<(), TableError> {
+        let result = Rows::of(&self.backends).and_then(|there| there.write(first, rows));
+        result.map_err(|error| refused(Access::Write, self.names.backends, first, error))
     }
 
     fn backends(&self) -> Result<BTreeMap<BackendId, BackendRow>, TableError> {
@@ -414,6 +420,31 @@ impl<A: Addr> fmt::Debug for FamilyMaps<A> {
             .field("names", self.names)
             .finish_non_exhaustive()
     }
+}
+
+/// A row with its address as the table has it.
+fn row_at<A: Addr>(addr: A, row: &BackendRow) -> Backend<A> {
+    let BackendRow {
+        addr: _,
+        service,
+        port,
+        generation,
+        flags,
+    } = *row;
+    Backend {
+        addr,
+        service,
+        port,
+        generation,
+        flags,
+    }
+}
+
+/// Rows of one family; those of the other are none of its table.
+fn rows_of<A: Addr>(rows: &[BackendRow], addr: impl Fn(IpAddr) -> Option<A>) -> Vec<Backend<A>> {
+    let rows = rows.iter();
+    rows.filter_map(|row| Some(row_at(addr(row.addr)?, row)))
+        .collect()
 }
 
 /// What an entry of a trie says.

@@ -61,14 +61,20 @@ impl FakeMaps {
 }
 
 impl LbMaps for FakeMaps {
+    fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
     fn put_service(&mut self, key: &FrontendKey, service: &Service) -> Result<(), TableError> {
         let v4 = key.addr.is_ipv4();
-        let n_there = self
-            .services
-            .keys()
-            .filter(|other| other.addr.is_ipv4() == v4)
-            .count();
-        if n_there >= self.capacity.services as usize && !self.services.contains_key(key) {
+        let capacity = self.capacity.services as usize;
+        let is_of_family = |other: &&FrontendKey| other.addr.is_ipv4() == v4;
+        // Nobody counts while there is room for all that there is.
+        let is_full = || {
+            self.services.len() >= capacity
+                && self.services.keys().filter(is_of_family).count() >= capacity
+        };
+        if !self.services.contains_key(key) && is_full() {
             let table = if v4 { map::SERVICES4 } else { map::SERVICES6 };
             return Err(refused(table, display_key(key), libc::E2BIG));
         }

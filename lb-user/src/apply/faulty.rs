@@ -10,7 +10,7 @@ use lb_common::abi::{Service, SlotRange};
 use super::lbmaps::{Access, IsLive, LbMaps, TableError};
 use crate::{
     desired::Place,
-    plan::{Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow, display_key},
+    plan::{Area, BackendId, BackendRow, Capacity, FrontendKey, SourceId, SourceRow, display_key},
 };
 
 /// Which calls fail.
@@ -107,6 +107,10 @@ impl<M> FaultyMaps<M> {
 }
 
 impl<M: LbMaps> LbMaps for FaultyMaps<M> {
+    fn capacity(&self) -> Capacity {
+        self.inner.capacity()
+    }
+
     fn put_service(&mut self, key: &FrontendKey, service: &Service) -> Result<(), TableError> {
         self.pass(Access::Write, "services", || display_key(key))?
             .put_service(key, service)

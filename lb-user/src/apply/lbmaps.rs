@@ -15,7 +15,7 @@ use thiserror::Error;
 
 use crate::{
     desired::Place,
-    plan::{Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow},
+    plan::{Area, BackendId, BackendRow, Capacity, FrontendKey, SourceId, SourceRow},
 };
 
 /// Whether a client of a service port (its id), whose last connection was opened at a tick, still counts.
@@ -37,6 +37,18 @@ pub trait LbMaps {
 
     /// Writes one backend.
     fn put_backend(&mut self, id: BackendId, row: &BackendRow) -> Result<(), TableError>;
+    /// Writes backends of neighbouring ids, the first one's first, by one call where the kernel knows how. Says how many were
+    /// written before one was not; why not is told when it is written alone.
+    fn put_backends(&mut self, first: BackendId, rows: &[BackendRow]) -> usize {
+        let mut places = (first.id..).zip(rows);
+        let mut put = |(id, row)| self.put_backend(BackendId { id, ..first }, row).is_ok();
+        let failed = places.position(|place| !put(place));
+        failed.unwrap_or(rows.len())
+    }
+
+    /// How much they hold; of two families the one that holds less counts.
+    fn capacity(&self) -> Capacity;
+
     /// All backends of both families that were ever in use; a free one names service 0.
     fn backends(&self) -> Result<BTreeMap<BackendId, BackendRow>, TableError>;
 

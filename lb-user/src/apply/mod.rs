@@ -23,7 +23,9 @@ mod rows;
 mod safety;
 mod scenario;
 #[cfg(test)]
-mod testing;
+mod some_endpoints;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod watched;
 
@@ -31,6 +33,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Instant,
 };
 
 use lb_common::{abi::Backend, net::addr::Family};
@@ -54,8 +57,11 @@ pub use self::{
     scenario::{Scenario, short_name},
 };
 use crate::{
-    desired::Desired,
-    plan::{Blocked, Capacity, Damaged, Found, Ledger, Plan, Refusal, Step, plan},
+    desired::{Desired, PortName},
+    plan::{
+        BackendRow, Blocked, Capacity, Damaged, Found, Ledger, Plan, Refusal, Step, plan,
+        plan_endpoints,
+    },
 };
 
 /// What became of a plan.
@@ -67,6 +73,8 @@ pub struct Report {
     pub failed: Vec<Failure>,
     /// Steps that were left out because a step before them had failed.
     pub skipped: Vec<Skipped>,
+    /// When packets saw all of it and only what had rested was left to be freed; none where nothing had.
+    pub seen: Option<Instant>,
 }
 
 impl Report {
@@ -118,6 +126,11 @@ impl Outcome {
     /// Whether the tables now say all that was not refused.
     pub fn is_complete(&self) -> bool {
         self.reports.iter().all(Report::is_complete)
+    }
+
+    /// Whether the tables now say all of it.
+    pub fn is_all_done(&self) -> bool {
+        self.is_complete() && self.refused.is_empty()
     }
 }
 
@@ -187,12 +200,42 @@ pub fn reconcile(
     outcome
 }
 
+/// Does what [`reconcile`] would, where of these service ports nothing but endpoints is others than it was after the last
+/// reconciliation, and of all others nothing at all. Nothing that was refused or failed then may wait for its turn.
+pub fn reconcile_endpoints(
+    desired: &Desired,
+    names: &BTreeSet<PortName>,
+    ledger: &mut Ledger,
+    maps: &mut impl LbMaps,
+    retry: &Retry,
+) -> Outcome {
+    let plan = plan_endpoints(desired, names, ledger).filter(|plan| plan.deferred.is_empty());
+    let Some(plan) = plan else {
+        return reconcile(desired, ledger, maps, retry);
+    };
+    let report = run(&plan, ledger, maps, retry);
+    Outcome {
+        refused: plan.refused,
+        reports: vec![report],
+    }
+}
+
 /// Carries out a plan, step by step.
 pub fn run(plan: &Plan, ledger: &mut Ledger, maps: &mut impl LbMaps, retry: &Retry) -> Report {
     let mut report = Report::default();
     let mut failed_services = BTreeSet::new();
     let mut tries = Tries::new(retry);
-    for step in &plan.steps {
+    let mut steps = plan.steps.as_slice();
+    while let Some(step) = steps.first() {
+        let n_done = write_backends(steps, ledger, maps, &failed_services);
+        report.n_done += n_done;
+        steps = steps.get(n_done.max(1)..).unwrap_or_default();
+        if n_done > 0 {
+            continue;
+        }
+        if *step == Step::Grace {
+            report.seen.get_or_insert_with(Instant::now);
+        }
         let service = ledger.service_of(step);
         if service.is_some_and(|service| failed_services.contains(&service)) {
             report.skipped.push(Skipped {
@@ -226,6 +269,35 @@ pub fn run(plan: &Plan, ledger: &mut Ledger, maps: &mut impl LbMaps, retry: &Ret
         }
     }
     report
+}
+
+/// Writes the backends that come next if they stand side by side and are one service's. 0: each has to go by itself.
+fn write_backends(
+    steps: &[Step],
+    ledger: &mut Ledger,
+    maps: &mut impl LbMaps,
+    failed: &BTreeSet<u32>,
+) -> usize {
+    let Some(Step::WriteBackend { id: first, row }) = steps.first() else {
+        return 0;
+    };
+    let service = row.service;
+    let next = |(step, id): (&Step, u32)| match step {
+        Step::WriteBackend { id: at, row } => {
+            let is_next = at.family == first.family && at.id == id && row.service == service;
+            (is_next && ledger.permits(step).is_ok()).then_some(*row)
+        }
+        _ => None,
+    };
+    let rows: Vec<BackendRow> = steps.iter().zip(first.id..).map_while(next).collect();
+    if rows.len() < 2 || failed.contains(&service) {
+        return 0;
+    }
+    let n_written = maps.put_backends(*first, &rows);
+    for step in steps.iter().take(n_written) {
+        ledger.commit(step);
+    }
+    n_written
 }
 
 fn carry_out(step: &Step, maps: &mut impl LbMaps) -> Result<(), TableError> {

@@ -45,7 +45,7 @@ const SOURCES: [&str; 5] = [
 ];
 
 /// Any state over few names, so that two states in a row have much in common and frontends move.
-fn any_desired() -> impl Strategy<Value = Desired> {
+pub(super) fn any_desired() -> impl Strategy<Value = Desired> {
     let v4 = any_ports(&FRONTENDS4, &BACKENDS4);
     let v6 = any_ports(&FRONTENDS6, &BACKENDS6);
     let prefix = prop::sample::select(&PREFIXES[..]);
@@ -134,7 +134,7 @@ fn any_faults() -> impl Strategy<Value = Faults> {
     ]
 }
 
-const SMALL: Capacity = Capacity {
+pub(super) const SMALL: Capacity = Capacity {
     services: 3,
     slots: 9,
     backends: 7,

@@ -71,8 +71,6 @@ pub fn short_name(name: &PortName) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::{
         apply::testing::{desired, endpoint, port},
@@ -122,14 +120,7 @@ PLACE 10.244.0.0/16 pods
                 .expect("tables in memory")
                 .contains("SVC default/web:http [fd00:96::1]:80/TCP")
         );
-        assert!(
-            scenario
-                .reconcile(&Desired {
-                    ports: BTreeMap::new(),
-                    ..Desired::default()
-                })
-                .is_complete()
-        );
+        assert!(scenario.reconcile(&Desired::default()).is_complete());
         assert_eq!(scenario.dump().expect("tables in memory"), "");
     }
 }

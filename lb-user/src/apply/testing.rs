@@ -18,9 +18,9 @@ pub(crate) fn port(
         .collect();
     let is_v6 = frontends.iter().any(|frontend| frontend.addr.is_ipv6());
     let name = PortName {
-        namespace: "default".to_owned(),
-        service: service.to_owned(),
-        port: "http".to_owned(),
+        namespace: "default".into(),
+        service: service.into(),
+        port: "http".into(),
         protocol: Protocol::Tcp,
         family: if is_v6 { Family::V6 } else { Family::V4 },
     };

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 use super::{
     FakeMaps, Faults, FaultyMaps, LbMaps, Outcome, Retry, TableError, lbmaps::IsLive, reconcile,
+    reconcile_endpoints,
 };
 use crate::{
     desired::{Algorithm, Desired, DesiredPort, Endpoint, FrontendKind, Place, PortName},
@@ -77,6 +78,22 @@ impl Watched {
     }
 
     pub(super) fn reconcile(&mut self, desired: &Desired, ledger: &mut Ledger) -> Outcome {
+        self.expect(desired, ledger);
+        reconcile(desired, ledger, self, &ONE_TRY)
+    }
+
+    pub(super) fn reconcile_endpoints(
+        &mut self,
+        desired: &Desired,
+        names: &BTreeSet<PortName>,
+        ledger: &mut Ledger,
+    ) -> Outcome {
+        self.expect(desired, ledger);
+        reconcile_endpoints(desired, names, ledger, self, &ONE_TRY)
+    }
+
+    /// Expects that from now on the tables become what is desired.
+    fn expect(&mut self, desired: &Desired, ledger: &Ledger) {
         let expected = expected(desired).frontends;
         self.before = self.frontends();
         self.stay = content(self, ledger)
@@ -98,7 +115,6 @@ impl Watched {
             }
             self.instead = targets(self::expected(&at_random).frontends);
         }
-        reconcile(desired, ledger, self, &ONE_TRY)
     }
 
     pub(super) fn frontends(&self) -> BTreeMap<FrontendKey, Target> {
@@ -191,6 +207,10 @@ impl Watched {
 }
 
 impl LbMaps for Watched {
+    fn capacity(&self) -> Capacity {
+        self.maps.capacity()
+    }
+
     fn put_service(&mut self, key: &FrontendKey, service: &Service) -> Result<(), TableError> {
         let result = self.maps.put_service(key, service);
         self.look();

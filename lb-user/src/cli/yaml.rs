@@ -261,7 +261,7 @@ status: {}
                 assert!(!text.contains(c), "{text:?}");
                 let parsed = crate::source::manifest::parse("m", &text);
                 assert_eq!(parsed.findings, [], "{text:?}");
-                assert_eq!(parsed.objects[0].written.value(), value);
+                assert_eq!(parsed.objects[0].written().value(), value);
             }
         }
     }

@@ -6,6 +6,7 @@
 //! new connections stay known, so that their flows go on.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, btree_map::Entry},
     net::SocketAddr,
 };
@@ -26,12 +27,12 @@ use crate::{
 /// Endpoints of a service port in a family, over all slices. Where one address and port stands in
 /// several, the one in the better state wins: not terminating, then ready, then serving.
 pub(super) fn merge<'a>(
-    slices: &'a [EndpointSlice],
+    slices: &'a [Cow<'_, EndpointSlice>],
     port: &ServicePort,
     family: Family,
 ) -> BTreeMap<SocketAddr, &'a Endpoint> {
     let mut merged = BTreeMap::new();
-    let is_of_family = |slice: &&EndpointSlice| {
+    let is_of_family = |slice: &&Cow<'_, EndpointSlice>| {
         slice.address_type == AddressType::Ip(family)
             && !slice.meta.labels.contains_key(LABEL_HEADLESS)
             && !slice.meta.labels.contains_key(LABEL_PROXY_NAME)
@@ -250,7 +251,7 @@ impl Hints {
 }
 
 fn hints(endpoint: &Endpoint) -> Option<&GivenHints> {
-    endpoint.hints.as_ref()
+    endpoint.hints.as_deref()
 }
 
 fn is_for_node(endpoint: &Endpoint, node: &str) -> bool {

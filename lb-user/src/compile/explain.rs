@@ -101,7 +101,7 @@ pub fn explain(
 pub struct Explainer<'a> {
     snapshot: &'a Snapshot,
     here: Here<'a>,
-    sources: Sources<'a>,
+    sources: Sources,
 }
 
 impl<'a> Explainer<'a> {
@@ -110,20 +110,21 @@ impl<'a> Explainer<'a> {
         Self {
             snapshot,
             here: Here::new(snapshot, facts),
-            sources: Sources::new(snapshot, &mut Vec::new()),
+            sources: Sources::new(snapshot),
         }
     }
 
-    /// As [`explain()`] does; a service that was explained has none of its given slices any more.
-    pub fn explain(&mut self, name: &ObjectName, addresses: &Addresses) -> Vec<PortChoice> {
+    /// As [`explain()`] does.
+    pub fn explain(&self, name: &ObjectName, addresses: &Addresses) -> Vec<PortChoice> {
         let served = self.snapshot.services.get(name);
         let Some(service) = served.filter(|service| frontend::is_served(&service.object)) else {
             return Vec::new();
         };
         let here = self.here;
+        let families = &addresses.families;
         let slices = self
             .sources
-            .slices(service, &addresses.families, &mut Vec::new());
+            .slices(self.snapshot, service, families, &mut Vec::new());
         let service = &service.object;
         let mut lists = BTreeSet::from([List::Cluster]);
         lists.extend(endpoint::external_local(service).then_some(List::ExternalLocal));
@@ -166,7 +167,7 @@ fn judged(
 ) -> EndpointChoice {
     let mut judged = EndpointChoice {
         address,
-        node: endpoint.node_name.clone(),
+        node: endpoint.node_name.as_deref().map(str::to_owned),
         target: endpoint.target.as_ref().map(ToString::to_string),
         local: here.is_local(endpoint),
         weight: endpoint.weight,

@@ -20,6 +20,7 @@ use crate::{
         object::{Kind, Located, ObjectName, ObjectRef, family_of},
         service::{IpMode, Service, ServicePort, ServiceType},
     },
+    shared_map::SharedMap,
     store::Snapshot,
 };
 
@@ -37,7 +38,10 @@ type Owner<'a> = (&'a ObjectName, &'a str);
 
 impl<'a> Taken<'a> {
     /// All `ClusterIP`s.
-    pub(super) fn new(snapshot: &'a Snapshot, addresses: &BTreeMap<ObjectName, Addresses>) -> Self {
+    pub(super) fn new(
+        snapshot: &'a Snapshot,
+        addresses: &SharedMap<ObjectName, Addresses>,
+    ) -> Self {
         let mut taken = Self::default();
         for (name, service) in &snapshot.services {
             let service = &service.object;

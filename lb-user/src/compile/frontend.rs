@@ -1,6 +1,6 @@
 //! Which addresses a service occupies, and whether it has a place in the datapath at all.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use lb_common::net::addr::Family;
 
@@ -52,9 +52,9 @@ fn frontend(addr: IpAddr, port: u16, kind: FrontendKind) -> Frontend {
 
 fn port_name(service: &Service, port: &ServicePort, family: Family) -> PortName {
     PortName {
-        namespace: service.meta.name.namespace.to_string(),
-        service: service.meta.name.name.to_string(),
-        port: port.name.clone(),
+        namespace: Arc::clone(&service.meta.name.namespace),
+        service: Arc::clone(&service.meta.name.name),
+        port: port.name.as_str().into(),
         protocol: port.protocol,
         family,
     }

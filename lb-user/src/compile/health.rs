@@ -4,7 +4,7 @@
 //! where somebody is ready. Endpoints that still serve while they terminate do not count, though they take what still
 //! arrives: so balancers turn away before they end.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeSet, net::IpAddr};
 
 use super::endpoint;
 use crate::{
@@ -28,7 +28,7 @@ pub struct HealthCheck {
 pub(super) fn check(
     service: &Service,
     addresses: &Addresses,
-    slices: &[EndpointSlice],
+    slices: &[Cow<'_, EndpointSlice>],
     node: &str,
 ) -> Option<HealthCheck> {
     let port = port(service, addresses)?;

@@ -1,7 +1,8 @@
 //! From objects to the desired state of one node.
 //!
 //! Pure and total: no clock, no IO, and what cannot be served is a [`Finding`]. The result depends on
-//! what the snapshot holds, never on the order in which it came to be.
+//! what the snapshot holds, never on the order in which it came to be. A [`compiler`] that goes on from one snapshot to the next
+//! comes to the same and does only what the difference asks for.
 //!
 //! ```text
 //! services ---------> alloc ----> addresses --+
@@ -17,16 +18,19 @@ use std::{
 use ipnet::IpNet;
 
 use crate::{
-    alloc::{self, Addresses, Allocations, Pools, PortRange},
+    alloc::{Addresses, Allocations, PortRange},
     desired::{Algorithm, Desired},
     model::{finding::Finding, object::ObjectName},
+    shared_map::SharedMap,
     store::Snapshot,
 };
 
 mod balancing;
+pub mod compiler;
 mod endpoint;
 pub mod explain;
 mod external;
+mod findings;
 mod frontend;
 mod generated;
 pub mod health;
@@ -36,7 +40,7 @@ mod select;
 mod slices;
 pub mod view;
 
-use self::{endpoint::Here, external::Taken, health::HealthCheck, slices::Sources};
+use self::{compiler::Compiler, health::HealthCheck};
 
 /// What is known about the node without any manifest.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,9 +91,9 @@ pub struct Compiled {
     /// What the tables should say.
     pub desired: Desired,
     /// What each service has; a service that is refused is missing.
-    pub addresses: BTreeMap<ObjectName, Addresses>,
+    pub addresses: SharedMap<ObjectName, Addresses>,
     /// What load balancers outside are told on the services' health check ports.
-    pub health_checks: BTreeMap<ObjectName, HealthCheck>,
+    pub health_checks: SharedMap<ObjectName, HealthCheck>,
     /// What is not served as written, sorted by place.
     pub findings: Vec<Finding>,
     /// To be kept, and given in the next time.
@@ -98,56 +102,7 @@ pub struct Compiled {
 
 /// Compiles a snapshot for a node.
 pub fn compile(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -> Compiled {
-    let pools = Pools {
-        cidrs: &facts.service_cidrs,
-        node_ports: facts.node_port_range,
-        is_strict: facts.is_strict,
-        gives_nothing: facts.gives_nothing,
-    };
-    let allocated = alloc::allocate(&snapshot.services, pools, previous);
-    let mut findings = allocated.findings;
-    let mut sources = Sources::new(snapshot, &mut findings);
-    let here = Here::new(snapshot, facts);
-    let mut taken = Taken::new(snapshot, &allocated.addresses);
-    let mut compiled = Compiled {
-        allocations: allocated.allocations,
-        ..Compiled::default()
-    };
-    compiled.desired.places = places::places(snapshot, facts, &allocated.addresses);
-    for (name, service) in &snapshot.services {
-        let Some(addresses) = allocated.addresses.get(name) else {
-            continue;
-        };
-        let slices = sources.slices(service, &addresses.families, &mut findings);
-        if !frontend::is_served(&service.object) {
-            continue;
-        }
-        let check = health::check(&service.object, addresses, &slices, &facts.name);
-        compiled
-            .health_checks
-            .extend(check.map(|it| (name.clone(), it)));
-        let algorithm = balancing::algorithm(service, facts, &mut findings);
-        let mut outside = taken.outside((name, service), addresses, facts);
-        for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
-            let endpoints = endpoint::merge(&slices, port, id.family);
-            (entry.algorithm, entry.maglev_size) = algorithm;
-            balancing::want_room(service, entry.algorithm, endpoints.len(), &mut findings);
-            entry.backends = endpoint::serving(&endpoints, &service.object, here);
-            entry.external_local = endpoint::external_local(&service.object);
-            entry.internal_local = endpoint::internal_local(&service.object);
-            entry
-                .frontends
-                .extend(outside.frontends(port, id.family, &mut findings));
-            entry.source_ranges = external::source_ranges(&service.object, id.family, facts);
-            compiled.desired.ports.insert(id, entry);
-        }
-    }
-    compiled.desired.sources = places::sources(&compiled.desired.ports, facts);
-    compiled.addresses = allocated.addresses;
-    findings.sort();
-    findings.dedup();
-    compiled.findings = findings;
-    compiled
+    Compiler::new(snapshot, facts, previous).into_compiled()
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use crate::{
         object::{ObjectName, family_of},
         service::LABEL_PROXY_NAME,
     },
+    shared_map::SharedMap,
     store::Snapshot,
 };
 
@@ -22,7 +23,7 @@ use crate::{
 pub(super) fn places(
     snapshot: &Snapshot,
     facts: &NodeFacts,
-    addresses: &BTreeMap<ObjectName, Addresses>,
+    addresses: &SharedMap<ObjectName, Addresses>,
 ) -> BTreeMap<IpNet, Place> {
     let services = facts.service_cidrs.iter();
     let mut places: BTreeMap<IpNet, Place> =
@@ -56,7 +57,7 @@ pub(super) fn places(
 /// The node's addresses that stand in for clients', but for those that services have: what comes back to these is
 /// for the service.
 pub(super) fn sources(
-    ports: &BTreeMap<PortName, DesiredPort>,
+    ports: &SharedMap<PortName, DesiredPort>,
     facts: &NodeFacts,
 ) -> BTreeMap<u32, Vec<IpAddr>> {
     let frontends = ports.values().flat_map(|port| &port.frontends);
@@ -75,7 +76,7 @@ pub(super) fn sources(
 fn exceptions(
     snapshot: &Snapshot,
     facts: &NodeFacts,
-    addresses: &BTreeMap<ObjectName, Addresses>,
+    addresses: &SharedMap<ObjectName, Addresses>,
 ) -> impl Iterator<Item = (IpNet, Place)> {
     let is_inside = |ip: &IpAddr| facts.service_cidrs.iter().any(|net| net.contains(ip));
     let services = snapshot.services.iter();

@@ -118,24 +118,25 @@ impl Selection<'_> {
             given: conditions.into(),
             hints: distribution
                 .filter(|_| conditions.ready)
-                .and_then(|wanted| hints(wanted, zone.as_deref(), pod.node_name.as_deref())),
-            node_name: pod.node_name.clone(),
-            hostname: hostname(service, pod),
-            target: Some(Target {
+                .and_then(|wanted| hints(wanted, zone, pod.node_name.as_deref()))
+                .map(Box::new),
+            node_name: pod.node_name.as_deref().map(Into::into),
+            hostname: hostname(service, pod).map(Into::into),
+            target: Some(Box::new(Target {
                 kind: Kind::Pod.name().to_owned(),
                 namespace: pod.meta.name.namespace.to_string(),
                 name: pod.meta.name.name.to_string(),
                 uid: pod.meta.uid.clone(),
-            }),
-            zone,
+            })),
+            zone: zone.map(Into::into),
             weight: pod.meta.weight(),
         })
     }
 
     /// The zone of a node, where its object says one. A node without an object may exist all the same.
-    fn zone(&self, node: &str) -> Option<String> {
+    fn zone(&self, node: &str) -> Option<&str> {
         let node = self.nodes.get(&ObjectName::new("", node))?;
-        node.object.zone().map(str::to_owned)
+        node.object.zone()
     }
 }
 

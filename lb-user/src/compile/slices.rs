@@ -9,6 +9,7 @@
 //! controller are there, its work is not done a second time.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -20,105 +21,163 @@ use crate::{
     model::{
         endpoint::{EndpointSlice, Endpoints, LABEL_MANAGED_BY},
         finding::{Finding, Severity},
-        node::Node,
-        object::{Kind, Located, ObjectName, ObjectRef},
+        object::{Kind, Labels, Located, ObjectName, ObjectRef},
         pod::Pod,
         service::Service,
     },
-    store::{Objects, Snapshot},
+    store::Snapshot,
 };
 
-/// Everything that slices come from, by the service or namespace that it belongs to.
-pub(super) struct Sources<'a> {
-    slices: BTreeMap<ObjectName, Vec<&'a EndpointSlice>>,
-    /// Pods by namespace and one of their labels: what a selector is looked up in.
-    pods: BTreeMap<(&'a str, &'a str, &'a str), Vec<&'a Located<Pod>>>,
-    endpoints: &'a Objects<Endpoints>,
-    nodes: &'a Objects<Node>,
+/// Where everything is that slices come from, by the service or label that asks for it. Names, and no objects: it is about
+/// one snapshot after the other.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    /// Slices by service, sorted.
+    slices: BTreeMap<ObjectName, Vec<ObjectName>>,
+    /// What selectors ask for, by namespace, label and its value.
+    asked: BTreeMap<Arc<str>, BTreeMap<String, BTreeMap<String, Asked>>>,
 }
 
-impl<'a> Sources<'a> {
-    pub(super) fn new(snapshot: &'a Snapshot, findings: &mut Vec<Finding>) -> Self {
-        let mut slices: BTreeMap<_, Vec<_>> = BTreeMap::new();
+/// One label with a value that selectors ask for, in a namespace.
+#[derive(Debug, Default)]
+struct Asked {
+    /// Services that do, sorted.
+    services: Vec<ObjectName>,
+    /// Pods that have it.
+    pods: BTreeSet<ObjectName>,
+}
+
+impl Sources {
+    /// Those of a snapshot.
+    pub(super) fn new(snapshot: &Snapshot) -> Self {
+        let mut sources = Self::default();
+        for (name, service) in &snapshot.services {
+            sources.ask(name, &service.object.spec.selector);
+        }
         for (name, slice) in &snapshot.slices {
-            if let Some(service) = slice.object.service() {
-                let service = ObjectName {
-                    namespace: name.namespace.clone(),
-                    name: service.into(),
-                };
-                if !snapshot.services.contains_key(&service) {
-                    let reference = ObjectRef {
-                        kind: Kind::EndpointSlice,
-                        name: name.clone(),
-                    };
-                    findings.push(orphan(&reference, slice, &service));
-                }
-                slices.entry(service).or_default().push(&slice.object);
+            if let Some(service) = service_of(name, &slice.object) {
+                let names = sources.slices.entry(service);
+                // Most services have one.
+                let names = names.or_insert_with(|| Vec::with_capacity(1));
+                names.push(name.clone());
             }
         }
-        for (name, endpoints) in &snapshot.endpoints {
-            if !snapshot.services.contains_key(name) {
-                let reference = ObjectRef {
-                    kind: Kind::Endpoints,
-                    name: name.clone(),
-                };
-                findings.push(orphan(&reference, endpoints, name));
-            }
-        }
-        let mut pods: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for (name, pod) in &snapshot.pods {
-            for (key, value) in &pod.object.meta.labels {
-                pods.entry((&*name.namespace, key.as_str(), value.as_str()))
-                    .or_default()
-                    .push(&**pod);
-            }
+            sources.each_asked(name, &pod.object, |asked| {
+                asked.pods.insert(name.clone());
+            });
         }
-        Self {
-            slices,
-            pods,
-            endpoints: &snapshot.endpoints,
-            nodes: &snapshot.nodes,
+        sources
+    }
+
+    fn ask(&mut self, name: &ObjectName, selector: &Labels) {
+        for (key, value) in selector {
+            let labels = self.asked.entry(Arc::clone(&name.namespace)).or_default();
+            let values = labels.entry(key.clone()).or_default();
+            let asked = values.entry(value.clone()).or_default();
+            asked.services.push(name.clone());
         }
     }
 
-    /// All slices of a service.
-    pub(super) fn slices(
+    /// Does something with each label of a pod that selectors ask for.
+    fn each_asked(&mut self, name: &ObjectName, pod: &Pod, mut then: impl FnMut(&mut Asked)) {
+        let Some(labels) = self.asked.get_mut(&name.namespace) else {
+            return;
+        };
+        for (key, value) in &pod.meta.labels {
+            let asked = labels.get_mut(key).and_then(|values| values.get_mut(value));
+            asked.into_iter().for_each(&mut then);
+        }
+    }
+
+    /// Takes notice of a slice that was the first and is the second. Gives back the services whose endpoints may be others.
+    pub(super) fn slice(
         &mut self,
+        name: &ObjectName,
+        was: Option<&EndpointSlice>,
+        is: Option<&EndpointSlice>,
+    ) -> impl Iterator<Item = ObjectName> + use<> {
+        let service = |slice: Option<&EndpointSlice>| slice.and_then(|it| service_of(name, it));
+        let (was, is) = (service(was), service(is));
+        if was != is {
+            if let Some(names) = was.as_ref().and_then(|was| self.slices.get_mut(was)) {
+                names.retain(|there| there != name);
+            }
+            if let Some(service) = is.clone() {
+                let names = self.slices.entry(service).or_default();
+                if let Err(at) = names.binary_search(name) {
+                    names.insert(at, name.clone());
+                }
+            }
+        }
+        was.into_iter().chain(is)
+    }
+
+    /// Takes notice of a pod, like [`Self::slice`].
+    pub(super) fn pod(
+        &mut self,
+        name: &ObjectName,
+        was: Option<&Pod>,
+        is: Option<&Pod>,
+    ) -> BTreeSet<ObjectName> {
+        let mut services = BTreeSet::new();
+        if let Some(pod) = was {
+            self.each_asked(name, pod, |asked| {
+                asked.pods.remove(name);
+                services.extend(asked.services.iter().cloned());
+            });
+        }
+        if let Some(pod) = is {
+            self.each_asked(name, pod, |asked| {
+                asked.pods.insert(name.clone());
+                services.extend(asked.services.iter().cloned());
+            });
+        }
+        services
+    }
+
+    /// All slices of a service of `snapshot`, which these are about.
+    pub(super) fn slices<'a>(
+        &self,
+        snapshot: &'a Snapshot,
         service: &'a Located<Service>,
         families: &[Family],
         findings: &mut Vec<Finding>,
-    ) -> Vec<EndpointSlice> {
+    ) -> Vec<Cow<'a, EndpointSlice>> {
         let name = &service.object.meta.name;
-        let given = self.slices.remove(name).unwrap_or_default();
+        let given = self.slices.get(name).into_iter().flatten();
+        let given = given.filter_map(|slice| Some(&snapshot.slices.get(slice)?.object));
+        let given: Vec<&EndpointSlice> = given.collect();
         let is_done_by = |controller: &str| {
-            let label = |slice: &&EndpointSlice| slice.meta.labels.get(LABEL_MANAGED_BY).cloned();
-            given
-                .iter()
-                .any(|slice| label(slice).as_deref() == Some(controller))
+            let mut labels = given.iter().map(|it| it.meta.labels.get(LABEL_MANAGED_BY));
+            labels.any(|label| label.map(String::as_str) == Some(controller))
         };
-        let endpoints = self.endpoints.get(name);
-        let mut slices: Vec<EndpointSlice> = given.iter().copied().cloned().collect();
-        let taken: BTreeSet<String> = slices
-            .iter()
-            .map(|slice| slice.meta.name.name.to_string())
-            .collect();
+        let endpoints = snapshot.endpoints.get(name);
+        let mut slices: Vec<_> = given.iter().map(|slice| Cow::Borrowed(*slice)).collect();
+        let taken = || {
+            let names = given.iter().map(|slice| slice.meta.name.name.to_string());
+            names.collect::<BTreeSet<_>>()
+        };
         if service.object.spec.selector.is_empty() {
             let endpoints = endpoints.filter(|endpoints| {
                 mirror::is_wanted(&endpoints.object) && !is_done_by(mirror::CONTROLLER)
             });
             if let Some(endpoints) = endpoints {
-                slices.extend(mirror::slices(endpoints, taken, findings));
+                let mirrored = mirror::slices(endpoints, taken(), findings);
+                slices.extend(mirrored.into_iter().map(Cow::Owned));
             }
             return slices;
         }
         if !service.object.is_external_name() && !is_done_by(select::CONTROLLER) {
+            let pods = self.candidates(snapshot, &service.object);
             let selection = select::Selection {
                 service,
                 families,
-                pods: self.candidates(&service.object),
-                nodes: self.nodes,
+                pods: &pods,
+                nodes: &snapshot.nodes,
             };
-            slices.extend(selection.slices(taken, findings));
+            let selected = selection.slices(taken(), findings);
+            slices.extend(selected.into_iter().map(Cow::Owned));
             if let Some(endpoints) = endpoints {
                 findings.push(unused(endpoints));
             }
@@ -127,22 +186,59 @@ impl<'a> Sources<'a> {
     }
 
     /// Pods that may match a service's selector: those of its rarest label.
-    fn candidates(&self, service: &'a Service) -> &[&'a Located<Pod>] {
-        let namespace = &*service.meta.name.namespace;
-        let labels = service.spec.selector.iter();
-        labels
-            .map(|(key, value)| {
-                let pods = self.pods.get(&(namespace, key.as_str(), value.as_str()));
-                pods.map(Vec::as_slice).unwrap_or_default()
-            })
-            .min_by_key(|pods| pods.len())
-            .unwrap_or_default()
+    fn candidates<'a>(&self, snapshot: &'a Snapshot, service: &Service) -> Vec<&'a Located<Pod>> {
+        let labels = self.asked.get(&service.meta.name.namespace);
+        let selector = service.spec.selector.iter();
+        let asked = selector.filter_map(|(key, value)| labels?.get(key)?.get(value));
+        let rarest = asked.min_by_key(|asked| asked.pods.len());
+        let names = rarest.into_iter().flat_map(|asked| &asked.pods);
+        names
+            .filter_map(|name| Some(&**snapshot.pods.get(name)?))
+            .collect()
     }
 }
 
-fn orphan<T>(reference: &ObjectRef, located: &Located<T>, service: &ObjectName) -> Finding {
+/// The service that a slice of this name names.
+fn service_of(name: &ObjectName, slice: &EndpointSlice) -> Option<ObjectName> {
+    Some(ObjectName {
+        namespace: Arc::clone(&name.namespace),
+        name: slice.service()?.into(),
+    })
+}
+
+/// What is wrong with a slice, if it is for a service that is not there.
+pub(super) fn orphan_slice(snapshot: &Snapshot, name: &ObjectName) -> Option<Finding> {
+    let slice = snapshot.slices.get(name)?;
+    let service = service_of(name, &slice.object)?;
+    orphan(snapshot, (Kind::EndpointSlice, name), slice, &service)
+}
+
+/// The same for Endpoints.
+pub(super) fn orphan_endpoints(snapshot: &Snapshot, name: &ObjectName) -> Option<Finding> {
+    let endpoints = snapshot.endpoints.get(name)?;
+    orphan(snapshot, (Kind::Endpoints, name), endpoints, name)
+}
+
+fn orphan<T>(
+    snapshot: &Snapshot,
+    (kind, name): (Kind, &ObjectName),
+    located: &Located<T>,
+    service: &ObjectName,
+) -> Option<Finding> {
+    if snapshot.services.contains_key(service) {
+        return None;
+    }
+    let reference = ObjectRef {
+        kind,
+        name: name.clone(),
+    };
     let message = format!("there is no Service {service} that these endpoints could be for");
-    Finding::about(Severity::Notice, (reference, located), "", message)
+    Some(Finding::about(
+        Severity::Notice,
+        (&reference, located),
+        "",
+        message,
+    ))
 }
 
 fn unused(endpoints: &Arc<Located<Endpoints>>) -> Finding {

@@ -462,6 +462,7 @@ mod tests {
     use lb_common::select::MAGLEV_KEY;
 
     use super::*;
+    use crate::plan::Capacity;
 
     fn origin() -> Origin {
         Origin {
@@ -481,6 +482,7 @@ mod tests {
                 affinity_size: 64,
                 maglev_key: MAGLEV_KEY,
                 netns: 0,
+                tables: Capacity::default(),
             },
         }
     }

@@ -35,7 +35,7 @@ use super::{
     pin,
 };
 use crate::{
-    apply::{self, BpfMaps, former_value_size},
+    apply::{self, BpfMaps, LbMaps as _, former_value_size},
     causes::with_causes,
     config::FlowTableSizes,
     desired::Desired,
@@ -322,6 +322,10 @@ impl Estate {
             // It may have grown.
             wanted.max_entries = size;
         }
+        if Capacity::is_fit(name, size) {
+            // Made for what there was. What it has no room for is told; another one would end connections.
+            wanted.max_entries = size;
+        }
         if self.former.contains(name) {
             wanted.value_size = former_value_size(name);
         }
@@ -344,7 +348,8 @@ fn damage(maps: &Path) -> Option<String> {
         Err(error) => return Some(with_causes(&error)),
     };
     let nothing = Desired::default();
-    let restored = apply::restore(&mut tables, &nothing, Capacity::default());
+    let capacity = tables.capacity();
+    let restored = apply::restore(&mut tables, &nothing, capacity);
     restored.err().map(|error| with_causes(&error))
 }
 

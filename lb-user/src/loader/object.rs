@@ -17,6 +17,7 @@ use super::{pair::HostFacts, uplink::NodeAddresses};
 use crate::{
     apply::Raw,
     config::{FlowSettings, FlowTableSizes, Masquerade},
+    plan::Capacity,
 };
 
 /// Compiled from the crate `lb-ebpf`.
@@ -54,6 +55,8 @@ pub struct Facts {
     pub maglev_seed: u64,
     /// The cookie of the network namespace whose sockets are given backends when they dial; 0: none are.
     pub netns: u64,
+    /// How large tables of services are that are made.
+    pub tables: Capacity,
 }
 
 /// What the object is loaded with beside the facts.
@@ -65,6 +68,8 @@ pub struct Terms {
     pub maglev_key: HashKey,
     /// [`Facts::netns`].
     pub netns: u64,
+    /// How large tables of services are that are made.
+    pub tables: Capacity,
 }
 
 impl Terms {
@@ -73,6 +78,7 @@ impl Terms {
             affinity_size: facts.flows.affinity_size,
             maglev_key: hash::expand(facts.maglev_seed),
             netns: facts.netns,
+            tables: facts.tables,
         }
     }
 
@@ -134,6 +140,11 @@ pub(super) fn load_on(
         .override_global(NETNS, &terms.netns, true)
         .override_global(LAYOUTS, layouts.as_slice(), false)
         .verifier_log_level(VerifierLogLevel::STATS);
+    for name in map::ALL {
+        if let Some(entries) = terms.tables.entries(name) {
+            loader.map_max_entries(name, entries);
+        }
+    }
     for (name, mask) in flow_tables.into_iter().filter(|(_, mask)| *mask != 0) {
         loader.map_max_entries(name, mask + 1);
     }
@@ -262,6 +273,7 @@ mod tests {
             },
             maglev_seed: 0,
             netns: 0,
+            tables: Capacity::default(),
         };
         let node = node_config(facts, [1024, 2048], None).expect("random numbers");
         let half_open = StateWord::default().with(State::HalfOpen);
@@ -292,6 +304,7 @@ mod tests {
             flows: FlowSettings::default(),
             maglev_seed: 0,
             netns: 0,
+            tables: Capacity::default(),
         };
         let key = |known| {
             let node = node_config(facts, [64; 2], known).expect("random numbers");

@@ -49,7 +49,7 @@ pub enum AddressType {
     Fqdn,
 }
 
-/// One endpoint of a slice.
+/// One endpoint of a slice. There may be hundreds of thousands: what most do not have takes no room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// `addresses`; proxies use the first.
@@ -59,15 +59,15 @@ pub struct Endpoint {
     /// `conditions` as they are written.
     pub given: GivenConditions,
     /// `nodeName`; an endpoint without one is remote everywhere.
-    pub node_name: Option<String>,
+    pub node_name: Option<Box<str>>,
     /// `hostname`.
-    pub hostname: Option<String>,
+    pub hostname: Option<Box<str>>,
     /// `targetRef`.
-    pub target: Option<Target>,
+    pub target: Option<Box<Target>>,
     /// `zone`.
-    pub zone: Option<String>,
+    pub zone: Option<Box<str>>,
     /// `hints`, where there are any.
-    pub hints: Option<Hints>,
+    pub hints: Option<Box<Hints>>,
     /// Its share of new connections, compared with those of others; 0: none, unless all have 0. Of the pod or of the
     /// object that lists it.
     pub weight: u8,

@@ -19,34 +19,54 @@ pub type Labels = BTreeMap<String, String>;
 /// `metadata.annotations`.
 pub type Annotations = BTreeMap<String, String>;
 
-/// One object of a kind that the control plane works with.
+/// One object of a kind that the control plane works with, and where it was read from. Copies share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Object {
     /// `v1` Service.
-    Service(Service),
+    Service(Arc<Located<Service>>),
     /// `v1` Endpoints.
-    Endpoints(Endpoints),
+    Endpoints(Arc<Located<Endpoints>>),
     /// `discovery.k8s.io/v1` `EndpointSlice`.
-    EndpointSlice(EndpointSlice),
+    EndpointSlice(Arc<Located<EndpointSlice>>),
     /// `v1` Pod.
-    Pod(Pod),
+    Pod(Arc<Located<Pod>>),
     /// `v1` Node.
-    Node(Node),
+    Node(Arc<Located<Node>>),
 }
 
 impl Object {
     /// The object's kind and name.
     pub fn reference(&self) -> ObjectRef {
         let (kind, meta) = match self {
-            Self::Service(service) => (Kind::Service, &service.meta),
-            Self::Endpoints(endpoints) => (Kind::Endpoints, &endpoints.meta),
-            Self::EndpointSlice(slice) => (Kind::EndpointSlice, &slice.meta),
-            Self::Pod(pod) => (Kind::Pod, &pod.meta),
-            Self::Node(node) => (Kind::Node, &node.meta),
+            Self::Service(it) => (Kind::Service, &it.object.meta),
+            Self::Endpoints(it) => (Kind::Endpoints, &it.object.meta),
+            Self::EndpointSlice(it) => (Kind::EndpointSlice, &it.object.meta),
+            Self::Pod(it) => (Kind::Pod, &it.object.meta),
+            Self::Node(it) => (Kind::Node, &it.object.meta),
         };
         ObjectRef {
             kind,
             name: meta.name.clone(),
+        }
+    }
+
+    /// Where it stands.
+    pub fn origin(&self) -> &Origin {
+        self.place().0
+    }
+
+    /// All of it, for those who look at it.
+    pub fn written(&self) -> &Written {
+        self.place().1
+    }
+
+    fn place(&self) -> (&Origin, &Written) {
+        match self {
+            Self::Service(it) => (&it.origin, &it.written),
+            Self::Endpoints(it) => (&it.origin, &it.written),
+            Self::EndpointSlice(it) => (&it.origin, &it.written),
+            Self::Pod(it) => (&it.origin, &it.written),
+            Self::Node(it) => (&it.origin, &it.written),
         }
     }
 }

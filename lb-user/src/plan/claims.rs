@@ -99,11 +99,11 @@ impl Ledger {
         if let Some(port) = self.ports.get_mut(&service) {
             port.blocks.insert(
                 base,
-                Block {
+                Box::new(Block {
                     lists,
                     written: false,
                     users: 0,
-                },
+                }),
             );
         }
         Some(base)

@@ -13,11 +13,12 @@ use std::{
 };
 
 use lb_common::{
-    abi::{Service, SlotRange, capacity},
+    abi::{Service, SlotRange},
     net::addr::Family,
 };
 
 use super::{
+    capacity::Capacity,
     guard::Guard,
     ids::IdPool,
     lists::{Lists, first_slot},
@@ -26,30 +27,6 @@ use super::{
     step::{Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow, Step},
 };
 use crate::desired::{Place, PortName};
-
-/// How much the tables hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capacity {
-    /// Frontends per family.
-    pub services: u32,
-    /// Slots, both families together.
-    pub slots: u32,
-    /// Rows of backends per family; row 0 is never used.
-    pub backends: u32,
-    /// Prefixes of all spaces together, per family.
-    pub places: u32,
-}
-
-impl Default for Capacity {
-    fn default() -> Self {
-        Self {
-            services: capacity::SERVICES,
-            slots: capacity::SLOTS,
-            backends: capacity::BACKENDS,
-            places: capacity::PLACES,
-        }
-    }
-}
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -83,8 +60,9 @@ pub(super) struct Port {
     pub(super) keys: BTreeSet<FrontendKey>,
     /// Endpoints that have an id; the row may not be written yet.
     pub(super) backends: BTreeMap<SocketAddr, Tenancy>,
-    /// Its slots by their first one. Those without users were never seen by a reader.
-    pub(super) blocks: BTreeMap<u32, Block>,
+    /// Its slots by their first one. Those without users were never seen by a reader. Boxed: a map makes room for eleven,
+    /// and most have one.
+    pub(super) blocks: BTreeMap<u32, Box<Block>>,
     /// Rows that still name it though their endpoints are gone.
     pub(super) n_retired: usize,
     /// The lists that were dear to make, and what they were made of.
@@ -257,6 +235,11 @@ impl Ledger {
             })
     }
 
+    /// Whether nothing waits for readers, or to be emptied after they have gone.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.resting.is_empty() && self.rested.is_empty() && !self.has_resting_guards()
+    }
+
     /// Whether everything is free and nothing rests.
     #[cfg(test)]
     pub(crate) fn is_pristine(&self) -> bool {
@@ -413,7 +396,8 @@ impl Ledger {
     }
 
     fn block(&mut self, service: u32, base: u32) -> Option<&mut Block> {
-        self.ports.get_mut(&service)?.blocks.get_mut(&base)
+        let block = self.ports.get_mut(&service)?.blocks.get_mut(&base)?;
+        Some(block)
     }
 }
 

@@ -48,6 +48,7 @@
 //! In full tables one thing is lost: a frontend that moves to a service port for which there is no room
 //! goes with its old owner. Everywhere else a frontend that is wanted before and after never goes.
 
+mod capacity;
 mod claims;
 mod delta;
 mod guard;
@@ -73,8 +74,9 @@ use lb_common::{
 };
 
 pub use self::{
+    capacity::Capacity,
     delta::Delta,
-    ledger::{Capacity, Ledger},
+    ledger::Ledger,
     permit::Blocked,
     refusal::{Refusal, RefusalReason, Subject},
     restore::{Damaged, Fault, Found},
@@ -117,10 +119,8 @@ pub fn plan(desired: &Desired, ledger: &mut Ledger) -> Plan {
     let places = Delta::between(places(desired), node_places(ledger), PartialEq::eq);
 
     let frees = !removals.is_empty()
-        || !ledger.resting.is_empty()
-        || !ledger.rested.is_empty()
+        || !ledger.is_at_rest()
         || !places.delete.is_empty()
-        || ledger.has_resting_guards()
         || changes.iter().any(|change| change.frees(ledger));
     let put = |(net, place)| Step::PutPlace(Area::of_node(net), place);
     let updated = places
@@ -140,12 +140,48 @@ pub fn plan(desired: &Desired, ledger: &mut Ledger) -> Plan {
             .map(|(net, _)| Step::DeletePlace(Area::of_node(net))),
     );
     rest(&mut plan.steps, ledger);
-    if frees {
-        plan.deferred = no_room;
-    } else {
-        plan.refused.extend(no_room);
-    }
+    plan.no_room(no_room, frees);
     plan
+}
+
+/// Plans what [`plan()`] would, if of these service ports nothing but endpoints differs from what the ledger's tables were last
+/// made to say, and of all others nothing at all. `None`: something else is to be done as well.
+pub fn plan_endpoints(
+    desired: &Desired,
+    names: &BTreeSet<PortName>,
+    ledger: &mut Ledger,
+) -> Option<Plan> {
+    if !ledger.is_at_rest() {
+        return None;
+    }
+    let ports = names.iter().map(|name| (name, desired.ports.get(name)));
+    let dialled = ports.filter(|(_, port)| port.is_none_or(|port| !port.frontends.is_empty()));
+    let ports = dialled.map(|(name, port)| Planned::new(name, port?).ok());
+    let ports: Vec<_> = ports.collect::<Option<_>>()?;
+    if !ports.iter().all(|port| port.is_in_place(ledger)) {
+        return None;
+    }
+    let mut plan = Plan::default();
+    // All that they have; others have nothing to do with it.
+    let wanted = ports.iter().flat_map(Planned::keys).copied().collect();
+    let mut entries = Entries::new(ledger);
+    let (changes, no_room) = changes(ledger, &ports, &wanted, &mut entries, &mut plan.refused);
+    let frees = changes.iter().any(|change| change.frees(ledger));
+    order(&mut plan.steps, Vec::new(), changes);
+    rest(&mut plan.steps, ledger);
+    plan.no_room(no_room, frees);
+    Some(plan)
+}
+
+impl Plan {
+    /// Takes what finds no room; `frees`: some comes free by this plan.
+    fn no_room(&mut self, no_room: Vec<Refusal>, frees: bool) {
+        if frees {
+            self.deferred = no_room;
+        } else {
+            self.refused.extend(no_room);
+        }
+    }
 }
 
 /// The service ports that can be planned, and the frontends that they want. Of two that want one

@@ -34,7 +34,8 @@ pub enum Subject {
 pub enum RefusalReason {
     /// A table is full.
     #[error(
-        "{needed} entries do not fit into table {table}, which holds {capacity}; remove services or endpoints"
+        "{needed} entries do not fit into table {table}, which holds {capacity}; remove services or endpoints, or let \
+         larger tables be made by `fulcrum cleanup` and a start of the agent"
     )]
     Full {
         /// The table.

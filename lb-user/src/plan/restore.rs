@@ -17,8 +17,9 @@ use lb_common::{
 use thiserror::Error;
 
 use super::{
+    capacity::Capacity,
     ids::IdPool,
-    ledger::{Block, Capacity, Ledger, Port, Tenancy},
+    ledger::{Block, Ledger, Port, Tenancy},
     lists::{Lists, first_slot},
     step::{
         Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow, display_key, family_of,
@@ -127,11 +128,11 @@ impl Ledger {
                 None if self.free.slots.take_exact(SlotRange { base, count }) => {
                     port.blocks.insert(
                         base,
-                        Block {
+                        Box::new(Block {
                             lists,
                             written: true,
                             users: 1,
-                        },
+                        }),
                     );
                 }
                 _ => return Err(Fault::Slots),

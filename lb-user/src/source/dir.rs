@@ -7,17 +7,28 @@
 //! A file that is gone from the directory takes its objects with it.
 
 use std::{
-    collections::HashMap,
-    fs::{self, File},
+    collections::{BTreeSet, HashMap},
+    fs::{self, File, Metadata},
     hash::{BuildHasher, RandomState},
     io::{self, Read},
+    mem,
+    num::NonZero,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::sync::mpsc;
 
 pub use super::touch::WatchError;
-use super::{Change, ScanResult, files::Files, manifest, touch::Touch};
+use super::{
+    Change, ScanResult,
+    files::Files,
+    manifest::{self, Parsed},
+    touch::Touch,
+};
 use crate::model::finding::{Finding, Severity};
 
 /// Largest file that is read.
@@ -28,8 +39,8 @@ pub const MAX_FILE_BYTES: u64 = 64 << 20;
 pub struct Directory {
     path: PathBuf,
     files: Files,
-    /// Hash of each file that was parsed, so that it is not parsed again.
-    read: HashMap<PathBuf, u64>,
+    /// What was read of each file, so that it is not read again, or not parsed.
+    read: HashMap<PathBuf, Known>,
     hasher: RandomState,
     is_synced: bool,
 }
@@ -58,24 +69,21 @@ impl Directory {
             Ok(paths) => paths,
             Err(error) => return self.unreadable(&error),
         };
-        let names: Vec<String> = paths
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect();
-        self.files
-            .retain(|name| names.iter().any(|there| there == name));
-        self.read.retain(|path, _| paths.contains(path));
-        for (path, name) in paths.iter().zip(&names) {
-            match read(path) {
-                Ok(bytes) => {
-                    let hash = self.hasher.hash_one(&bytes);
-                    if self.read.insert(path.clone(), hash) != Some(hash) {
-                        self.files.insert(name, manifest::parse_bytes(name, bytes));
+        let names: BTreeSet<String> = paths.iter().map(|path| name_of(path)).collect();
+        self.files.retain(|name| names.contains(name));
+        let mut before = mem::take(&mut self.read);
+        let known: Vec<_> = paths.iter().map(|path| before.remove(path)).collect();
+        for (path, look) in paths.iter().zip(self.look_at(&paths, &known)) {
+            let name = name_of(path);
+            match look {
+                Ok((known, parsed)) => {
+                    self.read.insert(path.clone(), known);
+                    if let Some(parsed) = parsed {
+                        self.files.insert(&name, parsed);
                     }
                 }
                 Err(error) => {
-                    self.read.remove(path);
-                    self.files.fail(name, &format!("cannot be read: {error}"));
+                    self.files.fail(&name, &format!("cannot be read: {error}"));
                 }
             }
         }
@@ -95,6 +103,39 @@ impl Directory {
         result
     }
 
+    /// Looks at all files, some at a time: to parse them is most of a start.
+    fn look_at(&self, paths: &[PathBuf], known: &[Option<Known>]) -> Vec<Look> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut looks = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(path) = paths.get(at) else {
+                    return looks;
+                };
+                looks.push((
+                    at,
+                    look(path, known.get(at).copied().flatten(), &self.hasher),
+                ));
+            }
+        };
+        let n_threads = thread::available_parallelism().map_or(1, NonZero::get);
+        let n_more = n_threads.min(paths.len()).saturating_sub(1);
+        let mut looks = thread::scope(|scope| {
+            let others: Vec<_> = (0..n_more).map(|_| scope.spawn(work)).collect();
+            let mut looks = work();
+            for other in others {
+                match other.join() {
+                    Ok(more) => looks.extend(more),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            looks
+        });
+        looks.sort_unstable_by_key(|(at, _)| *at);
+        looks.into_iter().map(|(_, look)| look).collect()
+    }
+
     fn unreadable(&self, error: &io::Error) -> ScanResult {
         let mut findings = self.files.findings();
         let message = format!("cannot be read: {error}; what was read before stays in use");
@@ -107,6 +148,69 @@ impl Directory {
     }
 }
 
+/// A file's name in findings.
+fn name_of(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// What is known of a file that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    hash: u64,
+    /// What the file system said, if whoever writes the file after that must make it say something else.
+    stamp: Option<Stamp>,
+}
+
+/// What the file system says of a file's content: device, inode, size, and when it was last changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp([u64; 3], [i64; 4]);
+
+/// Times of file systems may be as coarse as this.
+const COARSE: Duration = Duration::from_secs(2);
+
+impl Stamp {
+    fn of(meta: &Metadata) -> Self {
+        let times = [
+            meta.mtime(),
+            meta.mtime_nsec(),
+            meta.ctime(),
+            meta.ctime_nsec(),
+        ];
+        Self([meta.dev(), meta.ino(), meta.size()], times)
+    }
+
+    /// Whether the last change is so long ago that another one would have another time.
+    fn is_settled(self) -> bool {
+        let Self(_, [.., changed_s, _]) = self;
+        let changed = u64::try_from(changed_s).map(Duration::from_secs);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        matches!((changed, now), (Ok(changed), Ok(now)) if changed + COARSE < now)
+    }
+}
+
+/// What came of a look at a file: nothing is parsed if it is what it was.
+type Look = io::Result<(Known, Option<Parsed>)>;
+
+fn look(path: &Path, known: Option<Known>, hasher: &RandomState) -> Look {
+    let file = File::open(path)?;
+    let stamp = Stamp::of(&file.metadata()?);
+    if let Some(known) = known.filter(|known| known.stamp == Some(stamp)) {
+        return Ok((known, None));
+    }
+    let is_settled = stamp.is_settled();
+    let bytes = read_all(&file)?;
+    let is_same = is_settled && Stamp::of(&file.metadata()?) == stamp;
+    let now = Known {
+        hash: hasher.hash_one(&bytes),
+        stamp: is_same.then_some(stamp),
+    };
+    if known.is_some_and(|known| known.hash == now.hash) {
+        return Ok((now, None));
+    }
+    let parsed = manifest::parse_bytes(&name_of(path), bytes);
+    Ok((now, Some(parsed)))
+}
+
 /// Sends a [`ScanResult`] at once, and again whenever something changed; returns when nobody
 /// listens any more.
 pub async fn watch(path: PathBuf, tx: mpsc::Sender<ScanResult>) -> Result<(), WatchError> {
@@ -115,7 +219,10 @@ pub async fn watch(path: PathBuf, tx: mpsc::Sender<ScanResult>) -> Result<(), Wa
     let mut told = None;
     loop {
         let look = tokio::task::spawn_blocking(move || {
+            let start = Instant::now();
             let result = directory.scan();
+            let (changes, took_us) = (result.changes.len(), start.elapsed().as_micros());
+            tracing::debug!(changes, took_us, "manifests read");
             (directory, result)
         });
         let Ok((looked, result)) = look.await else {
@@ -198,11 +305,11 @@ mod tests {
         let mut deleted = 0;
         for change in &result.changes {
             match change {
-                Change::Upsert(located) => {
-                    let Object::Node(node) = &located.object else {
+                Change::Upsert(object) => {
+                    let Object::Node(node) = object else {
                         panic!("only nodes here")
                     };
-                    names.push(node.meta.name.to_string());
+                    names.push(node.object.meta.name.to_string());
                 }
                 Change::Delete(_) => deleted += 1,
                 Change::Synced(_) => {}

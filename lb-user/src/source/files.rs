@@ -5,67 +5,90 @@
 //! be read as any object, nobody can tell what it was, and nothing of that file goes away. One name
 //! in several places is one object: the first file in order wins, and in a file the first document.
 
-use std::collections::{BTreeMap, btree_map::Entry};
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    sync::Arc,
+};
 
 use super::{Change, ScanResult, manifest::Parsed};
 use crate::model::{
     finding::{Finding, Severity},
-    object::{Located, Object, ObjectRef, Origin},
+    object::{Object, ObjectRef, Origin},
 };
 
 /// How many objects a finding lists by name.
 const MAX_LISTED: usize = 5;
 
-/// Files by name, and what has been told about them.
+/// Files by name, and what has been told about them. What is told costs what differs.
 #[derive(Debug, Default)]
 pub struct Files {
-    files: BTreeMap<String, File>,
-    told: BTreeMap<ObjectRef, Located<Object>>,
+    by_name: BTreeMap<Arc<str>, File>,
+    held: BTreeMap<ObjectRef, Held>,
+    /// Objects of which files may say something else than was told.
+    touched: BTreeSet<ObjectRef>,
+    /// Objects that stand in several files, with what is said of all but the first.
+    duplicates: BTreeMap<ObjectRef, Vec<Finding>>,
 }
 
 #[derive(Debug, Default)]
 struct File {
-    objects: BTreeMap<ObjectRef, Located<Object>>,
+    objects: BTreeMap<ObjectRef, Object>,
     findings: Vec<Finding>,
+}
+
+/// One name of an object.
+#[derive(Debug, Default)]
+struct Held {
+    /// Files that it stands in, sorted.
+    files: Vec<Arc<str>>,
+    /// What was told of it last.
+    told: Option<Object>,
 }
 
 impl Files {
     /// The file holds this now.
     pub fn insert(&mut self, name: &str, parsed: Parsed) {
-        let old = self.files.remove(name).unwrap_or_default();
+        let name: Arc<str> = name.into();
+        let old = self.by_name.remove(&name).unwrap_or_default();
         let mut file = File {
             objects: BTreeMap::new(),
             findings: parsed.findings,
         };
-        for located in parsed.objects {
-            match file.objects.entry(located.object.reference()) {
+        for object in parsed.objects {
+            match file.objects.entry(object.reference()) {
                 Entry::Vacant(place) => {
-                    place.insert(located);
+                    // What is equal is shared with what was told.
+                    let known = old
+                        .objects
+                        .get(place.key())
+                        .filter(|known| **known == object);
+                    place.insert(known.cloned().unwrap_or(object));
                 }
                 Entry::Occupied(first) => {
-                    file.findings
-                        .push(duplicate(first.key(), &first.get().origin, &located));
+                    let finding = duplicate(first.key(), first.get().origin(), &object);
+                    file.findings.push(finding);
                 }
             }
         }
         let mut kept = Vec::new();
-        for (reference, located) in old.objects {
-            let is_unclear = parsed.unknown || parsed.rejected.contains(&reference);
-            if is_unclear && !file.objects.contains_key(&reference) {
+        for (reference, object) in &old.objects {
+            let is_unclear = parsed.unknown || parsed.rejected.contains(reference);
+            if is_unclear && !file.objects.contains_key(reference) {
                 kept.push(reference.to_string());
-                file.objects.insert(reference, located);
+                file.objects.insert(reference.clone(), object.clone());
             }
         }
         if !kept.is_empty() {
-            file.findings
-                .push(Finding::about_file(Severity::Warning, name, stays(&kept)));
+            let finding = Finding::about_file(Severity::Warning, &name, stays(&kept));
+            file.findings.push(finding);
         }
-        self.files.insert(name.to_owned(), file);
+        self.hold(&name, &old.objects, &file.objects);
+        self.by_name.insert(name, file);
     }
 
     /// The file is there and cannot be read.
     pub fn fail(&mut self, name: &str, reason: &str) {
-        let file = self.files.entry(name.to_owned()).or_default();
+        let file = self.by_name.entry(name.into()).or_default();
         file.findings = vec![Finding::about_file(Severity::Error, name, reason)];
         if !file.objects.is_empty() {
             let kept: Vec<_> = file.objects.keys().map(ObjectRef::to_string).collect();
@@ -76,62 +99,93 @@ impl Files {
 
     /// Files of other names are gone.
     pub fn retain(&mut self, mut is_there: impl FnMut(&str) -> bool) {
-        self.files.retain(|name, _| is_there(name));
+        let gone: Vec<_> = self
+            .by_name
+            .extract_if(.., |name, _| !is_there(name))
+            .collect();
+        for (name, file) in gone {
+            self.hold(&name, &file.objects, &BTreeMap::new());
+        }
+    }
+
+    /// Notes what a file holds, and what of it is others than before.
+    fn hold(
+        &mut self,
+        name: &Arc<str>,
+        old: &BTreeMap<ObjectRef, Object>,
+        new: &BTreeMap<ObjectRef, Object>,
+    ) {
+        for reference in old.keys().filter(|it| !new.contains_key(it)) {
+            if let Some(held) = self.held.get_mut(reference) {
+                held.files.retain(|there| there != name);
+            }
+            self.touched.insert(reference.clone());
+        }
+        for (reference, object) in new {
+            let known = old.get(reference);
+            if known.is_none() {
+                let held = self.held.entry(reference.clone()).or_default();
+                if let Err(at) = held.files.binary_search(name) {
+                    held.files.reserve_exact(1);
+                    held.files.insert(at, Arc::clone(name));
+                }
+            }
+            if known != Some(object) {
+                self.touched.insert(reference.clone());
+            }
+        }
     }
 
     /// What changed since the last call, and everything that is wrong now.
     pub fn merge(&mut self) -> ScanResult {
+        let (mut gone, mut new) = (Vec::new(), Vec::new());
+        for reference in std::mem::take(&mut self.touched) {
+            let Some(held) = self.held.get_mut(&reference) else {
+                continue;
+            };
+            let by_name = &self.by_name;
+            let stand = |name: &Arc<str>| by_name.get(name)?.objects.get(&reference);
+            let mut places = held.files.iter().filter_map(stand);
+            self.duplicates.remove(&reference);
+            let Some(first) = places.next() else {
+                gone.extend(held.told.take().map(|_| Change::Delete(reference.clone())));
+                self.held.remove(&reference);
+                continue;
+            };
+            let others = places.map(|other| duplicate(&reference, first.origin(), other));
+            let others: Vec<_> = others.collect();
+            if !others.is_empty() {
+                self.duplicates.insert(reference.clone(), others);
+            }
+            if held.told.as_ref() != Some(first) {
+                held.told = Some(first.clone());
+                new.push(Change::Upsert(first.clone()));
+            }
+        }
         let mut findings = self.findings();
-        let mut all: BTreeMap<&ObjectRef, &Located<Object>> = BTreeMap::new();
-        for file in self.files.values() {
-            for (reference, located) in &file.objects {
-                match all.entry(reference) {
-                    Entry::Vacant(place) => {
-                        place.insert(located);
-                    }
-                    Entry::Occupied(first) => {
-                        findings.push(duplicate(reference, &first.get().origin, located));
-                    }
-                }
-            }
-        }
-        let gone = self
-            .told
-            .keys()
-            .filter(|reference| !all.contains_key(reference));
-        let mut changes: Vec<_> = gone.cloned().map(Change::Delete).collect();
-        let new = all
-            .iter()
-            .filter(|(reference, located)| self.told.get(reference) != Some(located));
-        changes.extend(new.map(|(_, located)| Change::Upsert((*located).clone())));
-        for change in &changes {
-            match change {
-                Change::Delete(reference) => drop(self.told.remove(reference)),
-                Change::Upsert(located) => {
-                    self.told
-                        .insert(located.object.reference(), located.clone());
-                }
-                Change::Synced(_) => {}
-            }
-        }
+        findings.extend(self.duplicates.values().flatten().cloned());
         findings.sort();
-        ScanResult { changes, findings }
+        ScanResult {
+            changes: gone.into_iter().chain(new).collect(),
+            findings,
+        }
     }
 
     /// Everything that is wrong in single files.
     pub fn findings(&self) -> Vec<Finding> {
-        self.files
+        self.by_name
             .values()
             .flat_map(|file| file.findings.iter().cloned())
             .collect()
     }
 }
 
-fn duplicate(reference: &ObjectRef, first: &Origin, second: &Located<Object>) -> Finding {
+fn duplicate(reference: &ObjectRef, first: &Origin, second: &Object) -> Finding {
     let message = format!("the object stands in {first} already, and that one is used; remove one");
-    Finding::about(
+    Finding::at(
         Severity::Error,
-        (reference, second),
+        second.origin(),
+        reference.to_string(),
         "metadata.name",
         message,
     )
@@ -168,7 +222,7 @@ mod tests {
     /// Changes in short: `+a` for a new or changed object, `-a` for one that is gone.
     fn short(result: &ScanResult) -> Vec<String> {
         let short = |change: &Change| match change {
-            Change::Upsert(located) => format!("+{}", located.object.reference().name),
+            Change::Upsert(object) => format!("+{}", object.reference().name),
             Change::Delete(reference) => format!("-{}", reference.name),
             Change::Synced(source) => format!("synced {source}"),
         };
@@ -198,10 +252,10 @@ mod tests {
         );
         let result = files.merge();
         assert_eq!(short(&result), ["+a"]);
-        let Change::Upsert(located) = &result.changes[0] else {
+        let Change::Upsert(object) = &result.changes[0] else {
             panic!("an upsert")
         };
-        assert_eq!(&*located.origin.file, "1.yaml");
+        assert_eq!(&*object.origin().file, "1.yaml");
         assert_eq!(result.findings.len(), 1);
         let text = result.findings[0].to_string();
         assert!(

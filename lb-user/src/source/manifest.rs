@@ -31,7 +31,7 @@ const MAX_FINDINGS: usize = 10_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// Objects that may be used, in the order of the text. Names may repeat.
-    pub objects: Vec<Located<Object>>,
+    pub objects: Vec<Object>,
     /// Objects that are there and were refused.
     pub rejected: BTreeSet<ObjectRef>,
     /// Whether a part of the text could not be read as any object, so that what it names is unknown.
@@ -318,20 +318,8 @@ impl Reader<'_> {
             self.remark(place, remark.severity, &remark.field, remark.message);
         }
         match object {
-            Some((object, written)) => {
-                let origin = Origin {
-                    line: place.line,
-                    ..self.origin.clone()
-                };
-                self.parsed.objects.push(Located {
-                    object,
-                    origin,
-                    written,
-                });
-            }
-            None => {
-                self.parsed.rejected.insert(reference);
-            }
+            Some(object) => self.parsed.objects.push(object),
+            None => drop(self.parsed.rejected.insert(reference)),
         }
     }
 
@@ -353,38 +341,48 @@ impl Reader<'_> {
         kind: Kind,
         place: &Place<'_>,
         remarks: &mut Remarks,
-    ) -> Option<(Object, Written)> {
+    ) -> Option<Object> {
         Some(match kind {
             Kind::Service => {
                 let (raw, written) = self.typed::<core::Service>(kind, place)?;
-                (
-                    Object::Service(convert::service::service(raw, remarks)?),
-                    written,
-                )
+                let service = convert::service::service(raw, remarks)?;
+                Object::Service(self.located(place, service, written))
             }
             Kind::Endpoints => {
                 let (raw, written) = self.typed::<core::Endpoints>(kind, place)?;
-                (
-                    Object::Endpoints(convert::endpoint::endpoints(raw, remarks)),
-                    written,
-                )
+                let endpoints = convert::endpoint::endpoints(raw, remarks);
+                Object::Endpoints(self.located(place, endpoints, written))
             }
             Kind::EndpointSlice => {
                 let (raw, written) = self.typed::<discovery::EndpointSlice>(kind, place)?;
-                (
-                    Object::EndpointSlice(convert::endpoint::slice(raw, remarks)?),
-                    written,
-                )
+                let slice = convert::endpoint::slice(raw, remarks)?;
+                Object::EndpointSlice(self.located(place, slice, written))
             }
             Kind::Pod => {
                 let (raw, written) = self.typed::<core::Pod>(kind, place)?;
-                (Object::Pod(convert::pod::pod(raw, remarks)), written)
+                Object::Pod(self.located(place, convert::pod::pod(raw, remarks), written))
             }
             Kind::Node => {
                 let (raw, written) = self.typed::<core::Node>(kind, place)?;
-                (Object::Node(convert::node::node(raw, remarks)), written)
+                Object::Node(self.located(place, convert::node::node(raw, remarks), written))
             }
         })
+    }
+
+    fn located<T>(&self, place: &Place<'_>, object: T, written: Written) -> Arc<Located<T>> {
+        Arc::new(Located {
+            object,
+            origin: self.origin_of(place.line),
+            written,
+        })
+    }
+
+    /// A line of the document.
+    fn origin_of(&self, line: usize) -> Origin {
+        Origin {
+            line,
+            ..self.origin.clone()
+        }
     }
 
     /// The object as its kind's type. What does not fit, or is not known, is told.
@@ -421,10 +419,7 @@ impl Reader<'_> {
     }
 
     fn judge(&mut self, line: usize, label: String, outcome: Outcome) {
-        let origin = Origin {
-            line,
-            ..self.origin.clone()
-        };
+        let origin = self.origin_of(line);
         self.parsed.judged.push(Judged {
             origin,
             label,
@@ -445,10 +440,7 @@ impl Reader<'_> {
         field: &str,
         message: String,
     ) {
-        let origin = Origin {
-            line,
-            ..self.origin.clone()
-        };
+        let origin = self.origin_of(line);
         let finding = Finding::at(severity, &origin, label, field, message);
         self.parsed.findings.push(finding);
     }
@@ -566,9 +558,9 @@ spec:
         let parsed = parse("m.yaml", SERVICE);
         assert_eq!(parsed.findings, []);
         assert_eq!(parsed.objects.len(), 1);
-        assert_eq!(parsed.objects[0].origin.to_string(), "m.yaml:1");
+        assert_eq!(parsed.objects[0].origin().to_string(), "m.yaml:1");
         assert_eq!(
-            parsed.objects[0].object.reference().to_string(),
+            parsed.objects[0].reference().to_string(),
             "Service default/hostname"
         );
     }
@@ -643,10 +635,10 @@ spec:
         let names: Vec<_> = parsed
             .objects
             .iter()
-            .map(|o| o.object.reference().to_string())
+            .map(|object| object.reference().to_string())
             .collect();
         assert_eq!(names, ["Node n1", "Pod a/p"]);
-        assert_eq!(parsed.objects[1].origin.line, 5);
+        assert_eq!(parsed.objects[1].origin().line, 5);
         assert_eq!(parsed.findings.len(), 1);
         let finding = &parsed.findings[0];
         assert_eq!(

@@ -1,7 +1,7 @@
 //! Where objects come from: manifests in files, in directories and on standard input.
 //!
 //! ```text
-//! bytes -> encoding -> documents -> yaml | json -> node -> kinds, decode, convert -> Located<Object>, Finding
+//! bytes -> encoding -> documents -> yaml | json -> node -> kinds, decode, convert -> Object, Finding
 //! ```
 //!
 //! A source tells what changed and when it has told everything once. It judges each object alone: a
@@ -10,7 +10,7 @@
 
 use crate::model::{
     finding::Finding,
-    object::{Located, Object, ObjectRef},
+    object::{Object, ObjectRef},
 };
 
 mod advice;
@@ -34,14 +34,10 @@ pub mod touch;
 mod yaml;
 
 /// One change of what a source holds.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "most changes are upserts, and none lives long"
-)]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// The object is new or different.
-    Upsert(Located<Object>),
+    Upsert(Object),
     /// The object is gone.
     Delete(ObjectRef),
     /// Everything that the source of this name had at first has been told.

@@ -79,7 +79,7 @@ fn blocks_of_tutorials_get_their_verdict() {
         let names: Vec<_> = parsed
             .objects
             .iter()
-            .map(|located| located.object.reference().to_string())
+            .map(|object| object.reference().to_string())
             .collect();
         assert_eq!(names, objects, "{text}");
         let lines: Vec<_> = parsed.findings.iter().map(ToString::to_string).collect();

@@ -34,6 +34,7 @@ use crate::{
     desired::{PortName, Protocol},
     model::object::ObjectName,
     plan::{BackendId, BackendRow, FrontendKey, display_key},
+    shared_map::SharedMap,
     store::Snapshot,
 };
 
@@ -128,7 +129,7 @@ pub struct Known<'a, M> {
     /// The objects.
     pub snapshot: &'a Snapshot,
     /// What each service has.
-    pub addresses: &'a BTreeMap<ObjectName, Addresses>,
+    pub addresses: &'a SharedMap<ObjectName, Addresses>,
     /// The node.
     pub facts: &'a NodeFacts,
 }
@@ -221,7 +222,7 @@ impl<M: LbMaps> Known<'_, M> {
         };
         let choices = explain::explain(self.snapshot, self.facts, &name, addresses);
         let mut choices = choices.into_iter().filter(|choice| {
-            choice.name == port.port
+            *choice.name == *port.port
                 && choice.protocol == port.protocol
                 && choice.family == port.family
         });
@@ -263,7 +264,7 @@ fn service_name(port: &PortName) -> String {
         port,
         ..
     } = port;
-    match port.as_str() {
+    match &**port {
         "" => format!("{namespace}/{service}"),
         port => format!("{namespace}/{service}:{port}"),
     }

@@ -73,7 +73,7 @@ fn findings(case: &Case) -> Vec<Finding> {
             let mut objects = parsed.objects.iter();
             let is_good = |name: String| name == *good;
             assert!(
-                objects.any(|o| is_good(o.object.reference().to_string())),
+                objects.any(|o| is_good(o.reference().to_string())),
                 "{}: {good}",
                 case.name
             );

@@ -48,7 +48,7 @@ fn a_list_of_a_million_lines_keeps_the_line_of_every_item() {
         .concat();
     let parsed = manifest::parse("m", &format!("apiVersion: v1\nkind: List\nitems:\n{items}"));
     assert_eq!(parsed.objects.len(), 49_999);
-    assert_eq!(parsed.objects[35_000].origin.line, 4 + 700_000);
+    assert_eq!(parsed.objects[35_000].origin().line, 4 + 700_000);
     let [finding] = &parsed.findings[..] else {
         panic!("{:?}", parsed.findings.len())
     };

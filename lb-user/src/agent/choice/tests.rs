@@ -85,13 +85,13 @@ fn frontends() -> BTreeSet<Frontend> {
 /// As what stands in the tables for the one port.
 fn served(port: DesiredPort) -> Served {
     let name = PortName {
-        namespace: "default".to_owned(),
-        service: "web".to_owned(),
-        port: "http".to_owned(),
+        namespace: "default".into(),
+        service: "web".into(),
+        port: "http".into(),
         protocol: Protocol::Tcp,
         family: Family::V4,
     };
-    Served([(name, port)].into())
+    [(name, port)].into()
 }
 
 /// `KIND INSIDE OUTSIDE` of each address.

@@ -27,7 +27,7 @@ use self::{
     port::{Answer, Asked, settle},
     sync::Sync,
 };
-use crate::{compile::health::HealthCheck, model::object::ObjectName};
+use crate::{compile::health::HealthCheck, model::object::ObjectName, shared_map::SharedMap};
 
 /// What all health check ports say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub struct Health {
     /// Whether this node is about to go, and should get no new connections.
     pub is_leaving: bool,
     /// By service.
-    pub checks: BTreeMap<ObjectName, HealthCheck>,
+    pub checks: SharedMap<ObjectName, HealthCheck>,
 }
 
 /// What the servers tell, as it is at the moment.

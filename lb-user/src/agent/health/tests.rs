@@ -19,7 +19,7 @@ fn name() -> ObjectName {
 fn health(port: u16, n_local: usize) -> Health {
     Health {
         is_leaving: false,
-        checks: BTreeMap::from([(name(), HealthCheck { port, n_local })]),
+        checks: SharedMap::from([(name(), HealthCheck { port, n_local })]),
     }
 }
 
@@ -189,7 +189,7 @@ async fn a_port_passes_from_one_service_to_another() {
     let other = ObjectName::new("shop", "aaa");
     stage.health.send_replace(Health {
         is_leaving: false,
-        checks: BTreeMap::from([(other, check)]),
+        checks: SharedMap::from([(other, check)]),
     });
     let passed = async {
         while !matches!(said(at(port), GET).await, Ok(text) if text.contains("\"aaa\"")) {

@@ -146,9 +146,10 @@ impl Node {
             flows: FlowSettings::default(),
             maglev_seed: args.services.maglev_seed,
             netns: 0,
+            tables: Capacity::of(&compiled.desired),
         })?;
         let mut maps = BpfMaps::take(&mut ebpf)?;
-        let mut ledger = Ledger::new(Capacity::default());
+        let mut ledger = Ledger::new(maps.capacity());
         let outcome =
             apply::reconcile(&compiled.desired, &mut ledger, &mut maps, &Retry::default());
         if let Some(failure) = outcome

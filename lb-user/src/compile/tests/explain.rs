@@ -23,8 +23,8 @@ fn agree(choices: &[PortChoice], compiled: &Compiled) {
     let ports = compiled.desired.ports.iter();
     let of = |choice: &PortChoice| {
         let mut ports = ports.clone().filter(|(name, _)| {
-            (&name.port, name.protocol, name.family)
-                == (&choice.name, choice.protocol, choice.family)
+            (&*name.port, name.protocol, name.family)
+                == (&*choice.name, choice.protocol, choice.family)
         });
         ports.next().expect("a port of this name").1
     };

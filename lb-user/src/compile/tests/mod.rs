@@ -6,7 +6,7 @@ use lb_common::net::addr::Family;
 
 use super::*;
 use crate::{
-    desired::{self, FrontendKind, PortName, Protocol},
+    desired::{self, DesiredPort, FrontendKind, PortName, Protocol},
     source::{Change, manifest},
     store::Store,
 };
@@ -14,6 +14,7 @@ use crate::{
 mod categorize;
 mod explain;
 mod external;
+mod follow;
 mod health;
 mod order;
 mod reference;
@@ -428,7 +429,7 @@ fn one_port_of_a_service_has_whatever_else_is_dialled_at_its_addresses() {
     for (name, port) in &compiled.desired.ports {
         let any = port.frontends.iter();
         let any = any.filter(|frontend| frontend.kind == FrontendKind::AnyPort);
-        rest.extend(any.map(|it| (name.port.as_str(), it.addr, it.port)));
+        rest.extend(any.map(|it| (&*name.port, it.addr, it.port)));
     }
     let addresses = &compiled.addresses[&ObjectName::new("default", "web")];
     let expected: Vec<_> = addresses

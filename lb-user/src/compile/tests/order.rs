@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use proptest::{prelude::*, sample::Index};
 
 use super::*;
-use crate::model::object::{Located, Object};
+use crate::model::object::Object;
 
 /// A small cluster in which objects meet: services by selector and by slice, of all families.
-fn world() -> Vec<Located<Object>> {
+fn world() -> Vec<Object> {
     let mut text = String::new();
     for n in 0..6 {
         let spec = [
@@ -62,7 +62,7 @@ proptest! {
             crooked.apply(Change::Upsert(index.get(&world).clone()));
         }
         for (index, _) in detours.iter().filter(|(_, taken_back)| *taken_back) {
-            crooked.apply(Change::Delete(index.get(&world).object.reference()));
+            crooked.apply(Change::Delete(index.get(&world).reference()));
         }
         for index in order {
             crooked.apply(Change::Upsert(world[index].clone()));

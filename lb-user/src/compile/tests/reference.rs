@@ -32,11 +32,11 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
                 addresses: Vec::new(),
                 conditions,
                 given: conditions.into(),
-                node_name: node.map(str::to_owned),
+                node_name: node.map(Into::into),
                 hostname: None,
                 target: None,
                 zone: None,
-                hints: Some(Hints { zones, nodes }),
+                hints: Some(Hints { zones, nodes }.into()),
                 weight: 1,
             }
         })

@@ -1,10 +1,10 @@
 //! Slices as a cluster's controllers would write them, whole.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
 use super::*;
 use crate::{
-    alloc,
+    alloc::{self, Pools},
     compile::slices::Sources,
     model::endpoint::{AddressType, EndpointPort, EndpointSlice},
 };
@@ -21,11 +21,11 @@ fn written(text: &str) -> Vec<String> {
     };
     let allocated = alloc::allocate(&snapshot.services, pools, &Allocations::default());
     let mut findings = Vec::new();
-    let mut sources = Sources::new(&snapshot, &mut findings);
+    let sources = Sources::new(&snapshot);
     let mut lines = Vec::new();
     for (name, service) in &snapshot.services {
         let addresses = &allocated.addresses[name];
-        for slice in sources.slices(service, &addresses.families, &mut findings) {
+        for slice in sources.slices(&snapshot, service, &addresses.families, &mut findings) {
             lines.push(head(&slice));
             lines.extend(slice.endpoints.iter().map(endpoint));
         }
@@ -71,9 +71,9 @@ fn endpoint(endpoint: &crate::model::endpoint::Endpoint) -> String {
         }
     }
     let texts = [
-        ("node", endpoint.node_name.clone()),
-        ("host", endpoint.hostname.clone()),
-        ("zone", endpoint.zone.clone()),
+        ("node", endpoint.node_name.as_deref().map(str::to_owned)),
+        ("host", endpoint.hostname.as_deref().map(str::to_owned)),
+        ("zone", endpoint.zone.as_deref().map(str::to_owned)),
         (
             "target",
             endpoint
@@ -239,9 +239,10 @@ fn a_slice_has_at_most_a_hundred_endpoints_and_a_name_that_stays() {
     let text = [SERVICE, &pods].concat();
     let slices = |text: &str| {
         let snapshot = snapshot(text);
-        let mut sources = Sources::new(&snapshot, &mut Vec::new());
+        let sources = Sources::new(&snapshot);
         let service = snapshot.services.values().next().expect("one service");
-        sources.slices(service, &[Family::V4], &mut Vec::new())
+        let slices = sources.slices(&snapshot, service, &[Family::V4], &mut Vec::new());
+        slices.into_iter().map(Cow::into_owned).collect::<Vec<_>>()
     };
     let all = slices(&text);
     let sizes: Vec<_> = all.iter().map(|slice| slice.endpoints.len()).collect();

@@ -1,6 +1,6 @@
 //! Endpoints: as written, or as a cluster's endpoints controller would write them.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use lb_common::net::addr::Family;
 use serde_json::{Value, json};
@@ -37,7 +37,11 @@ pub(super) fn defaults(written: &Value) -> Value {
 }
 
 /// The endpoints of a service's primary family.
-pub(super) fn object(service: &Service, families: &[Family], slices: &[EndpointSlice]) -> Value {
+pub(super) fn object(
+    service: &Service,
+    families: &[Family],
+    slices: &[Cow<'_, EndpointSlice>],
+) -> Value {
     let primary = families.first().map(|family| AddressType::Ip(*family));
     let mut subsets: BTreeMap<&[EndpointPort], Subset<'_>> = BTreeMap::new();
     for slice in slices {
@@ -121,7 +125,10 @@ fn address(endpoint: &Endpoint) -> Value {
         ("nodeName", json!(endpoint.node_name)),
         (
             "targetRef",
-            endpoint.target.as_ref().map_or(Value::Null, slice::target),
+            endpoint
+                .target
+                .as_deref()
+                .map_or(Value::Null, slice::target),
         ),
     ])
 }

@@ -4,7 +4,7 @@
 //! Pure, and one object at a time: nothing here holds more than one. Objects come sorted by namespace and name,
 //! except that slices made for a service stand behind the others.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{borrow::Cow, ops::ControlFlow};
 
 use serde_json::Value;
 
@@ -15,6 +15,7 @@ use crate::{
         object::{Kind, Labels, Located, ObjectName, ObjectRef},
         service::Service,
     },
+    shared_map::SharedMap,
     store::{Objects, Snapshot},
 };
 
@@ -33,7 +34,7 @@ pub struct View<'a> {
     /// The objects.
     pub snapshot: &'a Snapshot,
     /// What each service has; a service that is refused is missing.
-    pub addresses: &'a BTreeMap<ObjectName, Addresses>,
+    pub addresses: &'a SharedMap<ObjectName, Addresses>,
     /// When an object was first seen (RFC 3339), for those that do not say when they were made.
     pub since: &'a dyn Fn(&ObjectRef) -> Option<String>,
 }
@@ -52,7 +53,7 @@ pub type IsMeant<'a> = dyn Fn(&ObjectName, &Labels) -> bool + 'a;
 /// Takes one object after the other, for as long as it wants more.
 pub type Emit<'a> = dyn FnMut(Value) -> ControlFlow<()> + 'a;
 
-impl View<'_> {
+impl<'a> View<'a> {
     /// Gives out the objects of a kind that are meant.
     pub fn each(&self, kind: Kind, is_meant: &IsMeant<'_>, emit: &mut Emit<'_>) {
         // Whether somebody stopped it makes no difference here.
@@ -78,7 +79,7 @@ impl View<'_> {
     /// Endpoints that were written and are used, and those that follow from a service's slices.
     fn endpoints(&self, is_meant: &IsMeant<'_>, emit: &mut Emit<'_>) -> ControlFlow<()> {
         let (written, services) = (&self.snapshot.endpoints, &self.snapshot.services);
-        let mut sources = Sources::new(self.snapshot, &mut Vec::new());
+        let sources = Sources::new(self.snapshot);
         let mut lone = written
             .iter()
             .filter(|(name, _)| !services.contains_key(*name))
@@ -105,7 +106,7 @@ impl View<'_> {
                     self.written_one(Kind::Endpoints, place, is_meant, endpoints::defaults, emit)?;
                 }
                 None if is_meant(name, &service.object.meta.labels) => {
-                    let slices = self.slices_of(&mut sources, name, service);
+                    let slices = self.slices_of(&sources, name, service);
                     let families = self.addresses.get(name).map(|it| &*it.families);
                     let shown =
                         endpoints::object(&service.object, families.unwrap_or_default(), &slices);
@@ -130,15 +131,11 @@ impl View<'_> {
         let kind = Kind::EndpointSlice;
         let given = &self.snapshot.slices;
         self.written(kind, given, is_meant, slice::defaults, emit)?;
-        let mut sources = Sources::new(self.snapshot, &mut Vec::new());
+        let sources = Sources::new(self.snapshot);
         for (name, service) in &self.snapshot.services {
-            let slices = self.slices_of(&mut sources, name, service);
-            let is_given = |slice: &EndpointSlice| {
-                given
-                    .get(&slice.meta.name)
-                    .is_some_and(|given| given.object == *slice)
-            };
-            for slice in slices.iter().filter(|slice| !is_given(slice)) {
+            let slices = self.slices_of(&sources, name, service);
+            let is_made = |slice: &&Cow<'_, EndpointSlice>| matches!(slice, Cow::Owned(_));
+            for slice in slices.iter().filter(is_made) {
                 if is_meant(&slice.meta.name, &slice.meta.labels) {
                     emit(self.dated(Kind::Service, name, slice::object(slice)))?;
                 }
@@ -159,14 +156,18 @@ impl View<'_> {
 
     fn slices_of<'s>(
         &self,
-        sources: &mut Sources<'s>,
+        sources: &Sources,
         name: &ObjectName,
         service: &'s Located<Service>,
-    ) -> Vec<EndpointSlice> {
-        match self.addresses.get(name) {
-            Some(addresses) => sources.slices(service, &addresses.families, &mut Vec::new()),
-            None => Vec::new(),
-        }
+    ) -> Vec<Cow<'s, EndpointSlice>>
+    where
+        'a: 's,
+    {
+        let Some(addresses) = self.addresses.get(name) else {
+            return Vec::new();
+        };
+        let families = &addresses.families;
+        sources.slices(self.snapshot, service, families, &mut Vec::new())
     }
 
     /// Objects that are shown as they were written, with defaults.

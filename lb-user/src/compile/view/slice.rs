@@ -61,12 +61,15 @@ fn endpoint(endpoint: &Endpoint) -> Value {
     fields([
         ("addresses", json!(addresses)),
         ("conditions", conditions),
-        ("hints", endpoint.hints.as_ref().map_or(Value::Null, hints)),
+        (
+            "hints",
+            endpoint.hints.as_deref().map_or(Value::Null, hints),
+        ),
         ("hostname", json!(endpoint.hostname)),
         ("nodeName", json!(endpoint.node_name)),
         (
             "targetRef",
-            endpoint.target.as_ref().map_or(Value::Null, target),
+            endpoint.target.as_deref().map_or(Value::Null, target),
         ),
         ("zone", json!(endpoint.zone)),
     ])

@@ -337,7 +337,7 @@ fn who_has_seen_enough_gets_no_more() {
     let snapshot = snapshot(WEB);
     let view = View {
         snapshot: &snapshot,
-        addresses: &BTreeMap::new(),
+        addresses: &SharedMap::new(),
         since: &|_| None,
     };
     for (kind, most) in [(Kind::Pod, 1), (Kind::Service, 1), (Kind::Node, 0)] {

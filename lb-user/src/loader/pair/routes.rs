@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -41,7 +42,7 @@ pub struct Wanted {
     /// Prefixes that `ClusterIPs` are taken from.
     pub service_cidrs: Vec<IpNet>,
     /// All service addresses.
-    pub services: BTreeSet<IpAddr>,
+    pub services: Arc<BTreeSet<IpAddr>>,
     /// The node's addresses, preferred as source.
     pub sources: NodeAddresses,
     /// Largest packet, L3 bytes, that leaves the node: what the node's own connections begin with.
@@ -220,7 +221,7 @@ mod tests {
     fn wanted(services: &[&str]) -> Wanted {
         Wanted {
             service_cidrs: vec![net("10.96.0.0/12"), net("fd00:10:96::/112")],
-            services: services.iter().map(|text| addr(text)).collect(),
+            services: Arc::new(services.iter().map(|text| addr(text)).collect()),
             sources: NodeAddresses {
                 v4: Some("192.0.2.1".parse().expect("literal")),
                 v6: None,

@@ -9,7 +9,7 @@ use lb_user::{
     alloc::Allocations,
     cli::{indented_json, yaml_document},
     compile::{self, NodeFacts, view::View},
-    model::object::{Kind, Located, Object, ObjectRef},
+    model::object::{Kind, Object, ObjectRef},
     source::{Change, manifest},
     store::{Snapshot, Store},
 };
@@ -20,9 +20,9 @@ use super::cidrs;
 /// Runs one input.
 pub fn run(bytes: &[u8]) {
     let mut objects = BTreeMap::new();
-    for located in manifest::parse_bytes("m", bytes.to_vec()).objects {
-        as_written(&located);
-        objects.entry(located.object.reference()).or_insert(located);
+    for object in manifest::parse_bytes("m", bytes.to_vec()).objects {
+        as_written(&object);
+        objects.entry(object.reference()).or_insert(object);
     }
     if objects.is_empty() {
         return;
@@ -39,16 +39,15 @@ pub fn run(bytes: &[u8]) {
 }
 
 /// An object alone, as it was written.
-fn as_written(located: &Located<Object>) {
-    let value = located.written.value();
-    assert_eq!(value["kind"], located.object.reference().kind.name());
+fn as_written(object: &Object) {
+    let value = object.written().value();
+    assert_eq!(value["kind"], object.reference().kind.name());
     let again = read_again(&value);
-    assert_eq!(again.object, located.object, "{value:#}");
-    assert_eq!(again.written, located.written, "{value:#}");
+    assert_same(&again, object, &value);
 }
 
 /// The one object that YAML and JSON both hold.
-fn read_again(value: &Value) -> Located<Object> {
+fn read_again(value: &Value) -> Object {
     let json = indented_json(value).expect("a value has a text");
     let [from_yaml, from_json] = [yaml_document(value), json].map(|text| {
         let mut parsed = manifest::parse("again", &text);
@@ -59,15 +58,35 @@ fn read_again(value: &Value) -> Located<Object> {
         );
         parsed.objects.remove(0)
     });
-    assert_eq!(from_yaml.object, from_json.object, "{value:#}");
-    assert_eq!(from_yaml.written, from_json.written, "{value:#}");
+    assert_same(&from_yaml, &from_json, value);
     from_yaml
 }
 
-fn snapshot(objects: impl IntoIterator<Item = Located<Object>>) -> Arc<Snapshot> {
+/// Two objects that differ in nothing but where they stand.
+fn assert_same(one: &Object, other: &Object, value: &Value) {
+    match (one, other) {
+        (Object::Service(one), Object::Service(other)) => {
+            assert_eq!(one.object, other.object, "{value:#}");
+        }
+        (Object::Endpoints(one), Object::Endpoints(other)) => {
+            assert_eq!(one.object, other.object, "{value:#}");
+        }
+        (Object::EndpointSlice(one), Object::EndpointSlice(other)) => {
+            assert_eq!(one.object, other.object, "{value:#}");
+        }
+        (Object::Pod(one), Object::Pod(other)) => assert_eq!(one.object, other.object, "{value:#}"),
+        (Object::Node(one), Object::Node(other)) => {
+            assert_eq!(one.object, other.object, "{value:#}");
+        }
+        _ => panic!("{value:#}: of two kinds"),
+    }
+    assert_eq!(one.written(), other.written(), "{value:#}");
+}
+
+fn snapshot(objects: impl IntoIterator<Item = Object>) -> Arc<Snapshot> {
     let mut store = Store::new([]);
-    for located in objects {
-        store.apply(Change::Upsert(located));
+    for object in objects {
+        store.apply(Change::Upsert(object));
     }
     store.snapshot()
 }

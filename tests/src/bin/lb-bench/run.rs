@@ -32,7 +32,7 @@ const NOTES: [&str; 9] = [
      With `connect-time+tc` those for packets are on that machine's device too, as on a node that serves others. What is made past sockets has no rows there.",
     "`nftables` and `iptables` are kube-proxy's rules, without kube-proxy, in the order in which it writes them, for ClusterIPs alone; iptables in its \
      old tables, which are the faster ones. They track connections for all of the node, which is more than a Service needs, and leave neighbours to the stack.",
-    "Nobody masquerades: the clients are pods. Services have ten endpoints each, eight where they are 30,000; the one in the middle is dialled.",
+    "Nobody masquerades: the clients are pods. Services have ten endpoints each; the one in the middle is dialled.",
     "A new flow's packets have a source that was not seen before; flows are established in both directions before they are measured.",
     "`stateless` and `lru-fib` are programs that do a part of a Service's work: the one keeps no connections, the other looks them up in the \
      kernel's hash map, and the way in its routes; `service-lru-fib` looks for the service before (tests/src/bin/lb-bench/programs.rs). Program runs are net of an empty program's.",

@@ -35,8 +35,7 @@ impl Scale {
         name: "full",
         rounds: 12,
         services: 10_000,
-        // More do not fit into the agent's table of services, which holds 65,536 entries, two for each of these.
-        loaded: [10_000, 30_000],
+        loaded: [10_000, 50_000],
         flows: [1 << 10, 1 << 16],
         frames: 200_000,
         new_flows: 1 << 16,

@@ -12,10 +12,8 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-/// Endpoints of each service, as long as there are not very many services.
+/// Endpoints of each service.
 pub(crate) const ENDPOINTS: u32 = 10;
-/// Endpoints of all services together that fit into the agent's tables.
-const ALL_ENDPOINTS: u32 = 262_000;
 /// The port that is dialled.
 pub(crate) const PORT: u16 = 80;
 /// The port of the backends.
@@ -73,16 +71,9 @@ impl Services {
         write(&dir.join(DIALLED), &dialled, ENDPOINTS)?;
         for (at, some) in others.chunks(PER_FILE).enumerate() {
             let path = dir.join(format!("others-{at}.json"));
-            write(&path, some, self.endpoints_each())?;
+            write(&path, some, ENDPOINTS)?;
         }
         Ok(())
-    }
-
-    /// Endpoints of each service but the one that is dialled, which has [`ENDPOINTS`].
-    pub(crate) fn endpoints_each(self) -> u32 {
-        let most = ALL_ENDPOINTS / self.0.max(1);
-        // Eight of thirty thousand.
-        most.min(ENDPOINTS)
     }
 
     /// Ports of all services together.
@@ -223,9 +214,5 @@ mod tests {
         let different: BTreeSet<_> = addresses.iter().collect();
         assert_eq!(different.len(), addresses.len());
         assert_eq!(addresses.len(), 101 * 11);
-        assert_eq!(
-            [10_000, 30_000].map(|n| Services(n).endpoints_each()),
-            [10, 8]
-        );
     }
 }

@@ -147,13 +147,13 @@ fn endpoint(
         addresses: addresses(&raw.addresses, address_type, &field, remarks),
         conditions: given.resolve(),
         given,
-        node_name: raw.node_name,
-        hostname: raw.hostname,
-        target: raw.target_ref.map(target),
-        zone: raw.zone,
+        node_name: raw.node_name.map(Into::into),
+        hostname: raw.hostname.map(Into::into),
+        target: raw.target_ref.map(|raw| target(raw).into()),
+        zone: raw.zone.map(Into::into),
         hints: raw
             .hints
-            .map(|raw| hints(raw, &format!("{field}.hints"), remarks)),
+            .map(|raw| hints(raw, &format!("{field}.hints"), remarks).into()),
         weight: 1,
     }
 }
