@@ -31,6 +31,7 @@
 
 pub mod addressing;
 pub mod asm;
+pub mod backlog;
 pub mod balancer;
 pub mod bench;
 mod blackhole;

@@ -27,16 +27,20 @@ impl Tally {
         }
     }
 
-    /// Takes the result of the next exchange.
+    /// Takes the result of the next exchange, which ended now.
     pub fn count(&mut self, result: Result<String>) {
+        self.count_at(SystemTime::now(), result);
+    }
+
+    fn count_at(&mut self, end: SystemTime, result: Result<String>) {
         match result {
             Ok(server) => *self.hits.entry(server).or_default() += 1,
             Err(error) => {
                 let number = self.n_counted() + 1;
                 // As the agents' logs say it.
-                let now = humantime::format_rfc3339_millis(SystemTime::now());
+                let end = humantime::format_rfc3339_millis(end);
                 self.failures
-                    .push(format!("exchange {number} until {now}: {error:#}"));
+                    .push(format!("exchange {number} until {end}: {error:#}"));
             }
         }
     }
@@ -205,11 +209,14 @@ mod tests {
         let mut tally = Tally::new("two".to_owned(), 2);
         tally.count(Ok("a".to_owned()));
         assert!(tally.complete().is_err());
-        tally.count(Err(anyhow::anyhow!("refused").context("connect")));
+        let error = anyhow::anyhow!("refused").context("connect");
+        tally.count_at(SystemTime::UNIX_EPOCH, Err(error));
         assert!(tally.is_done());
         let error = tally.complete().unwrap_err().to_string();
         assert!(
-            error.contains("a 1; 1 failures\n  exchange 2: connect: refused"),
+            error.contains(
+                "a 1; 1 failures\n  exchange 2 until 1970-01-01T00:00:00.000Z: connect: refused"
+            ),
             "{error}"
         );
     }
