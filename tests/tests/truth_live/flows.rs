@@ -171,10 +171,15 @@ fn silent(site: &Site, flow: &Flow) -> Result<()> {
     if flow.class.is_host() {
         return Ok(());
     }
-    // What is awaited has had its time. An error may come from anywhere; neighbours ask for each other all the time.
-    let is_answer = |packet: &[u8]| source(packet) == Some(flow.to.ip()) || is_error(packet);
+    // What is awaited has had its time. An error may come from anywhere; neighbours ask for each other all the time, and the
+    // last acknowledgement to another client, dialled from before, comes when its socket is closed already.
+    let is_answer = |packet: &[u8]| {
+        ends(packet).is_some_and(|(from, to)| {
+            to == flow.from.ip() && (from == flow.to.ip() || is_error(packet))
+        })
+    };
     match sniffer.next(Direction::In, Duration::ZERO, "an answer", is_answer) {
-        Ok(packet) => bail!("{} bytes came back", packet.len()),
+        Ok(packet) => bail!("{} bytes came back: {packet:02x?}", packet.len()),
         Err(_) => Ok(()),
     }
 }
@@ -236,11 +241,13 @@ fn is_error(packet: &[u8]) -> bool {
     }
 }
 
-/// The source of a packet.
-fn source(packet: &[u8]) -> Option<IpAddr> {
+/// The source of a packet, and its destination.
+fn ends(packet: &[u8]) -> Option<(IpAddr, IpAddr)> {
     if packet.first()? >> 4 == 6 {
-        Some(IpAddr::from(*packet.get(8..)?.first_chunk::<16>()?))
+        let at = |from: usize| Some(IpAddr::from(*packet.get(from..)?.first_chunk::<16>()?));
+        Some((at(8)?, at(24)?))
     } else {
-        Some(IpAddr::from(*packet.get(12..)?.first_chunk::<4>()?))
+        let at = |from: usize| Some(IpAddr::from(*packet.get(from..)?.first_chunk::<4>()?));
+        Some((at(12)?, at(16)?))
     }
 }
