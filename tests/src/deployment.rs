@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use crate::{
     balancer::Balancer,
     manifest::{self, Manifest},
-    topology::Cluster,
+    topology::{Cluster, Pod},
 };
 
 /// How long agents may take to follow a change of the manifests.
@@ -80,6 +80,17 @@ impl Deployment {
             balancer.fulcrum_until(&arguments, FOLLOW_LIMIT, &what, is_wanted)?;
         }
         Ok(())
+    }
+
+    /// The same for these pods, at this port.
+    pub fn wait_for_pods(&self, service: &str, pods: &[&str], port: u16) -> Result<()> {
+        let is_meant = |pod: &Pod| pods.contains(&pod.name.as_str());
+        let meant = self.cluster.pods().filter(|(_, pod)| is_meant(pod));
+        let endpoints: Vec<String> = meant
+            .flat_map(|(_, pod)| pod.addresses.both())
+            .map(|ip| SocketAddr::new(ip, port).to_string())
+            .collect();
+        self.wait_for_endpoints(service, &endpoints)
     }
 
     /// Fails if an agent has dropped a packet, for whatever reason.

@@ -185,15 +185,8 @@ impl Scene {
         self.deployment
             .write(&manifest(cluster, spec, serving))
             .unwrap();
-        let pods = cluster
-            .pods()
-            .filter(|(_, pod)| serving.contains(&pod.name.as_str()));
-        let endpoints = pods.flat_map(|(_, pod)| pod.addresses.both());
-        let endpoints: Vec<String> = endpoints
-            .map(|ip| SocketAddr::new(ip, TARGET).to_string())
-            .collect();
         self.deployment
-            .wait_for_endpoints("web", &endpoints)
+            .wait_for_pods("web", serving, TARGET)
             .unwrap();
     }
 

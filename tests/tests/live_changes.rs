@@ -99,13 +99,7 @@ impl Drop for SetOnDrop<'_> {
 fn change_backends(deployment: &Deployment, backends: &[&str]) {
     let manifest = web(&deployment.cluster, backends, PORT, TARGET);
     deployment.write(&manifest).unwrap();
-    let pods = pods(&deployment.cluster);
-    let endpoints: Vec<String> = backends
-        .iter()
-        .flat_map(|name| pods[name].1.addresses.both())
-        .map(|address| SocketAddr::new(address, TARGET).to_string())
-        .collect();
-    deployment.wait_for_endpoints("web", &endpoints).unwrap();
+    deployment.wait_for_pods("web", backends, TARGET).unwrap();
 }
 
 #[test]

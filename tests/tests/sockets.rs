@@ -93,14 +93,8 @@ impl Scene {
         let cluster = &self.deployment.cluster;
         let manifest = manifest(cluster, &[], serving);
         self.deployment.write(&manifest).unwrap();
-        let pods = cluster.pods();
-        let pods = pods.filter(|(_, pod)| serving.contains(&pod.name.as_str()));
-        let endpoints = pods.flat_map(|(_, pod)| pod.addresses.both());
-        let endpoints: Vec<String> = endpoints
-            .map(|ip| SocketAddr::new(ip, TARGET).to_string())
-            .collect();
         self.deployment
-            .wait_for_endpoints("web", &endpoints)
+            .wait_for_pods("web", serving, TARGET)
             .unwrap();
     }
 }
