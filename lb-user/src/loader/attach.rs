@@ -16,7 +16,9 @@ use std::{
 
 use aya::{
     Ebpf,
-    programs::{CgroupSockAddr, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode},
+    programs::{
+        CgroupSockAddr, Program, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+    },
 };
 
 use super::{
@@ -143,7 +145,7 @@ impl Programs {
     pub fn load(mut ebpf: Ebpf, modes: Modes, needs: Needs) -> Result<Self, AttachError> {
         let for_l3 = program::L3.iter().filter(|_| needs.0.l3.load(Relaxed));
         for name in program::USUAL.iter().chain(for_l3) {
-            loaded(&mut ebpf, name)?;
+            classifier(&mut ebpf, name)?;
         }
         if modes.ask_for_xdp() || needs.0.xdp.load(Relaxed) {
             xdp(&mut ebpf)?;
@@ -211,16 +213,8 @@ impl Programs {
         &mut self,
         name: &'static str,
     ) -> Result<&mut CgroupSockAddr, AttachError> {
-        let program = self.ebpf.program_mut(name);
-        let program: &mut CgroupSockAddr = program
-            .and_then(|program| program.try_into().ok())
-            .ok_or(AttachError::NoProgram { name })?;
-        if program.fd().is_err() {
-            program
-                .load()
-                .map_err(|source| AttachError::Load { name, source })?;
-        }
-        Ok(program)
+        let is_loaded = |program: &CgroupSockAddr| program.fd().is_ok();
+        loaded(&mut self.ebpf, name, is_loaded, CgroupSockAddr::load)
     }
 
     fn attach_tc(
@@ -238,7 +232,7 @@ impl Programs {
             let (name, _) = *place;
             let at = earlier.tc.iter().position(|hold| hold.program == name);
             let earlier = at.map(|at| earlier.tc.swap_remove(at));
-            let classifier = loaded(&mut self.ebpf, name)?;
+            let classifier = classifier(&mut self.ebpf, name)?;
             let hold = holds
                 .put_tc(classifier, device, *place, earlier)
                 .map_err(|source| AttachError::Attach { name, source })?;
@@ -369,39 +363,36 @@ fn programs_for(layer: Layer, role: Role) -> Result<&'static [Place], AttachErro
 }
 
 /// A program for TC, which the verifier has seen.
-fn loaded<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-) -> Result<&'a mut SchedClassifier, AttachError> {
-    let classifier = classifier(ebpf, name)?;
-    if classifier.fd().is_err() {
-        classifier
-            .load()
-            .map_err(|source| AttachError::Load { name, source })?;
-    }
-    Ok(classifier)
-}
-
 fn classifier<'a>(
     ebpf: &'a mut Ebpf,
     name: &'static str,
 ) -> Result<&'a mut SchedClassifier, AttachError> {
-    ebpf.program_mut(name)
-        .and_then(|program| program.try_into().ok())
-        .ok_or(AttachError::NoProgram { name })
+    let is_loaded = |program: &SchedClassifier| program.fd().is_ok();
+    loaded(ebpf, name, is_loaded, SchedClassifier::load)
 }
 
-/// The program for XDP, which the verifier has seen.
+/// The program for XDP, likewise.
 fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, AttachError> {
-    let name = program::XDP_UPLINK;
-    let program: &mut Xdp = ebpf
+    let is_loaded = |program: &Xdp| program.fd().is_ok();
+    loaded(ebpf, program::XDP_UPLINK, is_loaded, Xdp::load)
+}
+
+/// A program of the object, given to the verifier if it was not yet.
+fn loaded<'a, P>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+    is_loaded: fn(&P) -> bool,
+    load: fn(&mut P) -> Result<(), ProgramError>,
+) -> Result<&'a mut P, AttachError>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    let program: &mut P = ebpf
         .program_mut(name)
         .and_then(|program| program.try_into().ok())
         .ok_or(AttachError::NoProgram { name })?;
-    if program.fd().is_err() {
-        program
-            .load()
-            .map_err(|source| AttachError::Load { name, source })?;
+    if !is_loaded(program) {
+        load(program).map_err(|source| AttachError::Load { name, source })?;
     }
     Ok(program)
 }
