@@ -212,6 +212,7 @@ mod tests {
             original: tuple("10.1.0.9:40000", "10.96.0.10:80"),
             reply: tuple("10.2.0.3:8080", "192.0.2.1:1024"),
             tcp_state: state,
+            seconds: 120,
         }
     }
 

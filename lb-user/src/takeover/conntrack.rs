@@ -27,21 +27,29 @@ impl Conntrack {
     }
 
     /// Adds an entry; `AlreadyExists`: a packet in one of its directions belongs to another.
-    pub(crate) fn create(&mut self, entry: &Entry, seconds: u32) -> io::Result<()> {
-        self.0
-            .change(entry.create(seconds), NLM_F_CREATE | NLM_F_EXCL)
+    pub(crate) fn create(&mut self, entry: &Entry) -> io::Result<()> {
+        self.0.change(entry.create(), NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Sets state and time of an entry that is there.
-    pub(crate) fn update(&mut self, entry: &Entry, seconds: u32) -> io::Result<()> {
-        self.0.change(entry.update(seconds), 0)
+    pub(crate) fn update(&mut self, entry: &Entry) -> io::Result<()> {
+        self.0.change(entry.update(), 0)
+    }
+
+    /// Sets the time alone; that the entry has just run out is no error.
+    pub(crate) fn renew(&mut self, entry: &Entry) -> io::Result<()> {
+        present(self.0.change(entry.renew(), 0))
     }
 
     /// Takes out the entry of which this is one direction; that there is none is no error.
     pub(crate) fn delete(&mut self, tuple: &Tuple) -> io::Result<()> {
-        match self.0.change(entry::delete(tuple), 0) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
+        present(self.0.change(entry::delete(tuple), 0))
+    }
+}
+
+fn present(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
     }
 }

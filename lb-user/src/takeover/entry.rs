@@ -167,6 +167,8 @@ pub(crate) struct Entry {
     pub(crate) reply: Tuple,
     /// `enum tcp_conntrack`.
     pub(crate) tcp_state: Option<u8>,
+    /// How much longer it lasts without a packet.
+    pub(crate) seconds: u32,
 }
 
 impl Entry {
@@ -185,6 +187,7 @@ impl Entry {
             original: Tuple::decode(entry, of_entry::ORIGINAL)?,
             reply: Tuple::decode(entry, of_entry::REPLY)?,
             tcp_state: state,
+            seconds: find_u32(entry, of_entry::TIMEOUT).unwrap_or(u32::MAX),
         })
     }
 
@@ -198,17 +201,19 @@ impl Entry {
         Message::new(GET, 0, 0, &[])
     }
 
-    /// Asks for an entry like this, which lasts for so many seconds without a packet. The answers come from where `reply`
-    /// says, so that is what the destination becomes.
-    pub(super) fn create(&self, seconds: u32) -> Message {
+    /// Asks for an entry like this. The answers come from where `reply` says, so that is what the destination becomes.
+    pub(super) fn create(&self) -> Message {
         let Self {
-            original, reply, ..
+            original,
+            reply,
+            seconds,
+            ..
         } = self;
         let mut attributes = vec![
             original.encode(of_entry::ORIGINAL),
             original.reversed().encode(of_entry::REPLY),
             number(of_entry::STATUS, STATUS),
-            number(of_entry::TIMEOUT, seconds),
+            number(of_entry::TIMEOUT, *seconds),
             nat(of_entry::NAT_DESTINATION, reply.source),
             // Said even if it stays what it is: else another port might be chosen.
             nat(of_entry::NAT_SOURCE, reply.destination),
@@ -218,13 +223,22 @@ impl Entry {
     }
 
     /// Asks for state and time of an entry that is there to be these.
-    pub(super) fn update(&self, seconds: u32) -> Message {
+    pub(super) fn update(&self) -> Message {
         let mut attributes = vec![
             self.original.encode(of_entry::ORIGINAL),
-            number(of_entry::TIMEOUT, seconds),
+            number(of_entry::TIMEOUT, self.seconds),
         ];
         attributes.extend(self.protocol_info());
         Message::new(NEW, self.original.family(), 0, &attributes)
+    }
+
+    /// Asks for the time alone to be this.
+    pub(super) fn renew(&self) -> Message {
+        let as_it_is = Self {
+            tcp_state: None,
+            ..*self
+        };
+        as_it_is.update()
     }
 
     fn protocol_info(&self) -> Option<Vec<u8>> {
@@ -293,6 +307,7 @@ mod tests {
                 destination: addr(source),
             },
             tcp_state: Some(tcp_state::ESTABLISHED),
+            seconds: 60,
         }
     }
 
@@ -315,11 +330,12 @@ mod tests {
     fn an_entry_is_asked_for_as_it_was_before_its_ends_are_exchanged() {
         for [client, dialled, backend, source] in ENDS {
             let wanted = entry(client, dialled, backend, source);
-            let message = wanted.create(60);
+            let message = wanted.create();
             let asked = Entry::decode(&message).expect("an entry");
             assert_eq!(asked.original, wanted.original);
             assert_eq!(asked.reply, wanted.original.reversed());
             assert_eq!(asked.tcp_state, wanted.tcp_state);
+            assert_eq!(asked.seconds, 60);
             assert!(!asked.is_translated());
             assert!(wanted.is_translated());
             let nat = |kind| find(message.attributes(), kind).expect("it is there");
@@ -348,7 +364,7 @@ mod tests {
         let flags = |state| {
             let mut entry = entry(client, dialled, backend, source);
             entry.tcp_state = Some(state);
-            let message = entry.update(60);
+            let message = entry.update();
             let info = find(message.attributes(), of_entry::PROTOCOL).expect("state");
             let tcp = find(info, of_tcp::TCP).expect("of TCP");
             find(tcp, of_tcp::FLAGS_REPLY).expect("flags").to_vec()
@@ -358,11 +374,20 @@ mod tests {
     }
 
     #[test]
+    fn who_is_only_renewed_keeps_its_state() {
+        let [client, dialled, backend, source] = ENDS[0];
+        let message = entry(client, dialled, backend, source).renew();
+        let asked = message.attributes();
+        assert_eq!(find_u32(asked, of_entry::TIMEOUT), Some(60));
+        assert!(find(asked, of_entry::PROTOCOL).is_none());
+    }
+
+    #[test]
     fn datagrams_have_no_state_and_other_protocols_no_entry() {
         let [client, dialled, backend, source] = ENDS[0];
         let mut entry = entry(client, dialled, backend, source);
         entry.original.protocol = proto::UDP;
-        let message = entry.create(60);
+        let message = entry.create();
         assert!(find(message.attributes(), of_entry::PROTOCOL).is_none());
         let nothing = Message::new(NEW, 2, 0, &[number(of_entry::STATUS, 0)]);
         assert_eq!(Entry::decode(&nothing), None);
@@ -372,7 +397,7 @@ mod tests {
     fn what_is_in_a_zone_is_somebody_elses() {
         let [client, dialled, backend, source] = ENDS[0];
         let wanted = entry(client, dialled, backend, source);
-        let asked = wanted.create(60);
+        let asked = wanted.create();
         let zone = attribute(of_entry::ZONE, &7_u16.to_be_bytes());
         let zoned = Message::new(NEW, 2, 0, &[asked.attributes().to_vec(), zone]);
         assert!(Entry::decode(&asked).is_some());

@@ -6,6 +6,10 @@ use lb_common::net::ip::proto;
 
 use super::entry::{Entry, Tuple, tcp_state};
 
+/// An entry is renewed when it lasts for no more seconds than that: longer than from the listing of one pass to that of the next.
+/// Netfilter does not meet its packets as long as programs do, so nobody else renews it.
+const SOON: u32 = 60;
+
 /// Which connections a pass is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scope {
@@ -21,7 +25,6 @@ pub(super) enum Scope {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Held {
     pub(super) entry: Entry,
-    pub(super) seconds: u32,
     /// What the stack has for its first end.
     pub(super) forwarded: Tuple,
     /// Netfilter meets its packets, translated.
@@ -46,6 +49,8 @@ pub(super) enum Step {
     Nothing,
     /// It has the connection, in another state.
     Update,
+    /// It has the connection, but not for long any more.
+    Renew,
     /// The entry is made, after those to which these belong have gone.
     Create(Vec<Tuple>),
 }
@@ -58,9 +63,13 @@ impl Known {
         }
     }
 
-    /// Whether these are the answers of a connection that is there.
-    pub(super) fn answers(&self, reply: &Tuple) -> bool {
-        self.by_reply.contains_key(reply)
+    /// What has to be done so that nobody else's connection has these answers: only the time may be renewed of one that is there.
+    pub(super) fn announcement(&self, announced: &Entry) -> Step {
+        match self.by_reply.get(&announced.reply) {
+            None => Step::Create(Vec::new()),
+            Some(known) if known.original == announced.original => renewed(known, announced),
+            Some(_) => Step::Nothing,
+        }
     }
 
     /// What a pass has to do about a connection.
@@ -76,7 +85,7 @@ impl Known {
                 return if is_behind {
                     Step::Update
                 } else {
-                    Step::Nothing
+                    renewed(known, entry)
                 };
             }
             // The same client has begun another connection since: what is over is not asked for again by anybody, and
@@ -105,6 +114,14 @@ impl Known {
         deleted.sort_unstable();
         deleted.dedup();
         Step::Create(deleted)
+    }
+}
+
+fn renewed(known: &Entry, held: &Entry) -> Step {
+    if known.seconds <= SOON && known.seconds < held.seconds {
+        Step::Renew
+    } else {
+        Step::Nothing
     }
 }
 
@@ -137,6 +154,7 @@ mod tests {
             original: tuple(protocol, CLIENT, dialled),
             reply: tuple(protocol, backend, source),
             tcp_state: (protocol == proto::TCP).then_some(state),
+            seconds: 120,
         }
     }
 
@@ -144,7 +162,6 @@ mod tests {
     fn held(protocol: u8, state: u8) -> Held {
         Held {
             entry: entry(protocol, VIP, BACKEND, NODE, state),
-            seconds: 60,
             forwarded: tuple(protocol, CLIENT, BACKEND),
             is_met: false,
             is_own: false,
@@ -188,6 +205,42 @@ mod tests {
             past.is_past = true;
             assert_eq!(step(&[live.entry], &past, scope), expected);
         }
+    }
+
+    #[test]
+    fn what_nobody_else_renews_is_renewed_before_it_runs_out() {
+        for (left, expected) in [
+            (120, Step::Nothing),
+            (61, Step::Nothing),
+            (60, Step::Renew),
+            (0, Step::Renew),
+        ] {
+            let held = held(proto::UDP, 0);
+            let known = Entry {
+                seconds: left,
+                ..held.entry
+            };
+            for scope in SCOPES {
+                assert_eq!(step(&[known], &held, scope), expected, "{left}");
+            }
+            let known = Known::new(&[known]);
+            assert_eq!(known.announcement(&held.entry), expected, "{left}");
+        }
+        let mut short = held(proto::UDP, 0);
+        short.entry.seconds = 30;
+        assert_eq!(step(&[short.entry], &short, Scope::All), Step::Nothing);
+    }
+
+    #[test]
+    fn only_answers_that_nobody_has_are_announced() {
+        let held = held(proto::UDP, 0);
+        let announced = Entry {
+            original: held.entry.reply.reversed(),
+            ..held.entry
+        };
+        let step = |known: &[Entry]| Known::new(known).announcement(&announced);
+        assert_eq!(step(&[]), Step::Create(vec![]));
+        assert_eq!(step(&[held.entry]), Step::Nothing);
     }
 
     #[test]

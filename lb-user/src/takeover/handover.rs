@@ -60,14 +60,12 @@ const QUIET: u32 = seconds(10);
 /// A flow younger than that may be half there.
 const NEW: Tick = 2;
 
-/// Seconds that entries last without a packet: of connection tracking's own, by `nf_conntrack_*_timeout`.
+/// Seconds that entries last without a packet. The first packet that netfilter meets makes it connection tracking's own
+/// (`nf_conntrack_*_timeout`); until then they must outlast what is left of the handover, so none is shorter than [`SHORT`].
 mod timeout {
-    pub(super) const HALF_OPEN: u32 = 60;
     pub(super) const ESTABLISHED: u32 = 24 * 3600;
     pub(super) const CLOSING: u32 = 3600;
-    pub(super) const CLOSED: u32 = 60;
-    pub(super) const DATAGRAM: u32 = 30;
-    pub(super) const STREAM: u32 = 120;
+    pub(super) const SHORT: u32 = 120;
 }
 
 /// Connections on their way to another proxy.
@@ -282,15 +280,19 @@ impl Pass {
     /// Lets connection tracking know that a connection of the node's own has its port towards the backend, as if it had
     /// dialled that.
     fn announce(&mut self, held: &Held) -> io::Result<()> {
-        let reply = held.entry.reply;
-        if !held.is_own || self.known.answers(&reply) {
+        if !held.is_own {
             return Ok(());
         }
         let taken = Entry {
-            original: reply.reversed(),
+            original: held.entry.reply.reversed(),
             ..held.entry
         };
-        match self.conntrack.create(&taken, held.seconds) {
+        match self.known.announcement(&taken) {
+            Step::Create(_) => {}
+            Step::Renew => return self.conntrack.renew(&taken),
+            Step::Nothing | Step::Update => return Ok(()),
+        }
+        match self.conntrack.create(&taken) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             Err(_) => {}
             Ok(()) => self.n_changed += 1,
@@ -300,16 +302,17 @@ impl Pass {
 
     /// Makes sure that connection tracking has it; false: not yet.
     fn give(&mut self, held: &Held) -> io::Result<bool> {
-        let Held { entry, seconds, .. } = held;
+        let entry = &held.entry;
         let deleted = match self.known.step(held, self.scope) {
             Step::Nothing => return Ok(true),
-            Step::Update => return self.conntrack.update(entry, *seconds).map(|()| true),
+            Step::Update => return self.conntrack.update(entry).map(|()| true),
+            Step::Renew => return self.conntrack.renew(entry).map(|()| true),
             Step::Create(deleted) => deleted,
         };
         for tuple in &deleted {
             self.conntrack.delete(tuple)?;
         }
-        match self.conntrack.create(entry, *seconds) {
+        match self.conntrack.create(entry) {
             Ok(()) => {
                 self.n_changed += 1;
                 self.given.n_given += 1;
@@ -364,13 +367,12 @@ where
     let (state, seconds) = match (protocol, stage) {
         (_, Stage::Orphan) => return None,
         (proto::TCP, Stage::Closed | Stage::HalfOpen) if is_refused || stage == Stage::Closed => {
-            (tcp_state::TIME_WAIT, timeout::CLOSED)
+            (tcp_state::TIME_WAIT, timeout::SHORT)
         }
-        (proto::TCP, Stage::HalfOpen) => (tcp_state::ESTABLISHED, timeout::HALF_OPEN),
+        (proto::TCP, Stage::HalfOpen) => (tcp_state::ESTABLISHED, timeout::SHORT),
         (proto::TCP, Stage::Closing) => (tcp_state::ESTABLISHED, timeout::CLOSING),
         (proto::TCP, _) => (tcp_state::ESTABLISHED, timeout::ESTABLISHED),
-        (proto::UDP, Stage::HalfOpen) => (0, timeout::DATAGRAM),
-        (proto::UDP, _) => (0, timeout::STREAM),
+        (proto::UDP, _) => (0, timeout::SHORT),
         // Its verification tags, which connection tracking goes by, are not in the table.
         _ => return None,
     };
@@ -389,8 +391,8 @@ where
             original: tuple(client, dialled),
             reply: tuple(backend, source),
             tcp_state: (protocol == proto::TCP).then_some(state),
+            seconds,
         },
-        seconds,
         forwarded: tuple(client, backend),
         is_met: is_met(found.slot.next_hop()) || is_met(back),
         is_own: back_is_host,
