@@ -22,7 +22,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
 
-use crate::{netns::Namespace, tally::Tally};
+use crate::{netns::Namespace, poll::patiently, tally::Tally};
 
 /// How long one step of an exchange may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -145,7 +145,7 @@ pub fn echoed(address: SocketAddr, sent: &[u8]) -> Result<Vec<u8>> {
 pub fn echoed_datagram(socket: &UdpSocket, sent: &[u8]) -> Result<Vec<u8>> {
     let mut answer = vec![0; MAX_DATAGRAM];
     socket
-        .set_read_timeout(Some(LIMIT))
+        .set_read_timeout(Some(patiently(LIMIT)))
         .context("set a time limit")?;
     socket.send(sent).context("send")?;
     let len = socket.recv(&mut answer).context("receive")?;
@@ -155,7 +155,7 @@ pub fn echoed_datagram(socket: &UdpSocket, sent: &[u8]) -> Result<Vec<u8>> {
 
 /// A connection on which no step takes longer than an exchange may.
 pub fn connect(address: SocketAddr) -> Result<TcpStream> {
-    limited(TcpStream::connect_timeout(&address, LIMIT).context("connect")?)
+    limited(TcpStream::connect_timeout(&address, patiently(LIMIT)).context("connect")?)
 }
 
 /// As [`connect`], with one of this namespace's addresses as the client's.
@@ -211,10 +211,10 @@ pub fn try_connect(address: SocketAddr, limit: Duration) -> Result<Option<TcpStr
 
 fn limited(stream: TcpStream) -> Result<TcpStream> {
     stream
-        .set_read_timeout(Some(LIMIT))
+        .set_read_timeout(Some(patiently(LIMIT)))
         .context("set a time limit")?;
     stream
-        .set_write_timeout(Some(LIMIT))
+        .set_write_timeout(Some(patiently(LIMIT)))
         .context("set a time limit")?;
     Ok(stream)
 }
@@ -224,14 +224,16 @@ pub fn udp_hit(socket: &UdpSocket, address: SocketAddr) -> Result<String> {
     let mut answer = [0; 512];
     let is_connected = socket.peer_addr().is_ok();
     socket
-        .set_read_timeout(Some(LIMIT))
+        .set_read_timeout(Some(patiently(LIMIT)))
         .context("set a time limit")?;
+    let unanswered = || format!("receive at {:?}", socket.local_addr().ok());
     let len = if is_connected {
         socket.send(b"hello\n").context("send")?;
-        socket.recv(&mut answer).context("receive")?
+        socket.recv(&mut answer).with_context(unanswered)?
     } else {
         socket.send_to(b"hello\n", address).context("send")?;
-        let (len, from) = socket.recv_from(&mut answer).context("receive")?;
+        let received = socket.recv_from(&mut answer);
+        let (len, from) = received.with_context(unanswered)?;
         ensure!(
             from == address,
             "the answer comes from {from} instead of {address}"

@@ -42,7 +42,8 @@ pub(crate) fn ask_until(
 ) -> Tally {
     let socket = bound(namespace, front, fixed);
     namespace.run(|| {
-        let mut tally = Tally::new(format!("exchanges with {front}"), usize::MAX);
+        let title = format!("exchanges of {} with {front}", namespace.label());
+        let mut tally = Tally::new(title, usize::MAX);
         while !is_over.load(Ordering::Relaxed) {
             tally.count(client::hit(Exchange::Tcp, front));
             tally.count(client::hit(Exchange::Udp(UdpMode::Unconnected), front));

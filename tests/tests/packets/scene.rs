@@ -14,6 +14,7 @@ use lb_tests::{
     deployment::Deployment,
     manifest::{Endpoint, EndpointSlice, Exposed, Manifest, Port, Service},
     netns::Namespace,
+    poll::patiently,
     server::Server,
     topology::{Cluster, Config, Node},
 };
@@ -238,7 +239,7 @@ pub(crate) fn bound(namespace: &Namespace, to: SocketAddr, port: u16) -> UdpSock
 /// Who answers one datagram, if anybody does before `limit`, and from the address that was dialled.
 pub(crate) fn ask(socket: &UdpSocket, to: SocketAddr, limit: Duration) -> Option<String> {
     let mut answer = [0; 512];
-    socket.set_read_timeout(Some(limit)).unwrap();
+    socket.set_read_timeout(Some(patiently(limit))).unwrap();
     // An error is one that an earlier datagram has caused: nobody serves there yet.
     socket.send_to(b"hello\n", to).ok()?;
     let (len, from) = socket.recv_from(&mut answer).ok()?;

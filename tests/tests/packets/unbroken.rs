@@ -11,7 +11,7 @@ use lb_tests::{
     balancer::{Balancer, Manifests},
     client,
     netns::require_root,
-    poll,
+    poll::{self, patiently},
 };
 
 use crate::{
@@ -34,7 +34,7 @@ pub(crate) fn stream_until(
     mut stream: TcpStream,
     seed: u64,
 ) -> u64 {
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.set_read_timeout(Some(patiently(LIMIT))).unwrap();
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let mut n_bytes = 0;
     let mut sent = vec![0; CHUNK];
