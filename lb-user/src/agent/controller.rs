@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     alloc::Allocations,
-    apply::{self, LbMaps, Mend, Part, RestoreError, Retry},
+    apply::{self, LbMaps, Mend, Part, RestoreError, Retry, TableError},
     causes::with_causes,
     compile::{
         Compiled, NodeFacts,
@@ -121,6 +121,8 @@ pub struct Outcome {
     pub targets: Targets,
     /// What is said on health check ports.
     pub health: Health,
+    /// How large the tables should be instead, if they are too small.
+    pub wanted: Option<Capacity>,
     /// Whether something is left to be tried again.
     pub is_incomplete: bool,
     /// Whether everything was looked at, and not only what was others.
@@ -327,7 +329,8 @@ impl<M: LbMaps> Controller<M> {
                 start,
             };
             let is_whole = !self.is_all_done || followed == Followed::Everything;
-            outcome.is_incomplete = self.apply(compiled, &followed, &mut view, took);
+            let applied = self.apply(compiled, &followed, &mut view, took);
+            (outcome.is_incomplete, outcome.wanted) = applied;
             outcome.is_whole = is_whole;
             outcome.targets = seen.targets;
             outcome.health = Health {
@@ -411,19 +414,32 @@ impl<M: LbMaps> Controller<M> {
         node.is_some_and(|node| node.object.is_leaving)
     }
 
-    /// Returns whether something is left to be done.
+    /// Writes all that there is into larger tables.
+    pub fn write_anew(&self, larger: &mut M) -> Result<(), TableError> {
+        apply::write_anew(&self.ledger, larger)
+    }
+
+    /// Goes on with larger tables that say all that the others say.
+    pub fn go_over_to(&mut self, larger: M) {
+        self.ledger.grow(larger.capacity());
+        self.maps = larger;
+        // What had no room has some now.
+        self.is_all_done = false;
+    }
+
+    /// Returns whether something is left to be done, and how large the tables should be instead if they are too small.
     fn apply(
         &mut self,
         compiled: &Compiled,
         followed: &Followed,
         view: &mut View,
         took: Took,
-    ) -> bool {
+    ) -> (bool, Option<Capacity>) {
         if let Err(error) = self.restore(&compiled.desired) {
             let error = with_causes(&error);
             view.troubles
                 .push(format!("the tables cannot be taken over: {error}"));
-            return true;
+            return (true, None);
         }
         let (desired, ledger, maps) = (&compiled.desired, &mut self.ledger, &mut self.maps);
         let retry = Retry::default();
@@ -459,7 +475,8 @@ impl<M: LbMaps> Controller<M> {
             let seen_us = took_us.saturating_sub(freeing);
             tracing::info!(ports, steps = n_steps, took_us, seen_us, "tables changed");
         }
-        !outcome.is_complete()
+        let wanted = self.ledger.wanted(desired, &outcome.refused);
+        (!outcome.is_complete(), wanted)
     }
 
     /// Takes over what an earlier agent has left in the tables, once: with the names that are known now, its ids stay

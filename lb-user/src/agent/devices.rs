@@ -348,7 +348,7 @@ impl Devices {
         }
     }
 
-    /// Puts other programs in the place of those on the devices, one by one; what comes later gets them too.
+    /// Puts other programs in the place of those on the devices and in control groups, one by one; what comes later gets them too.
     fn swap(&mut self, programs: Programs) {
         self.datapath.switch(programs);
         let attached = self.attached.values();
@@ -359,6 +359,7 @@ impl Devices {
         for (device, role) in served {
             self.attach(device, role);
         }
+        self.sockets.look(&mut self.datapath, true);
     }
 
     /// Puts the programs at hand on a device, in the place of those that are there.

@@ -1,9 +1,16 @@
-//! The flow table grows when it has to: when it is told, by the phases of [`lb_common::flow::growth`].
+//! Tables grow when they have to: flow tables by the phases of [`lb_common::flow::growth`], those of services as [`super::room`]
+//! says. One at a time, as programs know the tables that they were loaded with.
 //!
 //! Owns no device: the programs of each phase go to whoever does, one phase after the other, and between two of them every
 //! run of the earlier programs has ended.
 
-use std::{convert::Infallible, future, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt::Debug,
+    future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use lb_common::{abi::NodeConfig, net::addr::Family};
 use tokio::{
@@ -11,7 +18,7 @@ use tokio::{
     task, time,
 };
 
-use super::{joined, packets::Packets};
+use super::{joined, packets::Packets, room::Room};
 use crate::{
     apply::{FlowTableLook, MapError},
     causes::with_causes,
@@ -21,6 +28,7 @@ use crate::{
         attach::Programs,
         growth::{Begun, Carrier, GrowthError, Origin, Phase, Stage},
     },
+    plan::Capacity,
     sys::wait_for_readers,
 };
 
@@ -49,6 +57,9 @@ pub struct Growth {
     sizes: FlowTableSizes,
     swaps: mpsc::Sender<Swap>,
     packets: Option<Arc<Packets>>,
+    room: Room,
+    /// When tables of services may be tried again that could not grow.
+    next_try: Instant,
     look: FlowTableLook,
     /// It was told that there is no room to grow into.
     is_told: bool,
@@ -62,6 +73,7 @@ impl Growth {
         sizes: FlowTableSizes,
         swaps: mpsc::Sender<Swap>,
         packets: Option<Arc<Packets>>,
+        room: Room,
     ) -> Self {
         Self {
             origin,
@@ -69,6 +81,8 @@ impl Growth {
             sizes,
             swaps,
             packets,
+            room,
+            next_try: Instant::now(),
             look: FlowTableLook::default(),
             is_told: false,
         }
@@ -89,6 +103,7 @@ impl Growth {
         }
         loop {
             time::sleep(LOOK).await;
+            self.try_make_room().await;
             let Some((family, reason)) = self.need().await else {
                 continue;
             };
@@ -108,6 +123,49 @@ impl Growth {
                 time::sleep(RETRY).await;
             }
         }
+    }
+
+    /// Lets the tables of services grow, if they should.
+    async fn try_make_room(&mut self) {
+        let Some(tables) = self.room.need().filter(|_| self.next_try <= Instant::now()) else {
+            return;
+        };
+        tracing::info!(?tables, "the tables of services grow");
+        if let Err(error) = self.make_room(tables).await {
+            self.origin.abandon_larger();
+            self.next_try = Instant::now() + RETRY;
+            tracing::error!(
+                error = with_causes(&error),
+                "the tables of services keep their size; tried again in a minute"
+            );
+        }
+    }
+
+    /// Gives the larger tables the names of those that they replace. Until that is done nobody writes either.
+    pub(super) async fn settle(&mut self, tables: Capacity) {
+        while let Err(error) = self.origin.settle(tables) {
+            tracing::error!(
+                error = with_causes(&error),
+                "services cannot change: their tables have grown, but the pins do not say so"
+            );
+            time::sleep(LOOK).await;
+        }
+        if let Some(packets) = &self.packets
+            && let Err(error) = packets.reopen(&self.origin.maps)
+        {
+            tracing::warn!(
+                error = with_causes(&error),
+                "`fulcrum trace` speaks of the tables that were in use before"
+            );
+        }
+    }
+
+    pub(super) fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    pub(super) fn room(&mut self) -> &mut Room {
+        &mut self.room
     }
 
     /// Returns whether the table has the size.
@@ -272,7 +330,7 @@ impl Growth {
     }
 
     /// Puts the programs of a phase in the place of the earlier ones; returns when none of these runs any more.
-    async fn swap(&self, phase: Phase, stage: Stage) -> Option<Carrier> {
+    pub(super) async fn swap(&self, phase: impl Debug, stage: Stage) -> Option<Carrier> {
         let (done, is_done) = oneshot::channel();
         let programs = stage.programs;
         // Refused when the agent is going down, as is the wait.

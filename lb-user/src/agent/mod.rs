@@ -15,6 +15,7 @@ pub mod node;
 pub mod packets;
 pub mod probe;
 pub mod reload;
+pub mod room;
 pub mod run_dir;
 pub mod sockets;
 mod supervisor;
@@ -66,6 +67,7 @@ use health::sync::Moment;
 use node::{Node, Own};
 use packets::Packets;
 use reload::Reload;
+use room::Room;
 use run_dir::{RunDir, RunDirError};
 use sockets::Sockets;
 use view::View;
@@ -206,11 +208,11 @@ async fn work(
         probing,
         checking,
         reports,
-        swaps,
+        growing,
         telling,
     } = Wires::new(looks, own, config.live());
     let reload = Reload::new(given, log, telling)?;
-    let growth = growth(&config, &mut datapath, swaps, packets.clone());
+    let growth = growth(&config, &mut datapath, growing, packets.clone());
     let mut devices = Devices::new(netlink, datapath, pair, node, channels).with(sockets);
     let parts = (controller, takeover, growth);
     let up = up(&mut devices, parts, &mut news, &told, ready);
@@ -268,16 +270,17 @@ fn takeover(
     Takeover::begin(datapath.maps(), run_dir.path(), near, node_ports)
 }
 
-/// What lets the flow tables grow, and finishes what an earlier agent has begun.
+/// What lets tables grow, and finishes what an earlier agent has begun.
 fn growth(
     config: &Config,
     datapath: &mut Datapath,
-    swaps: mpsc::Sender<Swap>,
+    (swaps, room): (mpsc::Sender<Swap>, Room),
     packets: Option<Arc<Packets>>,
 ) -> Growth {
     let origin = datapath.origin().clone();
     let unfinished = datapath.take_unfinished();
-    Growth::new(origin, unfinished, config.flow_table, swaps, packets)
+    let sizes = config.flow_table;
+    Growth::new(origin, unfinished, sizes, swaps, packets, room)
 }
 
 /// What is fixed when the programs are loaded.
@@ -412,6 +415,11 @@ async fn keep_true(mut turn: Turn, news: &mut News, told: &Told) -> Infallible {
                 turn = reconcile(controller, told).await;
                 continue;
             }
+            Arrival::Larger(larger) => {
+                let controller = room::go_over(controller, larger, &mut news.watchdog).await;
+                turn = reconcile(controller, told).await;
+                continue;
+            }
             Arrival::Sweep => sweep(controller).await,
             Arrival::Audit => {
                 let start = Instant::now();
@@ -481,6 +489,7 @@ async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
         replace(&told.demand, outcome.demand);
         replace(&told.targets, outcome.targets);
         replace(&told.health, outcome.health);
+        replace(&told.wanted, outcome.wanted);
         if !outcome.is_incomplete {
             told.sync.send_modify(|sync| sync.finish(Moment::now()));
         }

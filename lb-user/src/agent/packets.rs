@@ -1,6 +1,9 @@
 //! What would become of a packet on this node now: the program `trace` on the agent's own tables.
 
-use std::sync::{Mutex, MutexGuard};
+use std::{
+    path::Path,
+    sync::{Mutex, MutexGuard},
+};
 
 use serde_json::Value;
 
@@ -15,7 +18,13 @@ use crate::{
 /// See the module. One question at a time: the program leaves its record where the next one does.
 #[derive(Debug)]
 pub struct Packets {
-    tracer: Mutex<Tracer>,
+    asked: Mutex<Asked>,
+}
+
+/// What knows the answer.
+#[derive(Debug)]
+struct Asked {
+    tracer: Tracer,
     maps: BpfMaps,
 }
 
@@ -26,19 +35,27 @@ impl Packets {
             return Ok(None);
         };
         Ok(Some(Self {
-            tracer: Mutex::new(tracer),
-            maps: BpfMaps::open(datapath.maps())?,
+            asked: Mutex::new(Asked {
+                tracer,
+                maps: BpfMaps::open(datapath.maps())?,
+            }),
         }))
     }
 
     /// Asks another program from now on.
     pub fn ask(&self, tracer: Tracer) {
-        *self.tracer() = tracer;
+        self.asked().tracer = tracer;
     }
 
-    fn tracer(&self) -> MutexGuard<'_, Tracer> {
-        match self.tracer.lock() {
-            Ok(tracer) => tracer,
+    /// Looks into the tables that are pinned in a directory from now on.
+    pub fn reopen(&self, pin_dir: &Path) -> Result<(), MapError> {
+        self.asked().maps = BpfMaps::open(pin_dir)?;
+        Ok(())
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        match self.asked.lock() {
+            Ok(asked) => asked,
             // The record is cleared before each run.
             Err(poisoned) => poisoned.into_inner(),
         }
@@ -49,10 +66,11 @@ impl Packets {
         if question.from.is_ipv4() != question.to.is_ipv4() {
             return Err("source and destination are of different families".to_owned());
         }
-        let mut tracer = self.tracer();
-        let backends = self.maps.backends().map_err(|error| with_causes(&error))?;
+        let mut asked = self.asked();
+        let Asked { tracer, maps } = &mut *asked;
+        let backends = maps.backends().map_err(|error| with_causes(&error))?;
         let known = Known {
-            maps: &self.maps,
+            maps,
             backends: &backends,
             ports: &view.ports,
             snapshot: &view.snapshot,

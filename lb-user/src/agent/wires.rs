@@ -24,10 +24,11 @@ use super::{
     node::{Demand, Own},
     probe::{overlay::Readiness, target::Targets},
     reload::{ConfigurationView, Telling},
+    room::{self, Larger, Room},
     supervisor::{self, Watchdog},
     with_loopback,
 };
-use crate::{apply::LbMaps, config::reload::Live, source::ScanResult};
+use crate::{apply::LbMaps, config::reload::Live, plan::Capacity, source::ScanResult};
 
 /// Time between two sweeps of the tables.
 const SWEEP: Duration = Duration::from_secs(30);
@@ -44,7 +45,8 @@ pub(super) struct Wires {
     pub(super) shown: Shown,
     pub(super) probing: Probing,
     pub(super) checking: Checking,
-    pub(super) swaps: mpsc::Sender<Swap>,
+    /// The ends of what lets tables grow.
+    pub(super) growing: (mpsc::Sender<Swap>, Room),
     /// What follows the configuration file.
     pub(super) telling: Telling,
     /// What the walk through the flow tables finds.
@@ -58,6 +60,8 @@ pub(super) struct Told {
     pub(super) targets: watch::Sender<Targets>,
     pub(super) health: watch::Sender<Health>,
     pub(super) sync: watch::Sender<Sync>,
+    /// How large the tables should be.
+    pub(super) wanted: watch::Sender<Option<Capacity>>,
 }
 
 /// What those who ask are told.
@@ -80,6 +84,12 @@ pub(super) struct Checking {
     pub(super) troubles: watch::Sender<Troubles>,
 }
 
+impl Checking {
+    fn new(state: health::State, troubles: watch::Sender<Troubles>) -> Self {
+        Self { state, troubles }
+    }
+}
+
 impl Wires {
     /// Channels beside that of the sources' `looks`; the node has these addresses, and `live` holds at the start.
     pub(super) fn new(looks: mpsc::Receiver<ScanResult>, own: Own, live: Live) -> Self {
@@ -96,6 +106,7 @@ impl Wires {
         let (live_in, live) = watch::channel(live);
         let (configuration_in, configuration) = watch::channel(ConfigurationView::default());
         let (troubles_in, troubles) = watch::channel(Troubles::new());
+        let (wanted, larger, room) = room::channels();
         Self {
             channels: Channels {
                 views,
@@ -110,6 +121,7 @@ impl Wires {
                 targets: targets_in,
                 health: health_in,
                 sync: sync_in,
+                wanted,
             },
             news: News {
                 looks,
@@ -117,6 +129,7 @@ impl Wires {
                 readiness,
                 troubles,
                 live,
+                larger,
                 sweeps: time::interval(SWEEP),
                 audit: Instant::now() + AUDIT,
                 watchdog: Watchdog::of_this_process(),
@@ -131,11 +144,8 @@ impl Wires {
                 targets,
                 readiness: readiness_in,
             },
-            checking: Checking {
-                state: health::State { health, sync },
-                troubles: troubles_in,
-            },
-            swaps: swaps_in,
+            checking: Checking::new(health::State { health, sync }, troubles_in),
+            growing: (swaps_in, room),
             telling: Telling {
                 live: live_in,
                 view: configuration_in,
@@ -155,6 +165,8 @@ pub(super) struct News {
     pub(super) troubles: watch::Receiver<Troubles>,
     /// What of the configuration can change.
     pub(super) live: watch::Receiver<Live>,
+    /// Tables to go over to.
+    pub(super) larger: mpsc::Receiver<Box<Larger>>,
     /// When the tables are swept.
     pub(super) sweeps: Interval,
     /// When the tables are compared with what was written there.
@@ -164,7 +176,7 @@ pub(super) struct News {
 }
 
 /// What the control loop has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Arrival {
     /// Something is known that was not.
     News,
@@ -172,6 +184,8 @@ pub(super) enum Arrival {
     Sweep,
     /// It is time to look whether the tables are what they should be.
     Audit,
+    /// There are larger tables to go over to.
+    Larger(Box<Larger>),
 }
 
 impl News {
@@ -186,6 +200,7 @@ impl News {
                 }
                 _ = self.sweeps.tick() => return Arrival::Sweep,
                 () = time::sleep_until(self.audit) => return Arrival::Audit,
+                larger = next(&mut self.larger) => return Arrival::Larger(larger),
                 look = next(&mut self.looks) => controller.absorb(look),
                 own = changed(&mut self.addresses) => {
                     controller.relocate(with_loopback(own.addresses));
@@ -210,10 +225,10 @@ impl News {
     }
 }
 
-/// The next look of a source; waits for ever when there is none left to come.
-async fn next(looks: &mut mpsc::Receiver<ScanResult>) -> ScanResult {
-    match looks.recv().await {
-        Some(look) => look,
+/// What comes next; waits for ever when there is nothing left to come.
+async fn next<T>(things: &mut mpsc::Receiver<T>) -> T {
+    match things.recv().await {
+        Some(thing) => thing,
         None => std::future::pending().await,
     }
 }

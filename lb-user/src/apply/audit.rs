@@ -5,9 +5,12 @@
 
 use std::collections::BTreeMap;
 
-use lb_common::abi::{Backend, SlotRange};
+use lb_common::abi::SlotRange;
 
-use super::lbmaps::{LbMaps, TableError};
+use super::{
+    freed,
+    lbmaps::{LbMaps, TableError},
+};
 use crate::{
     mended::Thing,
     plan::{BackendId, BackendRow, FrontendKey, Ledger, display_key},
@@ -125,26 +128,11 @@ fn backends(ledger: &Ledger, maps: &mut impl LbMaps) -> Result<Vec<Mend>, TableE
         mends.push(Mend::changed(Thing::Backend, name(id, row)));
     }
     for id in strange {
-        let row = there.get(id).copied().unwrap_or(free());
-        let free = Backend {
-            addr: row.addr,
-            generation: ledger.generation(*id),
-            ..free()
-        };
+        let free = freed(*id, ledger.generation(*id));
         maps.put_backend(*id, &free)?;
         mends.push(Mend::strange(Thing::Backend, name(id, &free)));
     }
     Ok(mends)
-}
-
-fn free() -> BackendRow {
-    Backend {
-        addr: std::net::Ipv4Addr::UNSPECIFIED.into(),
-        service: 0,
-        port: 0,
-        generation: 0,
-        flags: 0,
-    }
 }
 
 fn places(ledger: &Ledger, maps: &mut impl LbMaps) -> Result<Vec<Mend>, TableError> {

@@ -44,6 +44,14 @@ impl BpfMaps {
         Self::from_source(|name| open_pinned(pin_dir, name))
     }
 
+    /// The same, but those that are to grow from where larger ones are pinned.
+    pub fn open_beside(pin_dir: &Path, larger: &Path) -> Result<Self, MapError> {
+        Self::from_source(|name| {
+            let is_larger = Capacity::default().entries(name).is_some();
+            open_pinned(if is_larger { larger } else { pin_dir }, name)
+        })
+    }
+
     /// The maps of a loaded object, which hands them over.
     pub fn take(ebpf: &mut Ebpf) -> Result<Self, MapError> {
         Self::from_source(|name| {

@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, fmt, io};
 
 use lb_common::{
-    abi::{Service, SlotRange, capacity, map},
+    abi::{Service, SlotRange},
     flow::clock::Tick,
 };
 use thiserror::Error;
@@ -75,7 +75,7 @@ pub trait LbMaps {
 
 /// An access to a table that the kernel refused.
 #[derive(Debug, Error)]
-#[error("cannot {access} {table}[{key}]: {source}{}", advice(source, table))]
+#[error("cannot {access} {table}[{key}]: {source}{}", advice(source))]
 pub struct TableError {
     /// What was tried.
     pub access: Access,
@@ -126,30 +126,11 @@ impl fmt::Display for Access {
     }
 }
 
-fn advice(source: &io::Error, table: &str) -> String {
+fn advice(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => {
-            "; run as root or with CAP_BPF and CAP_NET_ADMIN".to_owned()
-        }
-        Some(libc::E2BIG | libc::ENOSPC) => {
-            let size = size(table).map(|size| format!(" with its {size} entries"));
-            let size = size.unwrap_or_default();
-            format!("; the table is full{size}, remove services or endpoints")
-        }
-        Some(libc::ENOMEM) => {
-            "; the kernel is out of memory, or the agent's control group is".to_owned()
-        }
-        _ => String::new(),
-    }
-}
-
-/// How much a table holds.
-fn size(table: &str) -> Option<u32> {
-    match table {
-        map::SERVICES4 | map::SERVICES6 => Some(capacity::SERVICES),
-        map::SLOTS => Some(capacity::SLOTS),
-        map::BACKENDS4 | map::BACKENDS6 => Some(capacity::BACKENDS),
-        map::PLACES4 | map::PLACES6 => Some(capacity::PLACES),
-        _ => None,
+        Some(libc::EPERM | libc::EACCES) => "; run as root or with CAP_BPF and CAP_NET_ADMIN",
+        Some(libc::E2BIG | libc::ENOSPC) => "; the table is full, remove services or endpoints",
+        Some(libc::ENOMEM) => "; the kernel is out of memory, or the agent's control group is",
+        _ => "",
     }
 }

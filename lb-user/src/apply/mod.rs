@@ -4,6 +4,7 @@
 //! has failed is left out; the failure of one service port stops no other. Never decides what the tables
 //! should say, and never retries for longer than [`Retry`] allows.
 
+mod anew;
 mod audit;
 mod bpf;
 mod dialled_rows;
@@ -41,6 +42,7 @@ use thiserror::Error;
 
 use self::retry::Tries;
 pub use self::{
+    anew::write_anew,
     audit::{Mend, Part, audit},
     bpf::BpfMaps,
     dump::{Names, dump},
@@ -59,8 +61,8 @@ pub use self::{
 use crate::{
     desired::{Desired, PortName},
     plan::{
-        BackendRow, Blocked, Capacity, Damaged, Found, Ledger, Plan, Refusal, Step, plan,
-        plan_endpoints,
+        BackendId, BackendRow, Blocked, Capacity, Damaged, Found, Ledger, Plan, Refusal, Step,
+        plan, plan_endpoints,
     },
 };
 
@@ -309,26 +311,24 @@ fn carry_out(step: &Step, maps: &mut impl LbMaps) -> Result<(), TableError> {
         Step::PutService { key, service } => maps.put_service(key, service),
         Step::DeleteService { key, .. } => maps.delete_service(key),
         Step::Grace => maps.grace(),
-        Step::FreeBackend { id, generation } => {
-            let addr = match id.family {
-                Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-                Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-            };
-            let generation = *generation;
-            maps.put_backend(
-                *id,
-                &Backend {
-                    addr,
-                    service: 0,
-                    port: 0,
-                    generation,
-                    flags: 0,
-                },
-            )
-        }
+        Step::FreeBackend { id, generation } => maps.put_backend(*id, &freed(*id, *generation)),
         Step::PutPlace(area, place) => maps.put_place(*area, *place),
         Step::DeletePlace(area) => maps.delete_place(*area),
         Step::PutSource(id, row) => maps.put_source(*id, row),
         Step::DeleteSource(id) => maps.delete_source(*id),
+    }
+}
+
+/// The row of a backend that is nobody's any more.
+fn freed(id: BackendId, generation: u16) -> BackendRow {
+    Backend {
+        addr: match id.family {
+            Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        },
+        service: 0,
+        port: 0,
+        generation,
+        flags: 0,
     }
 }

@@ -147,22 +147,13 @@ impl Origin {
             source,
         })?;
         let pins = self.pins(phase, family, &growing);
-        let mut ebpf = object::load_on(node, &self.terms, &pins)?;
-        #[cfg(feature = "bpf-log")]
-        super::bpf_log::forward(&mut ebpf);
+        let mut ebpf = loaded(node, &self.terms, &pins)?;
         let carrier = match phase {
             Phase::Diverted => Some(Carrier::of(&mut ebpf, &growing.join(CARRY), family)?),
             _ => None,
         };
-        let next = growing.join("trace");
-        let tracer = Tracer::pinned(&mut ebpf, &next, self.ifindex)?;
-        rename(&next, &self.tracer)?;
-        Ok(Stage {
-            programs: Programs::load(ebpf, self.modes.clone(), self.needs.clone())?,
-            tracer,
-            carrier,
-            node,
-        })
+        let stage = self.stage(ebpf, node, &growing)?;
+        Ok(Stage { carrier, ..stage })
     }
 
     /// Loads the programs of a table that does not grow, on maps that are made if they are not there.
@@ -171,14 +162,31 @@ impl Origin {
             .into_iter()
             .map(|map| (map, self.pin(map)))
             .collect();
-        let mut ebpf = object::load_on(self.node, &self.terms, &pins)?;
-        #[cfg(feature = "bpf-log")]
-        super::bpf_log::forward(&mut ebpf);
+        let mut ebpf = loaded(self.node, &self.terms, &pins)?;
         Ok(Stage {
             tracer: Tracer::pinned(&mut ebpf, &self.tracer, self.ifindex)?,
             programs: Programs::load(ebpf, self.modes.clone(), self.needs.clone())?,
             carrier: None,
             node: self.node,
+        })
+    }
+
+    /// The programs of an object that is ready for the verifier, to take the place of others. `beside`: where the program `trace`
+    /// is pinned until it has.
+    pub(super) fn stage(
+        &self,
+        mut ebpf: Ebpf,
+        node: NodeConfig,
+        beside: &Path,
+    ) -> Result<Stage, LoaderError> {
+        let next = beside.join("trace");
+        let tracer = Tracer::pinned(&mut ebpf, &next, self.ifindex)?;
+        rename(&next, &self.tracer)?;
+        Ok(Stage {
+            programs: Programs::load(ebpf, self.modes.clone(), self.needs.clone())?,
+            tracer,
+            carrier: None,
+            node,
         })
     }
 
@@ -222,7 +230,7 @@ impl Origin {
 
     /// Removes what is left of a growth that came to an end, this or that way.
     pub fn abandon(&self) {
-        pin::abandon_growth(&self.maps);
+        pin::abandon(&pin::growing(&self.maps));
     }
 
     fn facts(&self, phase: Phase, family: Family, size: u32) -> NodeConfig {
@@ -259,7 +267,7 @@ impl Origin {
     }
 
     /// Where a map is pinned that is in use.
-    fn pin(&self, name: &str) -> PathBuf {
+    pub(super) fn pin(&self, name: &str) -> PathBuf {
         let mut families = [Family::V4, Family::V6].into_iter();
         if families.any(|family| name == flow_table(family) && self.is_former(family)) {
             pin::former(&self.maps).join(name)
@@ -289,6 +297,22 @@ impl Origin {
     }
 }
 
+/// The object on these maps.
+pub(super) fn loaded(
+    node: NodeConfig,
+    terms: &Terms,
+    pins: &[(&'static str, PathBuf)],
+) -> Result<Ebpf, LoaderError> {
+    #[cfg_attr(
+        not(feature = "bpf-log"),
+        expect(unused_mut, reason = "the log takes its map out")
+    )]
+    let mut ebpf = object::load_on(node, terms, pins)?;
+    #[cfg(feature = "bpf-log")]
+    super::bpf_log::forward(&mut ebpf);
+    Ok(ebpf)
+}
+
 /// Where the facts are pinned of the programs of the latest phase.
 fn marker(maps: &Path) -> PathBuf {
     pin::growing(maps).join("node")
@@ -298,7 +322,7 @@ fn marker(maps: &Path) -> PathBuf {
 pub(super) fn begun(maps: &Path, inherited: &Inheritance) -> Option<Begun> {
     let begun = find_begun(maps, inherited);
     if begun.is_none() {
-        pin::abandon_growth(maps);
+        pin::abandon(&pin::growing(maps));
     }
     begun
 }
@@ -375,7 +399,8 @@ pub(super) fn flow_table(family: Family) -> &'static str {
     }
 }
 
-fn rename(from: &Path, to: &Path) -> Result<(), GrowthError> {
+/// Gives a pin another name, in the place of what has it.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), GrowthError> {
     fs::rename(from, to).map_err(|source| GrowthError::Pins {
         path: from.to_owned(),
         source,

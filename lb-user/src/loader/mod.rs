@@ -19,6 +19,7 @@ mod former;
 pub mod growth;
 pub mod hold;
 pub mod inherit;
+mod larger;
 pub mod netlink;
 pub mod object;
 pub mod pair;
@@ -135,6 +136,7 @@ impl Datapath {
             source,
         })?;
         former::adopt(pins.maps())?;
+        pin::abandon(&pin::larger(pins.maps()));
         let inherited = Inheritance::enter(pins.maps(), &object::Terms::of(&facts))?;
         let begun = growth::begun(pins.maps(), &inherited);
         let sizes = inherited.flow_table_sizes(facts.flow_table.size);

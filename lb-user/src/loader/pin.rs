@@ -5,13 +5,14 @@
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/trace
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/node
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/growing/<map>
+//! <bpffs>/fulcrum/<run directory>/v<layout version>/larger/<map>
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/former/<map>
 //! <bpffs>/fulcrum/<run directory>/links/<program>-<device>-<network namespace>
 //! ```
 //!
 //! So several agents share one BPF filesystem, and a reader of another layout finds nothing rather
 //! than misreading. Links, which keep programs on devices, are of no layout. They, the maps and `node` outlive their agent;
-//! `growing` and `former` do if it ends while a flow table is replaced; `trace` does not. Nothing outside of `<bpffs>/fulcrum/<run directory>` is ever removed.
+//! `growing` and `former` do if it ends while a flow table is replaced; `trace` and `larger` are of no use to the next one. Nothing outside of `<bpffs>/fulcrum/<run directory>` is ever removed.
 
 use std::{
     fmt::Write as _,
@@ -275,11 +276,10 @@ pub(super) fn former(maps: &Path) -> PathBuf {
     maps.with_file_name(FORMER)
 }
 
-/// Removes what is left of a growth that came to an end, this or that way.
-pub(super) fn abandon_growth(maps: &Path) {
-    let growing = growing(maps);
-    if let Err(error) = gone(fs::remove_dir_all(&growing)) {
-        let path = growing.display();
+/// Removes a directory of what is left of a growth that came to an end, this or that way.
+pub(super) fn abandon(dir: &Path) {
+    if let Err(error) = gone(fs::remove_dir_all(dir)) {
+        let path = dir.display();
         tracing::warn!(%path, %error, "cannot remove pins that nobody needs");
     }
 }
@@ -292,6 +292,11 @@ pub(super) fn tracer(maps: &Path) -> PathBuf {
 /// Where the larger flow tables are pinned that are to take the place of those in `maps`.
 pub(super) fn growing(maps: &Path) -> PathBuf {
     maps.with_file_name("growing")
+}
+
+/// Where larger tables of services are pinned until they take the place of those in `maps`.
+pub(super) fn larger(maps: &Path) -> PathBuf {
+    maps.with_file_name("larger")
 }
 
 /// Where the facts are pinned that the programs of the tables in a directory were loaded with.

@@ -1,7 +1,7 @@
 //! How much the tables hold, and how large they should be for what there is.
 //!
-//! A table has its size for as long as it is pinned. So there is room for twice as much as is known when it is made, and on
-//! small nodes for much more.
+//! There is room for twice as much as is known when a table is made, and on small nodes for much more. When little of it is left
+//! a larger table takes its place ([`super::room`]).
 
 use lb_common::{
     abi::{capacity, map},
@@ -29,7 +29,7 @@ const HEADROOM: usize = 2;
 /// Slots per backend: those of a list, and those of the one that takes its place before it is free.
 const SLOTS_PER_BACKEND: usize = 2;
 /// The largest table, in entries: what a row's 20 bytes make of it is 320 MiB.
-const MOST: usize = 1 << 24;
+pub(super) const MOST: usize = 1 << 24;
 
 impl Default for Capacity {
     fn default() -> Self {
@@ -75,16 +75,32 @@ impl Capacity {
     }
 
     /// Entries of a table by its name; nothing where its size follows from something else.
-    pub fn entries(&self, name: &str) -> Option<u32> {
+    pub fn entries(mut self, name: &str) -> Option<u32> {
+        self.entries_mut(name).copied()
+    }
+
+    /// The same, to be changed.
+    pub(super) fn entries_mut(&mut self, name: &str) -> Option<&mut u32> {
         Some(match name {
-            map::SERVICES4 | map::SERVICES6 => self.services,
-            map::SLOTS => self.slots,
+            map::SERVICES4 | map::SERVICES6 => &mut self.services,
+            map::SLOTS => &mut self.slots,
             map::BACKENDS4 | map::BACKENDS6 | map::CONNECTIONS4 | map::CONNECTIONS6 => {
-                self.backends
+                &mut self.backends
             }
-            map::PLACES4 | map::PLACES6 => self.places,
+            map::PLACES4 | map::PLACES6 => &mut self.places,
             _ => return None,
         })
+    }
+
+    /// Tables that hold what either of two would.
+    #[must_use]
+    pub fn joined(self, other: Self) -> Self {
+        Self {
+            services: self.services.max(other.services),
+            slots: self.slots.max(other.slots),
+            backends: self.backends.max(other.backends),
+            places: self.places.max(other.places),
+        }
     }
 
     /// Whether a table of this name and size does: any that was made for what there was.
@@ -94,7 +110,8 @@ impl Capacity {
     }
 }
 
-fn fitting(count: usize, least: u32) -> u32 {
+/// Entries of a table with room for so much, twice; a power of two.
+pub(super) fn fitting(count: usize, least: u32) -> u32 {
     let wanted = count.saturating_mul(HEADROOM).min(MOST);
     let wanted = u32::try_from(wanted.next_power_of_two()).unwrap_or(u32::MAX);
     wanted.max(least)

@@ -61,6 +61,16 @@ impl IdPool {
         self.returned.push_front(id);
     }
 
+    /// Adds the ids up to this one to those that nobody ever had.
+    pub(super) fn extend_to(&mut self, last: u32) {
+        self.last = self.last.max(last);
+    }
+
+    /// How many are in use.
+    pub(super) fn n_taken(&self) -> usize {
+        (self.fresh as usize - 1).saturating_sub(self.returned.len())
+    }
+
     #[cfg(test)]
     pub(super) fn n_free(&self) -> usize {
         (self.last + 1 - self.fresh) as usize + self.returned.len()

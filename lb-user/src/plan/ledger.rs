@@ -209,6 +209,16 @@ impl Ledger {
         self.generations.get(&id).copied().unwrap_or(0)
     }
 
+    /// The generations of rows that were in use before, and may be again.
+    pub fn generations(&self) -> impl Iterator<Item = (BackendId, u16)> + '_ {
+        self.generations.iter().map(|(id, last)| (*id, *last))
+    }
+
+    /// How much the tables hold.
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
     /// What is known of prefixes.
     pub fn places(&self) -> &BTreeMap<Area, Place> {
         &self.places
@@ -402,6 +412,6 @@ impl Ledger {
 }
 
 /// A service port without an entry in any table needs no id.
-fn last_service(capacity: Capacity) -> u32 {
+pub(super) fn last_service(capacity: Capacity) -> u32 {
     capacity.services.saturating_mul(2)
 }

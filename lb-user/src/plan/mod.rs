@@ -62,6 +62,7 @@ mod ranges;
 mod recipe;
 mod refusal;
 mod restore;
+mod room;
 mod sources;
 mod step;
 

@@ -96,7 +96,12 @@ impl Ranges {
         self.by_len.remove(&(len, base));
     }
 
-    #[cfg(test)]
+    /// How many of `len` slots are in use.
+    pub(super) fn n_taken(&self, len: u32) -> u32 {
+        len.saturating_sub(self.n_free())
+    }
+
+    /// How many are free.
     pub(super) fn n_free(&self) -> u32 {
         self.by_base.values().sum()
     }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use lb_common::net::addr::Family;
 use thiserror::Error;
 
+use super::capacity::MOST;
 use crate::desired::{Place, PortName};
 
 /// Something that is wanted and will not be done.
@@ -34,8 +35,8 @@ pub enum Subject {
 pub enum RefusalReason {
     /// A table is full.
     #[error(
-        "{needed} entries do not fit into table {table}, which holds {capacity}; remove services or endpoints, or let \
-         larger tables be made by `fulcrum cleanup` and a start of the agent"
+        "{needed} entries do not fit into table {table}, which holds {capacity} and grows as far as there is memory, at most to \
+         {MOST}; if it does not, remove services or endpoints"
     )]
     Full {
         /// The table.
@@ -47,8 +48,8 @@ pub enum RefusalReason {
     },
     /// The service port is served, but not by the algorithm that it asks for.
     #[error(
-        "{needed} places of a Maglev table do not fit into table slots, which holds {capacity}, so backends are chosen at \
-         random; ask for smaller tables by fulcrum.dev/maglev-size"
+        "{needed} places of a Maglev table do not fit into table slots, which holds {capacity} and grows as far as there is \
+         memory, so backends are chosen at random for now; if that lasts, ask for smaller tables by fulcrum.dev/maglev-size"
     )]
     NoTable {
         /// Places that were asked for.

@@ -19,6 +19,7 @@ mod moving;
 mod ports;
 mod restart;
 mod reuse;
+mod room;
 mod scene;
 mod sctp;
 mod stack;
