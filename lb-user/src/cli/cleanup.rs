@@ -145,7 +145,7 @@ impl Traces {
         };
         let socket = control::socket(run_dir);
         Ok(Self {
-            filters: hold::filters_left(run_dir)
+            filters: hold::filters_left(&pin::links(bpffs, run_dir), run_dir)
                 .context("cannot list the filters on the node's devices")?,
             pairs: pair::left_behind(run_dir)?,
             pins,

@@ -2,7 +2,7 @@
 //!
 //! A filter is told by its priority and its handle, which are a run directory's own; the kernel keeps nothing else.
 
-use std::{fmt, fs, io};
+use std::{fmt, fs, io, path::PathBuf};
 
 use aya::programs::TcAttachType;
 use netlink_packet_route::{
@@ -85,6 +85,8 @@ pub(crate) struct Left {
     device: String,
     direction: TcAttachType,
     handle: u32,
+    /// Where it is noted that the qdisc is ours, if it is.
+    qdisc: PathBuf,
 }
 
 impl fmt::Display for Left {
@@ -98,8 +100,8 @@ impl fmt::Display for Left {
 }
 
 impl Left {
-    /// Those with this handle on all devices of this network namespace.
-    pub(super) fn find(handle: u32) -> io::Result<Vec<Self>> {
+    /// Those with this handle on all devices of this network namespace. `note`: where it is noted that a device's qdisc is ours.
+    pub(super) fn find(handle: u32, note: impl Fn(u32) -> PathBuf) -> io::Result<Vec<Self>> {
         let table = fs::read_to_string(DEVICES)?;
         let mut found = Vec::new();
         for device in names(&table) {
@@ -117,6 +119,7 @@ impl Left {
                         device: device.to_owned(),
                         direction,
                         handle,
+                        qdisc: note(index),
                     });
                 }
             }
@@ -124,12 +127,15 @@ impl Left {
         Ok(found)
     }
 
-    /// Takes it off its device, and the qdisc too if it was the last filter of either direction.
+    /// Takes it off its device, and our own qdisc too if it was the last filter of either direction.
     pub(crate) fn remove(&self) -> io::Result<()> {
         let Ok(index) = if_nametoindex(self.device.as_str()) else {
             return Ok(());
         };
         super::hold::clear_filter(&self.device, self.direction, self.handle.into());
+        if !self.qdisc.is_dir() {
+            return Ok(());
+        }
         for direction in DIRECTIONS {
             if !on(index, direction)?.is_empty() {
                 return Ok(());
@@ -141,7 +147,8 @@ impl Left {
             minor: 0,
         };
         let mut channel = Channel::open(NETLINK_ROUTE)?;
-        channel.change(RouteNetlinkMessage::DelQueueDiscipline(qdisc), 0)
+        channel.change(RouteNetlinkMessage::DelQueueDiscipline(qdisc), 0)?;
+        fs::remove_dir(&self.qdisc)
     }
 }
 
@@ -191,6 +198,7 @@ Inter-|   Receive                                                |  Transmit
             device: "eth0".to_owned(),
             direction: TcAttachType::Egress,
             handle: 7,
+            qdisc: PathBuf::new(),
         };
         assert_eq!(left.to_string(), "eth0 egress");
     }

@@ -30,7 +30,7 @@ use aya::{
     util::KernelVersion,
 };
 
-use super::{device::Device, filter, pin};
+use super::{device::Device, filter, pin, qdisc};
 use crate::{
     causes::with_causes,
     mended::{self, Thing},
@@ -184,7 +184,8 @@ impl Holds {
         }
         match qdisc_add_clsact(&device.name) {
             Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
-            added => added.map_err(HoldError::Qdisc)?,
+            Err(error) => return Err(HoldError::Qdisc(error)),
+            Ok(()) => qdisc::made(&self.dir, device.index, self.namespace),
         }
         let options = NlOptions {
             priority: priority(direction),
@@ -274,8 +275,10 @@ impl Holds {
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             if path.is_dir() {
-                // An agent that was killed while it asked whether links can be pinned.
-                fs::remove_dir(&path)?;
+                // An agent that was killed while it asked whether links can be pinned, or a device that has gone.
+                if !qdisc::is_needed(&path, self.namespace) {
+                    fs::remove_dir(&path)?;
+                }
             } else if !kept.contains(&path) {
                 pin::remove_link(&path)?;
                 n_swept += 1;
@@ -355,11 +358,16 @@ fn handle(owner: &Path) -> TcHandle {
     TcHandle::from(folded.max(1))
 }
 
-/// The filters that agents of `owner` left on devices of this network namespace; none where the kernel has links.
-pub(crate) fn filters_left(owner: &Path) -> io::Result<Vec<filter::Left>> {
+/// The filters that agents of `owner`, whose links are pinned in `links`, left on devices of this network namespace; none where
+/// the kernel has links.
+pub(crate) fn filters_left(links: &Path, owner: &Path) -> io::Result<Vec<filter::Left>> {
     match Hook::of_this_kernel() {
         Hook::Tcx => Ok(Vec::new()),
-        Hook::Clsact => filter::Left::find(handle(owner).into()),
+        Hook::Clsact => {
+            let namespace = fs::metadata(NAMESPACE)?.ino();
+            let note = |device| qdisc::note(links, device, namespace);
+            filter::Left::find(handle(owner).into(), note)
+        }
     }
 }
 

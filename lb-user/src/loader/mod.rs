@@ -25,6 +25,7 @@ pub mod object;
 pub mod pair;
 pub mod pattern;
 pub mod pin;
+mod qdisc;
 mod redirects;
 pub mod route;
 pub mod sockets;

@@ -8,6 +8,7 @@
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/larger/<map>
 //! <bpffs>/fulcrum/<run directory>/v<layout version>/former/<map>
 //! <bpffs>/fulcrum/<run directory>/links/<program>-<device>-<network namespace>
+//! <bpffs>/fulcrum/<run directory>/links/clsact-<device>-<network namespace>/
 //! ```
 //!
 //! So several agents share one BPF filesystem, and a reader of another layout finds nothing rather
@@ -239,6 +240,10 @@ fn remove_all(root: &Path) -> io::Result<()> {
 
 /// Removes the pin of what keeps a program on a device, and takes the program off before.
 pub(super) fn remove_link(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        // A note of ours, and no link.
+        return gone(fs::remove_dir(path));
+    }
     if let Err(error) = sys::detach(path) {
         // It goes with the pin then, if its device is not gone already.
         tracing::debug!(path = %path.display(), %error, "the link is not detached");
@@ -256,6 +261,11 @@ pub(super) fn gone(result: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Where the agent of `run_dir` pins what keeps programs on devices.
+pub fn links(bpffs: &Path, run_dir: &Path) -> PathBuf {
+    root(bpffs, run_dir).join(LINKS)
 }
 
 /// Where the agent of `run_dir` pins its maps.

@@ -37,6 +37,9 @@ use crate::{
 /// One on the node, one elsewhere.
 const BACKENDS: [&str; 2] = ["pod-1-1", "pod-2-1"];
 
+/// Those of the first node that programs come on.
+const DEVICES: [&str; 5] = ["lo", "uplink0", "lxc1", "lxc2", "lxc3"];
+
 /// The same services as the manifests have, as kube-proxy would have them.
 fn service_ports(scene: &Scene) -> Vec<ServicePort> {
     let dual = |[v4, v6]: [IpAddr; 2]| match (v4, v6) {
@@ -186,6 +189,10 @@ fn stage(scene: &Scene, place: Place, mode: Mode) -> Stage<'_> {
         format!("route add ::/0 via {v6}"),
     ];
     node.namespace.ip(&routes).unwrap();
+    // While one is added or removed, Linux before 6.6 drops what the device is sending: who can spare nothing has it already.
+    for device in DEVICES {
+        tc(&node.namespace, &["qdisc", "add", "dev", device, "clsact"]);
+    }
     let ports = service_ports(scene);
     let rules = KubeProxy::new(&node.namespace, mode, node.addresses, ports);
     rules.start().unwrap();
@@ -289,6 +296,10 @@ fn everybody_goes_on(mode: Mode) {
     expect_no_failures(&tallies, dropped);
     let node = &scene.deployment.cluster.nodes[0].namespace;
     assert_eq!(traces(node, &stage.place), [""; 0]);
+    for device in DEVICES {
+        let qdiscs = tc(node, &["qdisc", "show", "dev", device]);
+        assert!(qdiscs.contains("clsact"), "it was not ours: {qdiscs}");
+    }
     stage.rules.stop().unwrap();
 }
 
@@ -311,6 +322,13 @@ fn nothing_is_lost_between_the_old_iptables_and_us() {
     if require_root() {
         everybody_goes_on(Mode::OldIptables);
     }
+}
+
+/// What `tc` says.
+fn tc(node: &Namespace, arguments: &[&str]) -> String {
+    let output = node.run(|| Command::new("tc").args(arguments).output().unwrap());
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// Tables of nftables in the node's namespace, and what is in one of them.
