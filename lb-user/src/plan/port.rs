@@ -174,7 +174,7 @@ impl<'a> Planned<'a> {
             ledger.unclaim_backends(service, |_| false);
             ledger.unclaim_guards(service, |_| false);
             let port = ledger.ports.get(&service);
-            if port.is_some_and(Port::is_unseen) {
+            if port.is_some_and(|port| port.is_unseen()) {
                 ledger.unclaim_port(service);
             }
         }
@@ -329,8 +329,9 @@ impl<'a> Planned<'a> {
             .keys()
             .filter(|key| !ledger.services.contains_key(key))
             .count();
-        let gone = |port: &Port| port.keys.iter().filter(|key| !wanted.contains(key)).count();
-        let n_gone = ledger.ports.get(&service).map_or(0, gone);
+        let keys = ledger.ports.get(&service).map(|port| port.keys.iter());
+        let gone = keys.into_iter().flatten();
+        let n_gone = gone.filter(|key| !wanted.contains(key)).count();
         entries.replace(self.name.family, n_new, n_gone)
     }
 
@@ -351,7 +352,7 @@ impl<'a> Planned<'a> {
         if let Some(base) = first_slot(&entry)
             && let Some(block) = port.blocks.get(&base).filter(|block| !block.written)
         {
-            let ids = block.lists.ids();
+            let ids = block.lists.ids().to_vec();
             change.prepare.push(Step::WriteSlots {
                 service: entry.id,
                 base,
