@@ -57,7 +57,7 @@ pub struct Controller<M> {
     is_restored: bool,
     run_dir: Arc<RunDir>,
     /// What services had at the start.
-    allocations: Allocations,
+    allocations: Arc<Allocations>,
     /// What was compiled last.
     compiler: Option<Box<Compiler>>,
     /// Whether the tables say all of that, so that only what differs from it is to be done.
@@ -146,7 +146,7 @@ impl Controller<NoTables> {
             ledger: Ledger::new(Capacity::default()),
             is_restored: false,
             run_dir,
-            allocations,
+            allocations: Arc::new(allocations),
             compiler: None,
             is_all_done: false,
             demand: Demand::default(),
@@ -302,7 +302,7 @@ impl<M> Controller<M> {
                 "addresses may change with the next start"
             );
         }
-        self.allocations = compiled.allocations.clone();
+        self.allocations = Arc::clone(&compiled.allocations);
     }
 }
 
