@@ -21,6 +21,7 @@ pub mod mended;
 pub mod model;
 pub mod plan;
 pub mod shared_map;
+pub mod shared_text;
 pub mod small_map;
 pub mod small_set;
 pub mod source;
