@@ -444,6 +444,8 @@ async fn sweep(mut controller: Controller<BpfMaps>) -> Controller<BpfMaps> {
 async fn audit(mut controller: Controller<BpfMaps>) -> Controller<BpfMaps> {
     let work = task::spawn_blocking(move || {
         controller.audit();
+        // It has read a whole table.
+        give_memory_back();
         controller
     });
     joined(work.await).await
@@ -471,9 +473,6 @@ struct Turn {
 async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
     let work = task::spawn_blocking(move || {
         let outcome = controller.reconcile(SystemTime::now());
-        if outcome.is_whole {
-            give_memory_back();
-        }
         (controller, outcome)
     });
     let (controller, outcome) = joined(work.await).await;
@@ -485,6 +484,10 @@ async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
         if !outcome.is_incomplete {
             told.sync.send_modify(|sync| sync.finish(Moment::now()));
         }
+    }
+    if outcome.is_whole {
+        // What was published before is gone now. Nobody waits for it.
+        drop(task::spawn_blocking(give_memory_back));
     }
     Turn {
         controller,
