@@ -55,9 +55,9 @@ pub struct Pools<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// Families, primary first; headless services have them too.
-    pub families: Vec<Family>,
+    pub families: Box<[Family]>,
     /// `ClusterIP`s in the order of the families; empty where the service has none.
-    pub ips: Vec<IpAddr>,
+    pub ips: Box<[IpAddr]>,
     /// Node ports by the name of the service's port; a port may have none.
     pub node_ports: BTreeMap<String, u16>,
     /// Where load balancers ask for the node's health.
@@ -294,8 +294,8 @@ impl<'a> Allocator<'a> {
             self.report(name, service, &field, message);
         }
         let addresses = Addresses {
-            families,
-            ips,
+            families: families.into(),
+            ips: ips.into(),
             node_ports: given.node_ports,
             health_check_node_port: given.health_check_node_port,
         };
@@ -305,7 +305,7 @@ impl<'a> Allocator<'a> {
 
     fn remember(&mut self, name: &ObjectName, addresses: &Addresses) {
         let held = Held {
-            ips: addresses.ips.clone(),
+            ips: addresses.ips.to_vec(),
             node_ports: addresses.node_ports.clone(),
             health_check_node_port: addresses.health_check_node_port,
         };

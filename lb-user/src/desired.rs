@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use lb_common::{abi::place, net::addr::Family};
 use serde::{Deserialize, Serialize};
 
-use crate::shared_map::SharedMap;
+use crate::{shared_map::SharedMap, small_set::SmallSet};
 
 /// The whole desired state of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -144,7 +144,7 @@ impl fmt::Display for Protocol {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredPort {
     /// Addresses and ports that clients dial.
-    pub frontends: BTreeSet<Frontend>,
+    pub frontends: SmallSet<Frontend>,
     /// Endpoints by address and port.
     pub backends: BTreeMap<SocketAddr, Endpoint>,
     /// Seconds of client affinity; 0: none.

@@ -95,11 +95,18 @@ fn expected() -> BTreeSet<Key> {
     }
     for services in LOADED {
         for measure in [
+            "parse-json",
+            "parse-yaml",
+            "compile",
+            "plan",
+            "write",
             "load",
             "ready",
+            "seen",
             "change",
             "followed",
             "memory",
+            "memory-each",
             "memory-peak",
             "tables",
         ] {

@@ -57,7 +57,7 @@ pub struct Controller<M> {
     is_restored: bool,
     run_dir: Arc<RunDir>,
     /// What services had at the start.
-    allocations: Allocations,
+    allocations: Arc<Allocations>,
     /// What was compiled last.
     compiler: Option<Box<Compiler>>,
     /// Whether the tables say all of that, so that only what differs from it is to be done.
@@ -148,7 +148,7 @@ impl Controller<NoTables> {
             ledger: Ledger::new(Capacity::default()),
             is_restored: false,
             run_dir,
-            allocations,
+            allocations: Arc::new(allocations),
             compiler: None,
             is_all_done: false,
             demand: Demand::default(),
@@ -279,6 +279,7 @@ impl<M> Controller<M> {
 
     /// Compiles what is known now, as far as it differs from what was known before. Says what differs.
     fn compile(&mut self, snapshot: &Snapshot) -> (Box<Compiler>, Followed) {
+        let start = Instant::now();
         let (compiler, followed) = if let Some(mut compiler) = self.compiler.take() {
             let followed = compiler.follow(snapshot, &self.facts);
             (compiler, followed)
@@ -290,6 +291,8 @@ impl<M> Controller<M> {
             self.keep(compiler.compiled());
             self.demand = demand_of(&compiler.compiled().desired);
         }
+        let compiled_us = start.elapsed().as_micros();
+        tracing::debug!(compiled_us, "compiled");
         (compiler, followed)
     }
 
@@ -304,7 +307,7 @@ impl<M> Controller<M> {
                 "addresses may change with the next start"
             );
         }
-        self.allocations = compiled.allocations.clone();
+        self.allocations = Arc::clone(&compiled.allocations);
     }
 }
 
@@ -321,8 +324,6 @@ impl<M: LbMaps> Controller<M> {
         if snapshot.is_synced {
             let seen = self.seen_through_probes(&snapshot);
             let (goes_on, followed) = self.compile(&seen.snapshot);
-            let compiled_us = start.elapsed().as_micros();
-            tracing::debug!(compiled_us, "compiled");
             let compiled = goes_on.compiled();
             let took = Took {
                 absorbing: std::mem::take(&mut self.absorbing),
@@ -443,6 +444,7 @@ impl<M: LbMaps> Controller<M> {
         }
         let (desired, ledger, maps) = (&compiled.desired, &mut self.ledger, &mut self.maps);
         let retry = Retry::default();
+        let start = Instant::now();
         let outcome = match followed {
             Followed::Endpoints(names) if self.is_all_done => {
                 apply::reconcile_endpoints(desired, names, ledger, maps, &retry)
@@ -453,6 +455,7 @@ impl<M: LbMaps> Controller<M> {
                 outcome
             }
         };
+        let carrying_out = start.elapsed();
         self.is_all_done = outcome.is_all_done();
         view.troubles
             .extend(outcome.refused.iter().map(ToString::to_string));
@@ -474,6 +477,10 @@ impl<M: LbMaps> Controller<M> {
                 .as_micros();
             let seen_us = took_us.saturating_sub(freeing);
             tracing::info!(ports, steps = n_steps, took_us, seen_us, "tables changed");
+            let writing: Duration = outcome.reports.iter().map(|it| it.took).sum();
+            let planned_us = carrying_out.saturating_sub(writing).as_micros();
+            let written_us = writing.as_micros();
+            tracing::debug!(planned_us, written_us, "carried out");
         }
         let wanted = self.ledger.wanted(desired, &outcome.refused);
         (!outcome.is_complete(), wanted)

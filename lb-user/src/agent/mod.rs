@@ -11,7 +11,8 @@ pub mod flows;
 pub mod forward;
 pub mod growth;
 pub mod health;
-pub mod node;
+pub mod memory;
+mod node;
 pub mod packets;
 pub mod probe;
 pub mod reload;
@@ -451,6 +452,8 @@ async fn sweep(mut controller: Controller<BpfMaps>) -> Controller<BpfMaps> {
 async fn audit(mut controller: Controller<BpfMaps>) -> Controller<BpfMaps> {
     let work = task::spawn_blocking(move || {
         controller.audit();
+        // It has read a whole table.
+        give_memory_back();
         controller
     });
     joined(work.await).await
@@ -478,9 +481,6 @@ struct Turn {
 async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
     let work = task::spawn_blocking(move || {
         let outcome = controller.reconcile(SystemTime::now());
-        if outcome.is_whole {
-            give_memory_back();
-        }
         (controller, outcome)
     });
     let (controller, outcome) = joined(work.await).await;
@@ -493,6 +493,10 @@ async fn reconcile(mut controller: Controller<BpfMaps>, told: &Told) -> Turn {
         if !outcome.is_incomplete {
             told.sync.send_modify(|sync| sync.finish(Moment::now()));
         }
+    }
+    if outcome.is_whole {
+        // What was published before is gone now. Nobody waits for it.
+        drop(task::spawn_blocking(give_memory_back));
     }
     Turn {
         controller,

@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc, time::SystemTime};
 
 use serde_json::{Value, json};
 
-use super::{choice, devices::DeviceView, flows::FlowReport, reload::ConfigurationView};
+use super::{
+    choice, devices::DeviceView, flows::FlowReport, memory::Memory, reload::ConfigurationView,
+};
 use crate::{
     alloc::Addresses,
     compile::{NodeFacts, view},
@@ -63,6 +65,11 @@ impl View {
         );
     }
 
+    /// Endpoints that are served, once for each port of a service.
+    fn n_endpoints(&self) -> usize {
+        self.served.values().map(|port| port.backends.len()).sum()
+    }
+
     /// All objects of a kind.
     pub fn objects(&self, kind: Kind) -> Vec<Value> {
         let mut objects = Vec::new();
@@ -102,6 +109,8 @@ pub fn answer(
             "pid": std::process::id(),
             "generation": view.generation,
             "n_services": view.snapshot.services.len(),
+            "n_endpoints": view.n_endpoints(),
+            "memory": Memory::now(view.n_endpoints()),
             "devices": devices,
             "findings": view.findings,
             "troubles": view.troubles.iter().chain(&flows.troubles).collect::<Vec<_>>(),
@@ -116,8 +125,11 @@ pub fn answer(
 mod tests {
     use std::time::Duration;
 
+    use lb_common::net::addr::Family;
+
     use super::*;
     use crate::{
+        desired::{DesiredPort, Endpoint, Protocol},
         model::finding::Severity,
         source::{Change, manifest},
         store::Store,
@@ -208,7 +220,20 @@ mod tests {
             error: None,
         };
         let finding = Finding::about_file(Severity::Error, "web.yaml", "is no YAML");
+        let endpoint = "192.0.2.1:80".parse().expect("literal");
+        let port = DesiredPort {
+            backends: BTreeMap::from([(endpoint, Endpoint::default())]),
+            ..DesiredPort::default()
+        };
+        let name = PortName {
+            namespace: "default".into(),
+            service: "web".into(),
+            port: "".into(),
+            protocol: Protocol::Tcp,
+            family: Family::V4,
+        };
         let view = Arc::new(View {
+            served: SharedMap::from([(name, port)]),
             findings: vec![finding],
             ..View::default()
         });
@@ -229,6 +254,8 @@ mod tests {
             status["devices"],
             json!([{"name": "eth0", "role": "uplink", "hooks": "tc"}])
         );
+        assert_eq!(status["n_endpoints"], 1);
+        assert_eq!(status["memory"]["bytes"], status["memory"]["per_endpoint"]);
         assert_eq!(status["troubles"], json!(["it fills"]));
         assert_eq!(status["flows"], json!({"tables": [], "sizes": null}));
         assert_eq!(status["findings"][0]["message"], "is no YAML");

@@ -38,7 +38,7 @@ pub(super) fn of_service(service: &Service, configured: &[Family]) -> Result<Vec
 
 /// `ipFamilies`, with those of `clusterIPs` that stand behind its end.
 fn given(service: &Service, configured: &[Family]) -> Result<Vec<Family>, Refusal> {
-    let mut families = service.spec.ip_families.clone();
+    let mut families = service.spec.ip_families.to_vec();
     for (index, ip) in explicit_ips(service)
         .iter()
         .enumerate()

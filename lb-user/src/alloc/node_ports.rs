@@ -62,7 +62,7 @@ impl<'a> NodePorts<'a> {
         let ports = service.spec.ports.iter();
         let ports = ports.filter(|port| has_node_port(service, port));
         let numbers = ports.filter_map(|port| {
-            let number = held.node_ports.get(&port.name).copied()?;
+            let number = held.node_ports.get(&*port.name).copied()?;
             is_wanted(number, port.node_port).then_some(number)
         });
         let health = held.health_check_node_port;
@@ -135,7 +135,7 @@ impl<'a> NodePorts<'a> {
         for port in ports.filter(|port| has_node_port(service, port)) {
             if let Some(number) = port.node_port {
                 used.insert((number, port.protocol));
-                given.node_ports.insert(port.name.clone(), number);
+                given.node_ports.insert(port.name.to_string(), number);
             }
         }
         for (index, port) in service.spec.ports.iter().enumerate() {
@@ -144,7 +144,7 @@ impl<'a> NodePorts<'a> {
             }
             let is_free = |number: &u16| !used.contains(&(*number, port.protocol));
             let number = self
-                .kept(name, |held| held.node_ports.get(&port.name).copied())
+                .kept(name, |held| held.node_ports.get(&*port.name).copied())
                 .filter(is_free)
                 .or_else(|| shared(service, port, &given).filter(is_free))
                 .or_else(|| self.free(name, &port.name));
@@ -154,7 +154,7 @@ impl<'a> NodePorts<'a> {
             };
             self.taken.insert(number, holder);
             used.insert((number, port.protocol));
-            given.node_ports.insert(port.name.clone(), number);
+            given.node_ports.insert(port.name.to_string(), number);
         }
         self.complete_health_check(holder, &mut given);
         given
@@ -231,7 +231,7 @@ fn shared(service: &Service, port: &ServicePort, given: &Given) -> Option<u16> {
         let is_twin = twin.port == port.port && twin.protocol != port.protocol;
         given
             .node_ports
-            .get(&twin.name)
+            .get(&*twin.name)
             .copied()
             .filter(|_| is_twin)
     })
@@ -244,7 +244,7 @@ pub(super) fn asked_for(service: &Service) -> Given {
     let health = service.spec.health_check_node_port;
     Given {
         node_ports: ports
-            .filter_map(|port| Some((port.name.clone(), port.node_port?)))
+            .filter_map(|port| Some((port.name.to_string(), port.node_port?)))
             .collect(),
         health_check_node_port: health.filter(|_| has_health_check(service)),
         lacking: Vec::new(),

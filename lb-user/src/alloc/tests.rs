@@ -255,7 +255,7 @@ fn outcome(spec: &str, ranges: &[&str]) -> Result<(Vec<Family>, Vec<Family>), St
     let allocated = allocate(&all, &cidrs(ranges), &Allocations::default());
     if let Some(addresses) = allocated.addresses.values().next() {
         let of_ips = addresses.ips.iter().copied().map(family_of).collect();
-        return Ok((addresses.families.clone(), of_ips));
+        return Ok((addresses.families.to_vec(), of_ips));
     }
     let finding = &allocated.findings[0];
     Err(format!("{}: {}", finding.field, finding.message))
@@ -445,11 +445,11 @@ mod properties {
                 let explicit = explicit_ips(&service.object);
                 prop_assert!(explicit.iter().all(|ip| addresses.ips.contains(ip)));
                 if service.object.is_headless() {
-                    prop_assert_eq!(&addresses.ips, &Vec::<IpAddr>::new());
+                    prop_assert!(addresses.ips.is_empty());
                     continue;
                 }
                 let families: Vec<_> = addresses.ips.iter().copied().map(family_of).collect();
-                prop_assert_eq!(&families, &addresses.families);
+                prop_assert_eq!(&*families, &*addresses.families);
                 for ip in &addresses.ips {
                     prop_assert!(seen.insert(*ip), "{} is given twice", ip);
                     let gives = cidrs.iter().any(|cidr| Range::new(*cidr).gives(*ip));

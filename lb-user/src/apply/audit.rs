@@ -167,13 +167,19 @@ fn sources(ledger: &Ledger, maps: &mut impl LbMaps) -> Result<Vec<Mend>, TableEr
 
 /// What is missing or different, and the keys of what is there for nobody.
 fn differences<'a, K: Ord, V: PartialEq>(
-    wanted: &'a BTreeMap<K, V>,
+    wanted: impl IntoIterator<Item = (&'a K, &'a V), IntoIter: Clone>,
     there: &'a BTreeMap<K, V>,
 ) -> (Vec<(&'a K, &'a V)>, Vec<&'a K>) {
+    let wanted = wanted.into_iter();
+    // Both are sorted.
+    let mut keys = wanted.clone().map(|(key, _)| key).peekable();
+    let is_strange = |key: &&K| {
+        while keys.next_if(|wanted| wanted < key).is_some() {}
+        keys.peek() != Some(key)
+    };
     let differs = |(key, value): &(&K, &V)| there.get(key) != Some(value);
-    let is_strange = |key: &&K| !wanted.contains_key(key);
     (
-        wanted.iter().filter(differs).collect(),
+        wanted.filter(differs).collect(),
         there.keys().filter(is_strange).collect(),
     )
 }

@@ -34,7 +34,7 @@ use std::{
     collections::BTreeSet,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use lb_common::{abi::Backend, net::addr::Family};
@@ -77,6 +77,8 @@ pub struct Report {
     pub skipped: Vec<Skipped>,
     /// When packets saw all of it and only what had rested was left to be freed; none where nothing had.
     pub seen: Option<Instant>,
+    /// How long all of it took.
+    pub took: Duration,
 }
 
 impl Report {
@@ -224,6 +226,7 @@ pub fn reconcile_endpoints(
 
 /// Carries out a plan, step by step.
 pub fn run(plan: &Plan, ledger: &mut Ledger, maps: &mut impl LbMaps, retry: &Retry) -> Report {
+    let start = Instant::now();
     let mut report = Report::default();
     let mut failed_services = BTreeSet::new();
     let mut tries = Tries::new(retry);
@@ -270,6 +273,7 @@ pub fn run(plan: &Plan, ledger: &mut Ledger, maps: &mut impl LbMaps, retry: &Ret
             }
         }
     }
+    report.took = start.elapsed();
     report
 }
 

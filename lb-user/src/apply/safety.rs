@@ -107,15 +107,15 @@ fn any_ports(
             port.affinity_timeout_s = affinity;
             (port.algorithm, port.maglev_size) = algorithm;
             // Every other address is a load balancer's.
-            let guarded = |frontend: Frontend| Frontend {
+            let guarded = |frontend: &Frontend| Frontend {
                 kind: if frontend.addr.to_string().ends_with('2') {
                     FrontendKind::LoadBalancer
                 } else {
                     frontend.kind
                 },
-                ..frontend
+                ..*frontend
             };
-            port.frontends = port.frontends.into_iter().map(guarded).collect();
+            port.frontends = port.frontends.iter().map(guarded).collect();
             let ranges = ranges.iter().map(|net| net.parse().expect("literal"));
             let is_v6 = name.family == Family::V6;
             let ranges = ranges.filter(|net: &IpNet| net.addr().is_ipv6() == is_v6);
@@ -398,7 +398,7 @@ fn an_id_comes_back_with_the_next_generation() {
             watched.reconcile(&Desired::default(), &mut ledger);
             watched.reconcile(&web(&[(addr, "serving,cluster")]), &mut ledger);
         }
-        let (id, row) = ledger.backends().first_key_value().expect("one backend");
+        let (id, row) = ledger.backends().iter().next().expect("one backend");
         assert_eq!(
             (id.id, row.generation, address(row).to_string().as_str()),
             (1, turn, addr)

@@ -1,10 +1,13 @@
 //! What the tests of plan and apply speak: desired states in a few words.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use lb_common::net::addr::Family;
 
-use crate::desired::{Desired, DesiredPort, Endpoint, Frontend, FrontendKind, PortName, Protocol};
+use crate::{
+    desired::{Desired, DesiredPort, Endpoint, Frontend, FrontendKind, PortName, Protocol},
+    small_set::SmallSet,
+};
 
 /// Port `http` over TCP of a service in namespace `default`; its family is that of its frontends.
 pub(crate) fn port(
@@ -12,7 +15,7 @@ pub(crate) fn port(
     frontends: &[&str],
     backends: &[(&str, Endpoint)],
 ) -> (PortName, DesiredPort) {
-    let frontends: BTreeSet<_> = frontends
+    let frontends: SmallSet<_> = frontends
         .iter()
         .map(|frontend| cluster_ip(frontend))
         .collect();

@@ -444,11 +444,8 @@ pub(super) fn check_picture(watched: &Watched, ledger: &Ledger) -> Result<(), Te
         &watched.services().expect("reads do not fail")
     );
     let rows = watched.backends().expect("reads do not fail");
-    let in_use: BTreeMap<_, _> = rows
-        .into_iter()
-        .filter(|(_, row)| row.service != 0)
-        .collect();
-    prop_assert_eq!(ledger.backends(), &in_use);
+    let in_use = rows.into_iter().filter(|(_, row)| row.service != 0);
+    prop_assert_eq!(ledger.backends(), &in_use.collect());
     prop_assert_eq!(
         ledger.places(),
         &watched.places().expect("reads do not fail")

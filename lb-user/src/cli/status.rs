@@ -29,6 +29,9 @@ pub(super) struct StatusArgs {
 struct Status {
     pid: u32,
     n_services: usize,
+    #[serde(default)]
+    n_endpoints: usize,
+    memory: Option<Memory>,
     devices: Vec<Device>,
     findings: Vec<Finding>,
     troubles: Vec<String>,
@@ -39,6 +42,13 @@ struct Status {
     /// What was put back, by kind.
     #[serde(default)]
     mended: BTreeMap<String, u64>,
+}
+
+/// What the agent takes of its own, bytes.
+#[derive(Deserialize)]
+struct Memory {
+    bytes: u64,
+    per_endpoint: Option<u64>,
 }
 
 #[derive(Default, Deserialize)]
@@ -119,7 +129,15 @@ pub(super) fn status(args: &StatusArgs, place: &Place) -> anyhow::Result<ExitCod
 
 impl Status {
     fn render(&self) -> String {
-        let mut text = format!("agent {} serves {} services\n", self.pid, self.n_services);
+        let Self {
+            pid,
+            n_services,
+            n_endpoints,
+            ..
+        } = self;
+        let mut text =
+            format!("agent {pid} serves {n_services} services, {n_endpoints} endpoints\n");
+        text.push_str(&self.memory.as_ref().map_or_else(String::new, Memory::text));
         if !self.devices.is_empty() {
             let rows: Vec<Vec<String>> = self.devices.iter().map(Device::cells).collect();
             text.push('\n');
@@ -151,6 +169,16 @@ impl Status {
         let counts: Vec<String> = counts.map(|(name, n)| format!("{name} {n}")).collect();
         let counts = counts.join(", ");
         format!("\nput back what something else had removed or changed: {counts}\n")
+    }
+}
+
+impl Memory {
+    fn text(&self) -> String {
+        let whole = output::bytes(self.bytes);
+        match self.per_endpoint {
+            Some(each) => format!("memory of its own: {whole}, {each} bytes for each endpoint\n"),
+            None => format!("memory of its own: {whole}\n"),
+        }
     }
 }
 
@@ -264,7 +292,8 @@ mod tests {
     #[test]
     fn devices_troubles_and_findings_stand_one_per_line() {
         let status: Status = serde_json::from_value(json!({
-            "pid": 7, "generation": 1, "n_services": 2,
+            "pid": 7, "generation": 1, "n_services": 2, "n_endpoints": 5,
+            "memory": {"bytes": 6_000_000, "per_endpoint": 1_200_000},
             "devices": [
                 {"name": "eth0", "role": "uplink", "hooks": "tc+xdp"},
                 {"name": "eth1", "role": "uplink", "hooks": "tc", "no_xdp": "taken"},
@@ -290,7 +319,8 @@ mod tests {
         }))
         .expect("a status");
         let expected = "\
-agent 7 serves 2 services
+agent 7 serves 2 services, 5 endpoints
+memory of its own: 5Mi, 1200000 bytes for each endpoint
 
 DEVICE   ROLE     HOOKS
 eth0     uplink   tc+xdp

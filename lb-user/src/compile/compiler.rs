@@ -4,7 +4,7 @@
 //! own endpoints. So a change of slices, Endpoints or pods concerns those services alone that they are for, and of these
 //! nothing but who answers. After any other change everything is compiled from the beginning.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use super::{
     Compiled, NodeFacts, balancing,
@@ -62,7 +62,7 @@ impl Compiler {
             findings: Findings::default(),
             compiled: Compiled {
                 addresses: allocated.addresses,
-                allocations: allocated.allocations,
+                allocations: Arc::new(allocated.allocations),
                 ..Compiled::default()
             },
         };

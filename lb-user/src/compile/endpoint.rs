@@ -9,6 +9,7 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, btree_map::Entry},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use lb_common::net::addr::Family;
@@ -77,7 +78,7 @@ impl<'a> Here<'a> {
     pub(super) fn new(snapshot: &'a Snapshot, facts: &'a NodeFacts) -> Self {
         let of_object = || {
             let node = snapshot.nodes.get(&ObjectName::new("", &facts.name))?;
-            node.object.zone()
+            node.object.zone().map(|zone| &**zone)
         };
         Self {
             node: &facts.name,
@@ -255,11 +256,11 @@ fn hints(endpoint: &Endpoint) -> Option<&GivenHints> {
 }
 
 fn is_for_node(endpoint: &Endpoint, node: &str) -> bool {
-    hints(endpoint).is_some_and(|hints| hints.nodes.iter().any(|it| it == node))
+    hints(endpoint).is_some_and(|hints| hints.nodes.iter().any(|it| **it == *node))
 }
 
 fn is_for_zone(endpoint: &Endpoint, zone: Option<&str>) -> bool {
-    let is_this = |it: &String| Some(it.as_str()) == zone;
+    let is_this = |it: &Arc<str>| Some(&**it) == zone;
     hints(endpoint).is_some_and(|hints| hints.zones.iter().any(is_this))
 }
 

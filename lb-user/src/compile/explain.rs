@@ -135,7 +135,7 @@ impl<'a> Explainer<'a> {
                 let endpoints = endpoint::merge(&slices, port, id.family);
                 let choice = Choice::new(endpoints.values().copied(), here);
                 PortChoice {
-                    name: port.name.clone(),
+                    name: port.name.to_string(),
                     port: port.port,
                     protocol: port.protocol,
                     family: id.family,

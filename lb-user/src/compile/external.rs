@@ -53,7 +53,7 @@ impl<'a> Taken<'a> {
                 taken.addresses.insert(*ip, None);
                 let ports = service.spec.ports.iter();
                 taken.ports.extend(ports.map(|port| {
-                    let owner = (name, port.name.as_str());
+                    let owner = (name, &*port.name);
                     ((*ip, port.port, port.protocol), owner)
                 }));
             }
@@ -104,7 +104,7 @@ impl<'a> Outside<'_, 'a> {
                 // The service's own ClusterIP stays one, whatever else it is called.
                 continue;
             }
-            let owner = (self.name, port.name.as_str());
+            let owner = (self.name, &*port.name);
             let key = (addr, number, port.protocol);
             let holder = *self.taken.ports.entry(key).or_insert(owner);
             if holder == owner {
@@ -133,7 +133,7 @@ impl<'a> Outside<'_, 'a> {
     /// Whether this port's entry is the one that answers pings to an address. The node answers at its own ones.
     fn answers_pings(&mut self, port: &'a ServicePort, addr: IpAddr, kind: FrontendKind) -> bool {
         let is_of_node = kind == FrontendKind::NodePort || self.facts.addresses.contains(&addr);
-        let owner = Some((self.name, port.name.as_str()));
+        let owner = Some((self.name, &*port.name));
         !is_of_node && *self.taken.addresses.entry(addr).or_insert(owner) == owner
     }
 
@@ -170,7 +170,7 @@ impl<'a> Outside<'_, 'a> {
             let kind = FrontendKind::ExternalIp;
             (*addr, port.port, kind, "spec.externalIPs")
         });
-        let node_port = self.addresses.node_ports.get(&port.name);
+        let node_port = self.addresses.node_ports.get(&*port.name);
         let nodes = node_addresses(self.facts).filter_map(|addr| {
             let kind = FrontendKind::NodePort;
             Some((addr, *node_port?, kind, "spec.ports[].nodePort"))

@@ -54,7 +54,7 @@ fn port_name(service: &Service, port: &ServicePort, family: Family) -> PortName 
     PortName {
         namespace: Arc::clone(&service.meta.name.namespace),
         service: Arc::clone(&service.meta.name.name),
-        port: port.name.as_str().into(),
+        port: Arc::clone(&port.name),
         protocol: port.protocol,
         family,
     }

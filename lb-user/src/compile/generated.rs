@@ -1,7 +1,7 @@
 //! What the slices that are written here have in common with those of a cluster's controllers: names,
 //! labels, at most so many endpoints each.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use lb_common::net::addr::Family;
 
@@ -60,8 +60,8 @@ impl Writer<'_> {
             slices.push(EndpointSlice {
                 meta: self.meta(&format!("{} {family} {ports:?} {number}", self.controller)),
                 address_type: AddressType::Ip(family),
-                endpoints,
-                ports: ports.clone(),
+                endpoints: endpoints.into(),
+                ports: ports.as_slice().into(),
             });
             if rest.is_empty() {
                 break;
@@ -84,8 +84,8 @@ impl Writer<'_> {
         let name = name.unwrap_or_else(|| service.name.to_string());
         self.taken.insert(name.clone());
         let mut labels = self.labels.clone();
-        labels.insert(LABEL_SERVICE_NAME.to_owned(), service.name.to_string());
-        labels.insert(LABEL_MANAGED_BY.to_owned(), self.controller.to_owned());
+        labels.insert(LABEL_SERVICE_NAME.into(), Arc::clone(&service.name));
+        labels.insert(LABEL_MANAGED_BY.into(), self.controller.into());
         Meta {
             name: ObjectName::new(&service.namespace, &name),
             labels,

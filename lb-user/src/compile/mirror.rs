@@ -13,8 +13,8 @@ use lb_common::net::addr::Family;
 use super::generated::{Group, Writer};
 use crate::model::{
     endpoint::{
-        ANNOTATION_LEADER, Endpoint, EndpointPort, EndpointSlice, Endpoints, GivenConditions,
-        LABEL_SKIP_MIRROR, SubsetAddress,
+        ANNOTATION_LEADER, Addresses, Endpoint, EndpointPort, EndpointSlice, Endpoints,
+        GivenConditions, LABEL_SKIP_MIRROR, SubsetAddress,
     },
     finding::{Finding, Severity},
     object::{Kind, Located, ObjectRef, family_of},
@@ -33,7 +33,7 @@ const OWN_ANNOTATIONS: [&str; 2] = [
 /// Whether the object asks for it not to be done, or is a lock.
 pub(super) fn is_wanted(endpoints: &Endpoints) -> bool {
     let meta = &endpoints.meta;
-    meta.labels.get(LABEL_SKIP_MIRROR).map(String::as_str) != Some("true")
+    meta.labels.get(LABEL_SKIP_MIRROR).map(|it| &**it) != Some("true")
         && !meta.annotations.contains_key(ANNOTATION_LEADER)
 }
 
@@ -45,7 +45,7 @@ pub(super) fn slices(
 ) -> Vec<EndpointSlice> {
     let meta = &endpoints.object.meta;
     let mut annotations = meta.annotations.clone();
-    annotations.retain(|key, _| !OWN_ANNOTATIONS.contains(&key.as_str()));
+    annotations.retain(|key, _| !OWN_ANNOTATIONS.contains(&&**key));
     let mut writer = Writer {
         service: &meta.name,
         controller: CONTROLLER,
@@ -90,12 +90,12 @@ pub(super) fn slices(
 }
 
 /// What tells two addresses apart: the address, and the object behind it.
-type Key = (IpAddr, Option<String>);
+type Key = (IpAddr, Option<Box<str>>);
 /// Addresses, and whether they are ready.
-type Addresses<'a> = Vec<(&'a SubsetAddress, bool)>;
+type Judged<'a> = Vec<(&'a SubsetAddress, bool)>;
 
 /// Subsets told anew: each set of addresses once, with all the ports that it has.
-fn repacked(endpoints: &Endpoints) -> Vec<(Addresses<'_>, Vec<EndpointPort>)> {
+fn repacked(endpoints: &Endpoints) -> Vec<(Judged<'_>, Vec<EndpointPort>)> {
     let mut known: BTreeMap<Key, &SubsetAddress> = BTreeMap::new();
     let mut by_port: BTreeMap<Option<&EndpointPort>, BTreeMap<Key, bool>> = BTreeMap::new();
     for subset in &endpoints.subsets {
@@ -129,7 +129,7 @@ fn repacked(endpoints: &Endpoints) -> Vec<(Addresses<'_>, Vec<EndpointPort>)> {
             .filter_map(|(key, is_ready)| Some((*known.get(&key)?, is_ready)));
         (addresses.collect(), ports)
     };
-    let mut subsets: Vec<(Addresses<'_>, Vec<EndpointPort>)> =
+    let mut subsets: Vec<(Judged<'_>, Vec<EndpointPort>)> =
         by_addresses.into_iter().map(with_addresses).collect();
     subsets.sort_by(|(_, a), (_, b)| a.cmp(b));
     subsets
@@ -141,11 +141,11 @@ fn endpoint(address: &SubsetAddress, is_ready: bool) -> Endpoint {
         ..GivenConditions::default()
     };
     Endpoint {
-        addresses: vec![address.ip],
+        addresses: Addresses::One(address.ip),
         conditions: given.resolve(),
         given,
-        node_name: address.node_name.as_deref().map(Into::into),
-        hostname: address.hostname.as_deref().map(Into::into),
+        node_name: address.node_name.clone(),
+        hostname: address.hostname.clone(),
         target: address.target.clone().map(Box::new),
         zone: None,
         hints: None,

@@ -13,6 +13,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -97,7 +98,7 @@ pub struct Compiled {
     /// What is not served as written, sorted by place.
     pub findings: Vec<Finding>,
     /// To be kept, and given in the next time.
-    pub allocations: Allocations,
+    pub allocations: Arc<Allocations>,
 }
 
 /// Compiles a snapshot for a node.

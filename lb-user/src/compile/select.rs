@@ -4,7 +4,7 @@
 //! finished. Pods whose named ports resolve to the same numbers share a slice; a port that a pod does
 //! not have is left out for that pod.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use lb_common::net::addr::Family;
 
@@ -113,28 +113,28 @@ impl Selection<'_> {
         let zone = pod.node_name.as_deref().and_then(|name| self.zone(name));
         let distribution = service.spec.traffic_distribution;
         Some(Endpoint {
-            addresses,
+            addresses: addresses.into(),
             conditions,
             given: conditions.into(),
             hints: distribution
                 .filter(|_| conditions.ready)
-                .and_then(|wanted| hints(wanted, zone, pod.node_name.as_deref()))
+                .and_then(|wanted| hints(wanted, zone, pod.node_name.as_ref()))
                 .map(Box::new),
-            node_name: pod.node_name.as_deref().map(Into::into),
-            hostname: hostname(service, pod).map(Into::into),
+            node_name: pod.node_name.clone(),
+            hostname: hostname(service, pod),
             target: Some(Box::new(Target {
-                kind: Kind::Pod.name().to_owned(),
-                namespace: pod.meta.name.namespace.to_string(),
-                name: pod.meta.name.name.to_string(),
+                kind: Kind::Pod.name().into(),
+                namespace: Arc::clone(&pod.meta.name.namespace),
+                name: Arc::clone(&pod.meta.name.name),
                 uid: pod.meta.uid.clone(),
             })),
-            zone: zone.map(Into::into),
+            zone: zone.cloned(),
             weight: pod.meta.weight(),
         })
     }
 
     /// The zone of a node, where its object says one. A node without an object may exist all the same.
-    fn zone(&self, node: &str) -> Option<&str> {
+    fn zone(&self, node: &str) -> Option<&Arc<str>> {
         let node = self.nodes.get(&ObjectName::new("", node))?;
         node.object.zone()
     }
@@ -147,7 +147,7 @@ fn labels(service: &Service) -> Labels {
     labels.remove(LABEL_MANAGED_BY);
     labels.remove(LABEL_HEADLESS);
     if service.is_headless() {
-        labels.insert(LABEL_HEADLESS.to_owned(), String::new());
+        labels.insert(LABEL_HEADLESS.into(), "".into());
     }
     labels
 }
@@ -155,11 +155,11 @@ fn labels(service: &Service) -> Labels {
 /// An endpoint is for clients of its own zone, and of its own node where that is asked for.
 fn hints(
     distribution: TrafficDistribution,
-    zone: Option<&str>,
-    node: Option<&str>,
+    zone: Option<&Arc<str>>,
+    node: Option<&Arc<str>>,
 ) -> Option<Hints> {
     let node = node.filter(|_| distribution == TrafficDistribution::PreferSameNode);
-    let list = |text: Option<&str>| text.map(str::to_owned).into_iter().collect();
+    let list = |text: Option<&Arc<str>>| text.cloned().into_iter().collect();
     (zone.is_some() || node.is_some()).then(|| Hints {
         zones: list(zone),
         nodes: list(node),
@@ -184,7 +184,7 @@ fn conditions(service: &Service, pod: &Pod) -> Conditions {
     }
 }
 
-fn hostname(service: &Service, pod: &Pod) -> Option<String> {
+fn hostname(service: &Service, pod: &Pod) -> Option<Box<str>> {
     let is_own = pod.subdomain.as_deref() == Some(&*service.meta.name.name);
     pod.hostname.clone().filter(|_| is_own)
 }

@@ -35,8 +35,11 @@ pub(super) struct Sources {
     /// Slices by service, sorted.
     slices: BTreeMap<ObjectName, Vec<ObjectName>>,
     /// What selectors ask for, by namespace, label and its value.
-    asked: BTreeMap<Arc<str>, BTreeMap<String, BTreeMap<String, Asked>>>,
+    asked: BTreeMap<Arc<str>, AskedLabels>,
 }
+
+/// What is asked for in a namespace, by label and its value.
+type AskedLabels = BTreeMap<Arc<str>, BTreeMap<Arc<str>, Asked>>;
 
 /// One label with a value that selectors ask for, in a namespace.
 #[derive(Debug, Default)]
@@ -150,7 +153,7 @@ impl Sources {
         let given: Vec<&EndpointSlice> = given.collect();
         let is_done_by = |controller: &str| {
             let mut labels = given.iter().map(|it| it.meta.labels.get(LABEL_MANAGED_BY));
-            labels.any(|label| label.map(String::as_str) == Some(controller))
+            labels.any(|label| label.map(|it| &**it) == Some(controller))
         };
         let endpoints = snapshot.endpoints.get(name);
         let mut slices: Vec<_> = given.iter().map(|slice| Cow::Borrowed(*slice)).collect();
@@ -202,7 +205,7 @@ impl Sources {
 fn service_of(name: &ObjectName, slice: &EndpointSlice) -> Option<ObjectName> {
     Some(ObjectName {
         namespace: Arc::clone(&name.namespace),
-        name: slice.service()?.into(),
+        name: Arc::clone(slice.service()?),
     })
 }
 

@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_query_narrows_by_what_it_names() {
         let meant = |query: &Query, namespace, name, app: &str| {
-            let labels = Labels::from([("app".to_owned(), app.to_owned())]);
+            let labels = Labels::from([("app".into(), app.into())]);
             query.matches(&ObjectName::new(namespace, name), &labels)
         };
         let all = Query::all(Kind::Pod);

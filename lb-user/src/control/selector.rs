@@ -46,10 +46,10 @@ impl Selector {
     /// Whether labels meet every requirement. A missing label meets `!=` and `notin`.
     pub fn matches(&self, labels: &Labels) -> bool {
         self.requirements.iter().all(|requirement| {
-            let value = labels.get(&requirement.key);
+            let value = labels.get(&*requirement.key);
             match &requirement.condition {
-                Condition::In(values) => value.is_some_and(|value| values.contains(value)),
-                Condition::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+                Condition::In(values) => value.is_some_and(|value| is_among(value, values)),
+                Condition::NotIn(values) => value.is_none_or(|value| !is_among(value, values)),
                 Condition::Exists => value.is_some(),
                 Condition::Absent => value.is_none(),
             }
@@ -90,6 +90,10 @@ impl fmt::Display for Selector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+fn is_among(value: &str, values: &[String]) -> bool {
+    values.iter().any(|it| it == value)
 }
 
 /// At the commas that stand outside of parentheses.
@@ -155,10 +159,12 @@ fn set(text: &str) -> Option<Condition> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn labels(pairs: &[(&str, &str)]) -> Labels {
-        let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+        let own = |(key, value): &(&str, &str)| (Arc::from(*key), Arc::from(*value));
         pairs.iter().map(own).collect()
     }
 

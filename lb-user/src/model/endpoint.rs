@@ -3,7 +3,7 @@
 //! Both kinds have one meaning; [`EndpointSlice`] is the one that the compiler works with. Nil
 //! conditions are already resolved as KEP-1672 says: ready, serving, not terminating.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, ops::Deref, slice, sync::Arc};
 
 use lb_common::net::addr::Family;
 
@@ -28,15 +28,15 @@ pub struct EndpointSlice {
     /// `addressType`.
     pub address_type: AddressType,
     /// `endpoints`.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
     /// `ports`.
-    pub ports: Vec<EndpointPort>,
+    pub ports: Box<[EndpointPort]>,
 }
 
 impl EndpointSlice {
     /// Name of the service that the slice belongs to, in its own namespace.
-    pub fn service(&self) -> Option<&str> {
-        self.meta.labels.get(LABEL_SERVICE_NAME).map(String::as_str)
+    pub fn service(&self) -> Option<&Arc<str>> {
+        self.meta.labels.get(LABEL_SERVICE_NAME)
     }
 }
 
@@ -49,23 +49,24 @@ pub enum AddressType {
     Fqdn,
 }
 
-/// One endpoint of a slice. There may be hundreds of thousands: what most do not have takes no room.
+/// One endpoint of a slice. There may be hundreds of thousands: what most do not have takes no room, and what many have they
+/// share.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// `addresses`; proxies use the first.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Addresses,
     /// `conditions`, with the meaning that missing ones have.
     pub conditions: Conditions,
     /// `conditions` as they are written.
     pub given: GivenConditions,
     /// `nodeName`; an endpoint without one is remote everywhere.
-    pub node_name: Option<Box<str>>,
+    pub node_name: Option<Arc<str>>,
     /// `hostname`.
     pub hostname: Option<Box<str>>,
     /// `targetRef`.
     pub target: Option<Box<Target>>,
     /// `zone`.
-    pub zone: Option<Box<str>>,
+    pub zone: Option<Arc<str>>,
     /// `hints`, where there are any.
     pub hints: Option<Box<Hints>>,
     /// Its share of new connections, compared with those of others; 0: none, unless all have 0. Of the pod or of the
@@ -73,17 +74,46 @@ pub struct Endpoint {
     pub weight: u8,
 }
 
+/// Addresses of one endpoint. Nearly all have one, which takes no memory of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Addresses {
+    /// The only one.
+    One(IpAddr),
+    /// None, or several.
+    Many(Box<[IpAddr]>),
+}
+
+impl Deref for Addresses {
+    type Target = [IpAddr];
+
+    fn deref(&self) -> &[IpAddr] {
+        match self {
+            Self::One(address) => slice::from_ref(address),
+            Self::Many(addresses) => addresses,
+        }
+    }
+}
+
+impl From<Vec<IpAddr>> for Addresses {
+    fn from(addresses: Vec<IpAddr>) -> Self {
+        match *addresses {
+            [address] => Self::One(address),
+            _ => Self::Many(addresses.into()),
+        }
+    }
+}
+
 /// `targetRef`: the object behind an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Target {
     /// `kind`.
-    pub kind: String,
+    pub kind: Arc<str>,
     /// `namespace`; empty where not given.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// `name`.
-    pub name: String,
+    pub name: Arc<str>,
     /// `uid`, where given.
-    pub uid: Option<String>,
+    pub uid: Option<Box<str>>,
 }
 
 impl fmt::Display for Target {
@@ -96,9 +126,9 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Hints {
     /// `forZones`.
-    pub zones: Vec<String>,
+    pub zones: Box<[Arc<str>]>,
     /// `forNodes`.
-    pub nodes: Vec<String>,
+    pub nodes: Box<[Arc<str>]>,
 }
 
 /// `conditions` of an endpoint, each of which may be missing.
@@ -157,13 +187,13 @@ impl Conditions {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EndpointPort {
     /// `name`, the name of the service's port; empty for the only one.
-    pub name: String,
+    pub name: Arc<str>,
     /// `protocol`.
     pub protocol: Protocol,
     /// `port`; without one, proxies ignore the entry.
     pub port: Option<u16>,
     /// `appProtocol`.
-    pub app_protocol: Option<String>,
+    pub app_protocol: Option<Arc<str>>,
 }
 
 /// One Endpoints object. It belongs to the service of its own name.
@@ -172,18 +202,18 @@ pub struct Endpoints {
     /// Name and labels.
     pub meta: Meta,
     /// `subsets`.
-    pub subsets: Vec<Subset>,
+    pub subsets: Box<[Subset]>,
 }
 
 /// One of `subsets`: every address with every port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subset {
     /// `addresses`.
-    pub ready: Vec<SubsetAddress>,
+    pub ready: Box<[SubsetAddress]>,
     /// `notReadyAddresses`.
-    pub not_ready: Vec<SubsetAddress>,
+    pub not_ready: Box<[SubsetAddress]>,
     /// `ports`.
-    pub ports: Vec<EndpointPort>,
+    pub ports: Box<[EndpointPort]>,
 }
 
 /// One address of a subset.
@@ -192,9 +222,9 @@ pub struct SubsetAddress {
     /// `ip`.
     pub ip: IpAddr,
     /// `hostname`.
-    pub hostname: Option<String>,
+    pub hostname: Option<Box<str>>,
     /// `nodeName`.
-    pub node_name: Option<String>,
+    pub node_name: Option<Arc<str>>,
     /// `targetRef`.
     pub target: Option<Target>,
 }

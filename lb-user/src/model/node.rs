@@ -1,6 +1,6 @@
 //! Nodes, as far as the datapath looks at them.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -24,8 +24,8 @@ pub struct Node {
 
 impl Node {
     /// The zone, where the node is labelled with one.
-    pub fn zone(&self) -> Option<&str> {
-        let zone = self.meta.labels.get(LABEL_ZONE).map(String::as_str);
+    pub fn zone(&self) -> Option<&Arc<str>> {
+        let zone = self.meta.labels.get(LABEL_ZONE);
         zone.filter(|zone| !zone.is_empty())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A name is unique per kind; no object is ever known by anything else.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use lb_common::net::addr::Family;
 
@@ -13,11 +13,12 @@ use super::{
     service::Service,
     written::Written,
 };
+use crate::{shared_text::shared, small_map::SmallMap};
 
-/// `metadata.labels`, and label selectors of equality.
-pub type Labels = BTreeMap<String, String>;
+/// `metadata.labels`, and label selectors of equality. Objects share texts that are equal.
+pub type Labels = SmallMap<Arc<str>, Arc<str>>;
 /// `metadata.annotations`.
-pub type Annotations = BTreeMap<String, String>;
+pub type Annotations = SmallMap<Arc<str>, Arc<str>>;
 
 /// One object of a kind that the control plane works with, and where it was read from. Copies share it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +38,15 @@ pub enum Object {
 impl Object {
     /// The object's kind and name.
     pub fn reference(&self) -> ObjectRef {
+        let (kind, name) = self.key();
+        ObjectRef {
+            kind,
+            name: name.clone(),
+        }
+    }
+
+    /// [`Self::reference`] without a copy of the name. Sorted, both are in one order.
+    pub fn key(&self) -> (Kind, &ObjectName) {
         let (kind, meta) = match self {
             Self::Service(it) => (Kind::Service, &it.object.meta),
             Self::Endpoints(it) => (Kind::Endpoints, &it.object.meta),
@@ -44,10 +54,7 @@ impl Object {
             Self::Pod(it) => (Kind::Pod, &it.object.meta),
             Self::Node(it) => (Kind::Node, &it.object.meta),
         };
-        ObjectRef {
-            kind,
-            name: meta.name.clone(),
-        }
+        (kind, &meta.name)
     }
 
     /// Where it stands.
@@ -119,9 +126,9 @@ pub struct Meta {
     /// `metadata.annotations`.
     pub annotations: Annotations,
     /// `metadata.uid`, where the manifest has one.
-    pub uid: Option<String>,
+    pub uid: Option<Box<str>>,
     /// `metadata.creationTimestamp` in RFC 3339, where the manifest has one.
-    pub created: Option<String>,
+    pub created: Option<Box<str>>,
 }
 
 impl Meta {
@@ -145,7 +152,7 @@ impl ObjectName {
     /// The name out of its two parts.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self {
-            namespace: namespace.into(),
+            namespace: shared(namespace),
             name: name.into(),
         }
     }

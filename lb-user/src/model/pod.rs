@@ -4,7 +4,7 @@
 //! ready: a manifest that gives an address and nothing else was written by hand, with no kubelet
 //! that would ever add one. Where the agent runs readiness probes itself, it lays what they say over both.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use super::{object::Meta, probe::Probe};
 use crate::desired::Protocol;
@@ -23,13 +23,13 @@ pub struct Pod {
     /// `status.hostIPs`, primary first.
     pub host_ips: Vec<IpAddr>,
     /// `status.phase`, where given.
-    pub phase: Option<String>,
+    pub phase: Option<Arc<str>>,
     /// `status.conditions`.
-    pub conditions: Vec<Condition>,
+    pub conditions: Box<[Condition]>,
     /// `status.startTime`, in seconds since 1970.
     pub started_s: Option<i64>,
     /// `spec.nodeName`.
-    pub node_name: Option<String>,
+    pub node_name: Option<Arc<str>>,
     /// `spec.readinessGates`: conditions without which the pod is not ready.
     pub readiness_gates: Vec<String>,
     /// Condition `Ready`, or no conditions at all; what the agent's own probes say where it runs them.
@@ -43,9 +43,9 @@ pub struct Pod {
     /// Containers, then those init containers that stay (sidecars): where services look for ports.
     pub containers: Vec<Container>,
     /// `spec.hostname`.
-    pub hostname: Option<String>,
+    pub hostname: Option<Box<str>>,
     /// `spec.subdomain`.
-    pub subdomain: Option<String>,
+    pub subdomain: Option<Arc<str>>,
 }
 
 impl Pod {
@@ -53,7 +53,7 @@ impl Pod {
     pub fn has(&self, condition: &str) -> bool {
         self.conditions
             .iter()
-            .any(|it| it.name == condition && it.status == "True")
+            .any(|it| *it.name == *condition && &*it.status == "True")
     }
 
     /// Number of the container port of this name and protocol.
@@ -79,9 +79,9 @@ impl Pod {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// `type`.
-    pub name: String,
+    pub name: Arc<str>,
     /// `status`: `True`, `False` or `Unknown`.
-    pub status: String,
+    pub status: Arc<str>,
 }
 
 /// One container that stays as long as its pod does.

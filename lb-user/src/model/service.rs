@@ -5,7 +5,7 @@
 //! per family is asked for. What depends on the cluster (`clusterIPs`, `ipFamilies` and
 //! `ipFamilyPolicy` where they are not given) comes from [`crate::alloc`].
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use lb_common::net::addr::Family;
@@ -31,7 +31,7 @@ pub struct Service {
     /// `spec`.
     pub spec: ServiceSpec,
     /// `status.loadBalancer.ingress`.
-    pub ingress: Vec<Ingress>,
+    pub ingress: Box<[Ingress]>,
 }
 
 impl Service {
@@ -83,11 +83,11 @@ pub struct ServiceSpec {
     /// `clusterIP` and `clusterIPs`.
     pub cluster_ips: ClusterIps,
     /// `ports`, in the order of the manifest.
-    pub ports: Vec<ServicePort>,
+    pub ports: Box<[ServicePort]>,
     /// `selector`; empty: somebody else writes the endpoints.
     pub selector: Labels,
     /// `ipFamilies`, primary first; empty where not given.
-    pub ip_families: Vec<Family>,
+    pub ip_families: Box<[Family]>,
     /// `ipFamilyPolicy`, where given; else see [`crate::alloc::Addresses`].
     pub ip_family_policy: Option<IpFamilyPolicy>,
     /// Seconds of `sessionAffinity: ClientIP`; none without affinity.
@@ -99,15 +99,15 @@ pub struct ServiceSpec {
     /// `publishNotReadyAddresses`.
     pub publish_not_ready_addresses: bool,
     /// `externalName`.
-    pub external_name: Option<String>,
+    pub external_name: Option<Box<str>>,
     /// `externalIPs`.
-    pub external_ips: Vec<IpAddr>,
+    pub external_ips: Box<[IpAddr]>,
     /// `loadBalancerIP`, which the API takes as it is.
-    pub load_balancer_ip: Option<String>,
+    pub load_balancer_ip: Option<Box<str>>,
     /// `loadBalancerSourceRanges`.
-    pub load_balancer_source_ranges: Vec<IpNet>,
+    pub load_balancer_source_ranges: Box<[IpNet]>,
     /// `loadBalancerClass`.
-    pub load_balancer_class: Option<String>,
+    pub load_balancer_class: Option<Box<str>>,
     /// `allocateLoadBalancerNodePorts`; none unless the type is `LoadBalancer`.
     pub allocate_node_ports: Option<bool>,
     /// `healthCheckNodePort`, where given.
@@ -205,7 +205,7 @@ pub enum ClusterIps {
     /// `None`: no address.
     Headless,
     /// These, primary first; a family that is missing here is allocated.
-    Explicit(Vec<IpAddr>),
+    Explicit(Box<[IpAddr]>),
 }
 
 /// `ipFamilyPolicy`.
@@ -272,7 +272,7 @@ impl fmt::Display for TrafficDistribution {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// `name`; empty for the only port of a service.
-    pub name: String,
+    pub name: Arc<str>,
     /// `protocol`.
     pub protocol: Protocol,
     /// `port`.
@@ -282,7 +282,7 @@ pub struct ServicePort {
     /// `nodePort`, where given.
     pub node_port: Option<u16>,
     /// `appProtocol`, passed on in slices.
-    pub app_protocol: Option<String>,
+    pub app_protocol: Option<Arc<str>>,
 }
 
 /// `targetPort`: a number, or the name of a container port, looked up in each pod.
@@ -291,7 +291,7 @@ pub enum TargetPort {
     /// The port itself.
     Number(u16),
     /// A name among the pod's container ports.
-    Name(String),
+    Name(Arc<str>),
 }
 
 impl fmt::Display for TargetPort {

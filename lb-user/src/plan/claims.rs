@@ -25,7 +25,8 @@ impl Ledger {
             return Some(id);
         }
         let id = self.free.services.take()?;
-        self.ports.insert(id, Port::new(Some(name.clone())));
+        let port = Port::new(Some(name.clone()));
+        self.ports.insert(id, Box::new(port));
         self.ids.insert(name.clone(), id);
         Some(id)
     }
@@ -83,12 +84,13 @@ impl Ledger {
         let Some(port) = self.ports.get_mut(&service) else {
             return recipe.lists();
         };
-        if let Some((_, lists)) = port.made.as_ref().filter(|(made, _)| *made == recipe) {
+        let made = port.made.as_deref().filter(|(made, _)| *made == recipe);
+        if let Some((_, lists)) = made {
             return lists.clone();
         }
         let lists = recipe.lists();
         if recipe.is_dear() {
-            port.made = Some((recipe, lists.clone()));
+            port.made = Some(Box::new((recipe, lists.clone())));
         }
         lists
     }
@@ -99,11 +101,11 @@ impl Ledger {
         if let Some(port) = self.ports.get_mut(&service) {
             port.blocks.insert(
                 base,
-                Box::new(Block {
+                Block {
                     lists,
                     written: false,
                     users: 0,
-                }),
+                },
             );
         }
         Some(base)
@@ -116,7 +118,7 @@ impl Ledger {
         };
         let unused = port
             .blocks
-            .extract_if(.., |_, block| block.users == 0 && !wanted(&block.lists));
+            .extract(|_, block| block.users == 0 && !wanted(&block.lists));
         for (base, block) in unused {
             self.free.slots.give_back(SlotRange {
                 base,

@@ -26,16 +26,22 @@ use super::{
     recipe::Recipe,
     step::{Area, BackendId, BackendRow, FrontendKey, SourceId, SourceRow, Step},
 };
-use crate::desired::{Place, PortName};
+use crate::{
+    desired::{Place, PortName},
+    shared_map::SharedMap,
+    small_map::SmallMap,
+    small_set::SmallSet,
+};
 
 /// See the module.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     pub(super) capacity: Capacity,
     pub(super) ids: BTreeMap<PortName, u32>,
-    pub(super) ports: BTreeMap<u32, Port>,
+    /// Boxed: a map has room for eleven where there may be six.
+    pub(super) ports: BTreeMap<u32, Box<Port>>,
     pub(super) services: BTreeMap<FrontendKey, Service>,
-    pub(super) backends: BTreeMap<BackendId, BackendRow>,
+    pub(super) backends: SharedMap<BackendId, BackendRow>,
     pub(super) places: BTreeMap<Area, Place>,
     pub(super) sources: BTreeMap<SourceId, SourceRow>,
     pub(super) guards: BTreeMap<u32, Guard>,
@@ -57,16 +63,15 @@ pub(super) struct Port {
     /// `None`: found in the tables, and nobody wants it any more.
     pub(super) name: Option<PortName>,
     /// Frontends whose entry names it.
-    pub(super) keys: BTreeSet<FrontendKey>,
+    pub(super) keys: SmallSet<FrontendKey>,
     /// Endpoints that have an id; the row may not be written yet.
     pub(super) backends: BTreeMap<SocketAddr, Tenancy>,
-    /// Its slots by their first one. Those without users were never seen by a reader. Boxed: a map makes room for eleven,
-    /// and most have one.
-    pub(super) blocks: BTreeMap<u32, Box<Block>>,
+    /// Its slots by their first one. Those without users were never seen by a reader.
+    pub(super) blocks: SmallMap<u32, Block>,
     /// Rows that still name it though their endpoints are gone.
     pub(super) n_retired: usize,
     /// The lists that were dear to make, and what they were made of.
-    pub(super) made: Option<(Recipe, Lists)>,
+    pub(super) made: Option<Box<(Recipe, Lists)>>,
     pub(super) stage: Stage,
 }
 
@@ -88,9 +93,9 @@ impl Port {
     pub(super) fn new(name: Option<PortName>) -> Self {
         Self {
             name,
-            keys: BTreeSet::new(),
+            keys: SmallSet::new(),
             backends: BTreeMap::new(),
-            blocks: BTreeMap::new(),
+            blocks: SmallMap::new(),
             n_retired: 0,
             made: None,
             stage: Stage::Wanted,
@@ -161,7 +166,7 @@ impl Ledger {
             ids: BTreeMap::new(),
             ports: BTreeMap::new(),
             services: BTreeMap::new(),
-            backends: BTreeMap::new(),
+            backends: SharedMap::new(),
             places: BTreeMap::new(),
             sources: BTreeMap::new(),
             guards: BTreeMap::new(),
@@ -200,7 +205,7 @@ impl Ledger {
     }
 
     /// The backends of both families that are not free.
-    pub fn backends(&self) -> &BTreeMap<BackendId, BackendRow> {
+    pub fn backends(&self) -> &SharedMap<BackendId, BackendRow> {
         &self.backends
     }
 
@@ -240,7 +245,7 @@ impl Ledger {
                         base: *base,
                         count: block.lists.len(),
                     },
-                    block.lists.ids(),
+                    block.lists.ids().to_vec(),
                 )
             })
     }

@@ -273,24 +273,24 @@ fn changes(
     entries: &mut Entries,
     refused: &mut Vec<Refusal>,
 ) -> (Vec<Change>, Vec<Refusal>) {
-    let mut changes = Vec::new();
+    let refusal = |port: &Planned<'_>, reason| Refusal {
+        subject: Subject::Port(port.name.clone()),
+        reason,
+    };
     let mut no_room = Vec::new();
+    let mut fitting = Vec::new();
+    // For all before the first step exists: what the ledger keeps shall not stand in memory between steps that go soon.
     for port in ports {
-        match port.change(ledger, entries, wanted) {
-            Ok(change) => {
-                refused.extend(change.lacking.clone().map(|reason| Refusal {
-                    subject: Subject::Port(port.name.clone()),
-                    reason,
-                }));
-                changes.push(change);
-            }
-            Err(reason) => {
-                no_room.push(Refusal {
-                    subject: Subject::Port(port.name.clone()),
-                    reason,
-                });
-            }
+        match port.set_aside(ledger, entries, wanted) {
+            Ok(set_aside) => fitting.push((port, set_aside)),
+            Err(reason) => no_room.push(refusal(port, reason)),
         }
+    }
+    let mut changes = Vec::new();
+    for (port, set_aside) in fitting {
+        let change = port.change(ledger, set_aside);
+        refused.extend(change.lacking.clone().map(|reason| refusal(port, reason)));
+        changes.push(change);
     }
     (changes, no_room)
 }

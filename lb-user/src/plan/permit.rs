@@ -71,7 +71,7 @@ impl Ledger {
             Step::WriteSlots { service, base, ids } => {
                 let port = self.ports.get(service).ok_or(Blocked::NoSuchPort)?;
                 let block = port.blocks.get(base).ok_or(Blocked::SlotsInUse)?;
-                let unseen = block.users == 0 && block.lists.ids() == *ids;
+                let unseen = block.users == 0 && block.lists.ids() == ids;
                 unseen.then_some(()).ok_or(Blocked::SlotsInUse)
             }
             Step::PutService { service, .. } => self.permits_service(service),
@@ -139,10 +139,11 @@ impl Ledger {
                 written.insert(id.id, row.flags);
             }
         }
-        let ready = block.lists.members().all(|(id, listed)| {
+        let members = block.lists.members();
+        let ready = members.iter().all(|(id, listed)| {
             written
-                .get(&id)
-                .is_some_and(|flags| flags & listed == listed)
+                .get(id)
+                .is_some_and(|flags| flags & listed == *listed)
         });
         if ready {
             Ok(())

@@ -21,7 +21,10 @@ use super::{
     refusal::RefusalReason,
     step::{BackendRow, FrontendKey, Step, family_of, frontend_key},
 };
-use crate::desired::{Algorithm, DesiredPort, Endpoint, FrontendKind, PortName};
+use crate::{
+    desired::{Algorithm, DesiredPort, Endpoint, FrontendKind, PortName},
+    small_map::SmallMap,
+};
 
 /// Steps of one service port, in the order in which they belong.
 #[derive(Debug, Default)]
@@ -52,6 +55,15 @@ impl Change {
                 .any(|step| matches!(step, Step::RetireBackend { .. }))
             || self.switch.iter().any(replaces)
     }
+}
+
+/// What a service port is given for its change.
+#[derive(Debug)]
+pub(super) struct SetAside {
+    /// What its entries shall say but for what is each frontend's own.
+    entry: Service,
+    /// [`Change::lacking`].
+    lacking: Option<RefusalReason>,
 }
 
 /// Entries of the tables `services4` and `services6` as they will be.
@@ -110,7 +122,7 @@ pub(super) struct Planned<'a> {
     pub(super) name: &'a PortName,
     pub(super) desired: &'a DesiredPort,
     /// The frontends' keys with the flags of their entries.
-    keys: BTreeMap<FrontendKey, u32>,
+    keys: SmallMap<FrontendKey, u32>,
 }
 
 impl<'a> Planned<'a> {
@@ -124,11 +136,12 @@ impl<'a> Planned<'a> {
                 family: name.family,
             });
         }
-        let mut keys = BTreeMap::new();
+        let mut keys = SmallMap::new();
         for frontend in &desired.frontends {
-            *keys
-                .entry(frontend_key(frontend, name.protocol))
-                .or_default() |= frontend_flags(frontend.kind, desired);
+            let key = frontend_key(frontend, name.protocol);
+            let flags = frontend_flags(frontend.kind, desired);
+            let other = keys.get(&key).copied().unwrap_or(0);
+            keys.insert(key, flags | other);
         }
         Ok(Self {
             name,
@@ -148,14 +161,14 @@ impl<'a> Planned<'a> {
         port.is_some_and(|port| port.stage == Stage::Wanted && self.keys.keys().eq(&port.keys))
     }
 
-    /// What must be done so that the tables say what is desired. `wanted`: all frontends that any
+    /// Sets aside all that is needed so that the tables say what is desired. `wanted`: all frontends that any
     /// service port shall have.
-    pub(super) fn change(
+    pub(super) fn set_aside(
         &self,
         ledger: &mut Ledger,
         entries: &mut Entries,
         wanted: &BTreeSet<FrontendKey>,
-    ) -> Result<Change, RefusalReason> {
+    ) -> Result<SetAside, RefusalReason> {
         let capacity = ledger.last_service();
         let full = RefusalReason::Full {
             table: map::SERVICES4,
@@ -164,21 +177,20 @@ impl<'a> Planned<'a> {
         };
         let service = ledger.claim_port(self.name).ok_or(full)?;
         let (entry, lacking) = self.claim_best(ledger, service);
-        let change = entry.and_then(|entry| {
+        let set_aside = entry.and_then(|entry| {
             self.count(ledger, service, entries, wanted)?;
-            let steps = self.steps(ledger, entry);
-            Ok(Change { lacking, ..steps })
+            Ok(SetAside { entry, lacking })
         });
-        if change.is_err() {
+        if set_aside.is_err() {
             ledger.unclaim_blocks(service, |_| false);
             ledger.unclaim_backends(service, |_| false);
             ledger.unclaim_guards(service, |_| false);
             let port = ledger.ports.get(&service);
-            if port.is_some_and(Port::is_unseen) {
+            if port.is_some_and(|port| port.is_unseen()) {
                 ledger.unclaim_port(service);
             }
         }
-        change
+        set_aside
     }
 
     /// [`Planned::claim`] by the algorithm that is wanted, or, if there is no room for a table, at random: that serves, and
@@ -329,13 +341,19 @@ impl<'a> Planned<'a> {
             .keys()
             .filter(|key| !ledger.services.contains_key(key))
             .count();
-        let gone = |port: &Port| port.keys.iter().filter(|key| !wanted.contains(key)).count();
-        let n_gone = ledger.ports.get(&service).map_or(0, gone);
+        let keys = ledger.ports.get(&service).map(|port| port.keys.iter());
+        let gone = keys.into_iter().flatten();
+        let n_gone = gone.filter(|key| !wanted.contains(key)).count();
         entries.replace(self.name.family, n_new, n_gone)
     }
 
-    fn steps(&self, ledger: &mut Ledger, entry: Service) -> Change {
-        let mut change = Change::default();
+    /// What must be done with what was set aside.
+    pub(super) fn change(&self, ledger: &mut Ledger, set_aside: SetAside) -> Change {
+        let SetAside { entry, lacking } = set_aside;
+        let mut change = Change {
+            lacking,
+            ..Change::default()
+        };
         self.switch(ledger, entry, &mut change);
         let Some(port) = ledger.ports.get(&entry.id) else {
             return change;
@@ -351,7 +369,7 @@ impl<'a> Planned<'a> {
         if let Some(base) = first_slot(&entry)
             && let Some(block) = port.blocks.get(&base).filter(|block| !block.written)
         {
-            let ids = block.lists.ids();
+            let ids = block.lists.ids().to_vec();
             change.prepare.push(Step::WriteSlots {
                 service: entry.id,
                 base,

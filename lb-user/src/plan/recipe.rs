@@ -61,7 +61,7 @@ impl Recipe {
 
     /// Makes the lists.
     pub(super) fn lists(&self) -> Lists {
-        Lists::new(LIST_FLAGS.map(|flag| {
+        Lists::new(&LIST_FLAGS.map(|flag| {
             let entries = self.entries.iter().filter(|entry| entry.flags & flag != 0);
             let entries: Vec<Entry> = entries.copied().collect();
             match self.algorithm {
@@ -176,7 +176,8 @@ mod tests {
                     IN_CLUSTER | of_weight(*weight),
                 );
             }
-            let ids = recipe.lists().ids();
+            let lists = recipe.lists();
+            let ids = lists.ids();
             (1..)
                 .take(weights.len())
                 .map(|id| ids.iter().filter(|it| **it == id).count())
@@ -196,8 +197,14 @@ mod tests {
     /// The numbers that a node gives to endpoints are its own.
     #[test]
     fn a_maglev_table_is_the_same_whatever_the_ids_are() {
-        let here = recipe(Algorithm::Maglev, None, &[1, 2, 3]).lists().ids();
-        let there = recipe(Algorithm::Maglev, None, &[7, 5, 6]).lists().ids();
+        let here = recipe(Algorithm::Maglev, None, &[1, 2, 3])
+            .lists()
+            .ids()
+            .to_vec();
+        let there = recipe(Algorithm::Maglev, None, &[7, 5, 6])
+            .lists()
+            .ids()
+            .to_vec();
         let renamed: Vec<u32> = here.iter().map(|id| [7, 5, 6][*id as usize - 1]).collect();
         assert_eq!((there, here.len()), (renamed, 4_096));
     }

@@ -74,7 +74,7 @@ impl Ledger {
         ledger.sources = found.sources;
         for (key, (service, lists)) in found.services {
             ledger
-                .restore_service(key, service, Lists::new(lists), &found.backends)
+                .restore_service(key, service, Lists::new(&lists), &found.backends)
                 .map_err(|fault| Damaged {
                     frontend: display_key(&key),
                     fault,
@@ -105,7 +105,7 @@ impl Ledger {
                 .get(&BackendId { family, id })
                 .is_some_and(|row| row.service == service.id)
         };
-        if !lists.members().all(|(id, _)| is_own(id)) {
+        if !lists.members().iter().all(|(id, _)| is_own(*id)) {
             return Err(Fault::Backend);
         }
         let base = first_slot(&service);
@@ -120,7 +120,7 @@ impl Ledger {
         let port = self
             .ports
             .entry(service.id)
-            .or_insert_with(|| Port::new(None));
+            .or_insert_with(|| Box::new(Port::new(None)));
         if let Some(base) = base {
             let count = lists.len();
             match port.blocks.get_mut(&base) {
@@ -128,11 +128,11 @@ impl Ledger {
                 None if self.free.slots.take_exact(SlotRange { base, count }) => {
                     port.blocks.insert(
                         base,
-                        Box::new(Block {
+                        Block {
                             lists,
                             written: true,
                             users: 1,
-                        }),
+                        },
                     );
                 }
                 _ => return Err(Fault::Slots),
@@ -152,7 +152,7 @@ impl Ledger {
         let port = self
             .ports
             .entry(row.service)
-            .or_insert_with(|| Port::new(None));
+            .or_insert_with(|| Box::new(Port::new(None)));
         let listed = port
             .blocks
             .values()

@@ -11,9 +11,12 @@ use std::{
 };
 
 use super::{Change, ScanResult, manifest::Parsed};
-use crate::model::{
-    finding::{Finding, Severity},
-    object::{Object, ObjectRef, Origin},
+use crate::{
+    model::{
+        finding::{Finding, Severity},
+        object::{Object, ObjectRef, Origin},
+    },
+    small_set::SmallSet,
 };
 
 /// How many objects a finding lists by name.
@@ -32,17 +35,26 @@ pub struct Files {
 
 #[derive(Debug, Default)]
 struct File {
-    objects: BTreeMap<ObjectRef, Object>,
+    /// Sorted by kind and name.
+    objects: Box<[Object]>,
     findings: Vec<Finding>,
 }
 
 /// One name of an object.
 #[derive(Debug, Default)]
 struct Held {
-    /// Files that it stands in, sorted.
-    files: Vec<Arc<str>>,
+    /// Files that it stands in.
+    files: SmallSet<Arc<str>>,
     /// What was told of it last.
     told: Option<Object>,
+}
+
+impl File {
+    fn get(&self, reference: &ObjectRef) -> Option<&Object> {
+        let key = (reference.kind, &reference.name);
+        let at = self.objects.binary_search_by(|there| there.key().cmp(&key));
+        self.objects.get(at.ok()?)
+    }
 }
 
 impl Files {
@@ -50,39 +62,35 @@ impl Files {
     pub fn insert(&mut self, name: &str, parsed: Parsed) {
         let name: Arc<str> = name.into();
         let old = self.by_name.remove(&name).unwrap_or_default();
-        let mut file = File {
-            objects: BTreeMap::new(),
-            findings: parsed.findings,
-        };
+        let mut findings = parsed.findings;
+        let mut objects = BTreeMap::new();
         for object in parsed.objects {
-            match file.objects.entry(object.reference()) {
+            match objects.entry(object.reference()) {
                 Entry::Vacant(place) => {
                     // What is equal is shared with what was told.
-                    let known = old
-                        .objects
-                        .get(place.key())
-                        .filter(|known| **known == object);
+                    let known = old.get(place.key()).filter(|known| **known == object);
                     place.insert(known.cloned().unwrap_or(object));
                 }
                 Entry::Occupied(first) => {
-                    let finding = duplicate(first.key(), first.get().origin(), &object);
-                    file.findings.push(finding);
+                    findings.push(duplicate(first.key(), first.get().origin(), &object));
                 }
             }
         }
         let mut kept = Vec::new();
-        for (reference, object) in &old.objects {
-            let is_unclear = parsed.unknown || parsed.rejected.contains(reference);
-            if is_unclear && !file.objects.contains_key(reference) {
+        for object in &old.objects {
+            let reference = object.reference();
+            let is_unclear = parsed.unknown || parsed.rejected.contains(&reference);
+            if is_unclear && !objects.contains_key(&reference) {
                 kept.push(reference.to_string());
-                file.objects.insert(reference.clone(), object.clone());
+                objects.insert(reference, object.clone());
             }
         }
         if !kept.is_empty() {
-            let finding = Finding::about_file(Severity::Warning, &name, stays(&kept));
-            file.findings.push(finding);
+            findings.push(Finding::about_file(Severity::Warning, &name, stays(&kept)));
         }
-        self.hold(&name, &old.objects, &file.objects);
+        let objects = objects.into_values().collect();
+        let file = File { objects, findings };
+        self.hold(&name, &old, &file);
         self.by_name.insert(name, file);
     }
 
@@ -91,7 +99,8 @@ impl Files {
         let file = self.by_name.entry(name.into()).or_default();
         file.findings = vec![Finding::about_file(Severity::Error, name, reason)];
         if !file.objects.is_empty() {
-            let kept: Vec<_> = file.objects.keys().map(ObjectRef::to_string).collect();
+            let references = file.objects.iter().map(Object::reference);
+            let kept: Vec<_> = references.map(|it| it.to_string()).collect();
             file.findings
                 .push(Finding::about_file(Severity::Warning, name, stays(&kept)));
         }
@@ -104,34 +113,28 @@ impl Files {
             .extract_if(.., |name, _| !is_there(name))
             .collect();
         for (name, file) in gone {
-            self.hold(&name, &file.objects, &BTreeMap::new());
+            self.hold(&name, &file, &File::default());
         }
     }
 
     /// Notes what a file holds, and what of it is others than before.
-    fn hold(
-        &mut self,
-        name: &Arc<str>,
-        old: &BTreeMap<ObjectRef, Object>,
-        new: &BTreeMap<ObjectRef, Object>,
-    ) {
-        for reference in old.keys().filter(|it| !new.contains_key(it)) {
-            if let Some(held) = self.held.get_mut(reference) {
-                held.files.retain(|there| there != name);
+    fn hold(&mut self, name: &Arc<str>, old: &File, new: &File) {
+        let gone = old.objects.iter().map(Object::reference);
+        for reference in gone.filter(|it| new.get(it).is_none()) {
+            if let Some(held) = self.held.get_mut(&reference) {
+                held.files.remove(name);
             }
-            self.touched.insert(reference.clone());
+            self.touched.insert(reference);
         }
-        for (reference, object) in new {
-            let known = old.get(reference);
+        for object in &new.objects {
+            let reference = object.reference();
+            let known = old.get(&reference);
             if known.is_none() {
                 let held = self.held.entry(reference.clone()).or_default();
-                if let Err(at) = held.files.binary_search(name) {
-                    held.files.reserve_exact(1);
-                    held.files.insert(at, Arc::clone(name));
-                }
+                held.files.insert(Arc::clone(name));
             }
             if known != Some(object) {
-                self.touched.insert(reference.clone());
+                self.touched.insert(reference);
             }
         }
     }
@@ -144,7 +147,7 @@ impl Files {
                 continue;
             };
             let by_name = &self.by_name;
-            let stand = |name: &Arc<str>| by_name.get(name)?.objects.get(&reference);
+            let stand = |name: &Arc<str>| by_name.get(name)?.get(&reference);
             let mut places = held.files.iter().filter_map(stand);
             self.duplicates.remove(&reference);
             let Some(first) = places.next() else {

@@ -3,7 +3,7 @@
 //! Goes the way of the agent (source, store, compile, plan, apply). The node is called `node-1` and has the addresses
 //! 192.0.2.1 and `2001:db8::1`; `ClusterIP`s are allocated from 10.96.0.0/16 and `fd00:10:96::/112`.
 
-use std::{fs, ops::ControlFlow};
+use std::{fs, ops::ControlFlow, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use lb_user::{
@@ -26,7 +26,7 @@ pub(crate) struct Node<M> {
     source: Directory,
     store: Store,
     facts: NodeFacts,
-    allocations: Allocations,
+    allocations: Arc<Allocations>,
     tables: Scenario<M>,
 }
 
@@ -69,7 +69,7 @@ impl<M: LbMaps> Node<M> {
                 addresses: ["192.0.2.1".parse()?, "2001:db8::1".parse()?].into(),
                 ..NodeFacts::default()
             },
-            allocations: Allocations::default(),
+            allocations: Arc::default(),
             tables: Scenario::on(maps, ledger),
         })
     }

@@ -1,7 +1,5 @@
 //! What is said of services in a small cluster: `node-1` is this node.
 
-use std::collections::BTreeSet;
-
 use lb_common::net::addr::Family;
 
 use super::*;
@@ -10,6 +8,7 @@ use crate::{
     compile::{self, NodeFacts},
     desired::Protocol,
     model::object::Kind,
+    small_set::SmallSet,
     source::{Change, manifest},
     store::Store,
 };
@@ -66,7 +65,7 @@ endpoints: {endpoints}
 }
 
 /// An address of each kind.
-fn frontends() -> BTreeSet<Frontend> {
+fn frontends() -> SmallSet<Frontend> {
     [
         ("10.96.0.10", 80, FrontendKind::ClusterIp),
         ("10.96.0.10", 0, FrontendKind::AnyPort),

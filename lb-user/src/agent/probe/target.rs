@@ -37,7 +37,7 @@ pub type Targets = BTreeMap<Key, Arc<Target>>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// `metadata.uid`: another pod of the same name is another target.
-    pub uid: Option<String>,
+    pub uid: Option<Box<str>>,
     /// `status.startTime` in seconds since 1970, from which the delay counts.
     pub started_s: Option<i64>,
     /// What is asked.
@@ -153,7 +153,7 @@ fn number(container: &Container, port: &TargetPort) -> Option<u16> {
         TargetPort::Name(name) => container
             .ports
             .iter()
-            .find(|port| port.name.as_ref() == Some(name))
+            .find(|port| port.name.as_deref() == Some(&**name))
             .map(|port| port.port),
     }
 }

@@ -234,14 +234,14 @@ fn without_pods(snapshot: &Snapshot) -> Vec<Finding> {
     for (name, pod) in &snapshot.pods {
         let labels = &pod.object.meta.labels;
         for (key, value) in labels {
-            let key = (&*name.namespace, key.as_str(), value.as_str());
+            let key = (&*name.namespace, &**key, &**value);
             by_label.entry(key).or_default().push(labels);
         }
     }
     let has_pod = |name: &ObjectName, service: &Service| {
         let selector = &service.spec.selector;
         let pods = selector.iter().map(|(key, value)| {
-            let key = (&*name.namespace, key.as_str(), value.as_str());
+            let key = (&*name.namespace, &**key, &**value);
             by_label.get(&key).map(Vec::as_slice).unwrap_or_default()
         });
         let rarest = pods.min_by_key(|pods| pods.len()).unwrap_or_default();

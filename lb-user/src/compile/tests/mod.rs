@@ -73,7 +73,7 @@ fn facts() -> NodeFacts {
     }
 }
 
-fn snapshot(text: &str) -> std::sync::Arc<Snapshot> {
+fn snapshot(text: &str) -> Arc<Snapshot> {
     let parsed = manifest::parse("m.yaml", text);
     assert!(parsed.rejected.is_empty(), "{:?}", parsed.findings);
     let mut store = Store::new([]);

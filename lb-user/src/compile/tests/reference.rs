@@ -1,5 +1,7 @@
 //! The lists against a second way to make them: kube-proxy's, step by step, as features.md describes it.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use crate::{
@@ -12,7 +14,7 @@ const HERE: &str = "n1";
 fn endpoint() -> impl Strategy<Value = Endpoint> {
     let names = |names: &'static [&'static str]| {
         let names = prop::sample::subsequence(names.to_vec(), 0..=names.len());
-        names.prop_map(|names| names.into_iter().map(str::to_owned).collect::<Vec<_>>())
+        names.prop_map(|names| names.into_iter().map(Arc::from).collect::<Box<[_]>>())
     };
     let node = prop::option::weighted(0.8, prop::sample::select(vec![HERE, "n2", "n3"]));
     let conditions = (any::<bool>(), any::<bool>(), any::<bool>());
@@ -29,7 +31,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
                 terminating,
             };
             Endpoint {
-                addresses: Vec::new(),
+                addresses: Vec::new().into(),
                 conditions,
                 given: conditions.into(),
                 node_name: node.map(Into::into),
@@ -51,8 +53,8 @@ fn cluster(endpoints: &[Endpoint], zone: Option<&str>) -> Vec<usize> {
     let nodes = |it: &Endpoint| it.hints.clone().unwrap_or_default().nodes;
     let zones = |it: &Endpoint| it.hints.clone().unwrap_or_default().zones;
     let is_ready = |it: &Endpoint| it.conditions.ready;
-    let of_node = |it: &Endpoint| nodes(it).contains(&HERE.to_owned());
-    let of_zone = |it: &Endpoint| zone.is_some_and(|zone| zones(it).contains(&zone.to_owned()));
+    let of_node = |it: &Endpoint| nodes(it).iter().any(|node| **node == *HERE);
+    let of_zone = |it: &Endpoint| zones(it).iter().any(|it| Some(&**it) == zone);
     let (mut every_node, mut one_node, mut every_zone, mut one_zone) = (true, false, true, false);
     for it in endpoints.iter().filter(|it| is_ready(it)) {
         every_node &= !nodes(it).is_empty();

@@ -46,7 +46,7 @@ fn head(slice: &EndpointSlice) -> String {
         format!("{}:{number}/{}{app}", port.name, port.protocol)
     };
     let ports: Vec<_> = slice.ports.iter().map(port).collect();
-    let own = |key: &&String| key.contains("managed-by") || key.contains("service-name");
+    let own = |key: &str| key.contains("managed-by") || key.contains("service-name");
     let labels = slice.meta.labels.iter().filter(|(key, _)| !own(key));
     let labels: Vec<_> = labels
         .map(|(key, value)| format!("{key}={value}"))

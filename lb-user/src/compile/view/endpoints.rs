@@ -122,7 +122,7 @@ fn address(endpoint: &Endpoint) -> Value {
     fields([
         ("ip", json!(endpoint.addresses.first())),
         ("hostname", json!(endpoint.hostname)),
-        ("nodeName", json!(endpoint.node_name)),
+        ("nodeName", json!(endpoint.node_name.as_deref())),
         (
             "targetRef",
             endpoint
@@ -135,11 +135,11 @@ fn address(endpoint: &Endpoint) -> Value {
 
 fn port(port: &EndpointPort) -> Option<Value> {
     let number = port.port?;
-    let name = (!port.name.is_empty()).then_some(&port.name);
+    let name = (!port.name.is_empty()).then_some(&*port.name);
     Some(fields([
         ("name", json!(name)),
         ("port", json!(number)),
         ("protocol", json!(port.protocol)),
-        ("appProtocol", json!(port.app_protocol)),
+        ("appProtocol", json!(port.app_protocol.as_deref())),
     ]))
 }

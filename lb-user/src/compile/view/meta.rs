@@ -29,7 +29,10 @@ pub(super) fn labels(labels: &Labels) -> Value {
     if labels.is_empty() {
         Value::Null
     } else {
-        json!(labels)
+        let texts = labels.iter();
+        texts
+            .map(|(key, value)| (key.to_string(), json!(&**value)))
+            .collect()
     }
 }
 

@@ -84,7 +84,7 @@ fn ports(ports: &[ServicePort], addresses: Option<&Addresses>) -> Value {
     let port = |port: &ServicePort| {
         let target = match &port.target_port {
             TargetPort::Number(number) => json!(number),
-            TargetPort::Name(name) => json!(name),
+            TargetPort::Name(name) => json!(&**name),
         };
         fields([
             ("port", json!(port.port)),
@@ -92,7 +92,7 @@ fn ports(ports: &[ServicePort], addresses: Option<&Addresses>) -> Value {
             ("targetPort", target),
             (
                 "nodePort",
-                json!(addresses.and_then(|it| it.node_ports.get(&port.name))),
+                json!(addresses.and_then(|it| it.node_ports.get(&*port.name))),
             ),
         ])
     };

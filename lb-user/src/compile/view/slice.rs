@@ -1,6 +1,6 @@
 //! Endpoint slices: as written, or made here for a service.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use lb_common::net::addr::Family;
 use serde_json::{Value, json};
@@ -66,19 +66,19 @@ fn endpoint(endpoint: &Endpoint) -> Value {
             endpoint.hints.as_deref().map_or(Value::Null, hints),
         ),
         ("hostname", json!(endpoint.hostname)),
-        ("nodeName", json!(endpoint.node_name)),
+        ("nodeName", json!(endpoint.node_name.as_deref())),
         (
             "targetRef",
             endpoint.target.as_deref().map_or(Value::Null, target),
         ),
-        ("zone", json!(endpoint.zone)),
+        ("zone", json!(endpoint.zone.as_deref())),
     ])
 }
 
 fn hints(hints: &Hints) -> Value {
-    let names = |names: &[String]| match names {
+    let names = |names: &[Arc<str>]| match names {
         [] => Value::Null,
-        names => names.iter().map(|name| json!({"name": name})).collect(),
+        names => names.iter().map(|name| json!({"name": &**name})).collect(),
     };
     fields([
         ("forZones", names(&hints.zones)),
@@ -88,20 +88,20 @@ fn hints(hints: &Hints) -> Value {
 
 /// `targetRef`.
 pub(super) fn target(target: &Target) -> Value {
-    let namespace = (!target.namespace.is_empty()).then_some(&target.namespace);
+    let namespace = (!target.namespace.is_empty()).then_some(&*target.namespace);
     fields([
-        ("kind", json!(target.kind)),
+        ("kind", json!(&*target.kind)),
         ("namespace", json!(namespace)),
-        ("name", json!(target.name)),
+        ("name", json!(&*target.name)),
         ("uid", json!(target.uid)),
     ])
 }
 
 fn port(port: &EndpointPort) -> Value {
     fields([
-        ("name", json!(port.name)),
+        ("name", json!(&*port.name)),
         ("protocol", json!(port.protocol)),
         ("port", json!(port.port)),
-        ("appProtocol", json!(port.app_protocol)),
+        ("appProtocol", json!(port.app_protocol.as_deref())),
     ])
 }

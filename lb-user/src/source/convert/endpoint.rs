@@ -6,7 +6,10 @@ use super::{
     Remarks, name, port,
     port::{app_protocol, protocol},
 };
-use crate::model::endpoint::{EndpointPort, Target};
+use crate::{
+    model::endpoint::{EndpointPort, Target},
+    shared_text::shared,
+};
 
 mod slice;
 mod subsets;
@@ -28,12 +31,12 @@ fn endpoint_port(raw: RawPort, field: &str, remarks: &mut Remarks) -> EndpointPo
         name::want_label(&name, "a port", &of("name"), remarks);
     }
     EndpointPort {
-        name,
+        name: shared(&name),
         protocol: protocol(raw.protocol.as_deref(), &of("protocol"), remarks),
         port: raw
             .port
             .and_then(|number| port(number, &of("port"), remarks)),
-        app_protocol: app_protocol(raw.app_protocol, &of("appProtocol"), remarks),
+        app_protocol: app_protocol(raw.app_protocol.as_deref(), &of("appProtocol"), remarks),
     }
 }
 
@@ -54,10 +57,10 @@ fn want_host_and_node(
 
 fn target(raw: core::ObjectReference) -> Target {
     Target {
-        kind: raw.kind.unwrap_or_default(),
-        namespace: raw.namespace.unwrap_or_default(),
-        name: raw.name.unwrap_or_default(),
-        uid: raw.uid,
+        kind: shared(&raw.kind.unwrap_or_default()),
+        namespace: shared(&raw.namespace.unwrap_or_default()),
+        name: raw.name.unwrap_or_default().into(),
+        uid: raw.uid.map(Into::into),
     }
 }
 

@@ -1,9 +1,17 @@
 //! `metadata`: what the API asks of every object.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::{DEFAULT_NAMESPACE, Remarks, name, weight::want_weight};
-use crate::model::object::{Annotations, Kind, Labels, Meta, ObjectName};
+use crate::{
+    model::object::{Kind, Labels, Meta, ObjectName},
+    shared_text::shared,
+};
+
+/// Labels and annotations as they are read.
+pub(super) type Texts = BTreeMap<String, String>;
 
 /// Bytes that all annotations of an object may have together.
 const MAX_ANNOTATIONS: usize = 256 * 1024;
@@ -36,13 +44,25 @@ pub(super) fn meta(kind: Kind, raw: ObjectMeta, remarks: &mut Remarks) -> Meta {
         let message = format!("{generation} is negative; leave the field out");
         remarks.error("metadata.generation", message);
     }
+    let namespace = namespace(kind, raw.namespace, remarks);
     Meta {
-        name: ObjectName::new(&namespace(kind, raw.namespace, remarks), &object_name),
-        labels,
-        annotations,
-        uid: raw.uid,
-        created: raw.creation_timestamp.map(|time| time.0.to_string()),
+        name: ObjectName::new(&namespace, &object_name),
+        labels: shared_labels(&labels),
+        annotations: annotations
+            .into_iter()
+            .map(|(key, value)| (shared(&key), value.into()))
+            .collect(),
+        uid: raw.uid.map(Into::into),
+        created: raw.creation_timestamp.map(|time| time.0.to_string().into()),
     }
+}
+
+/// Labels, or a selector of labels, with texts that other objects have as well.
+pub(super) fn shared_labels(labels: &Texts) -> Labels {
+    let pairs = labels.iter();
+    pairs
+        .map(|(key, value)| (shared(key), shared(value)))
+        .collect()
 }
 
 fn want_name(kind: Kind, text: &str, field: &str, remarks: &mut Remarks) {
@@ -75,14 +95,14 @@ fn namespace(kind: Kind, given: Option<String>, remarks: &mut Remarks) -> String
 }
 
 /// Wants labels, or a selector of labels.
-pub(super) fn want_labels(labels: &Labels, field: &str, remarks: &mut Remarks) {
+pub(super) fn want_labels(labels: &Texts, field: &str, remarks: &mut Remarks) {
     for (key, value) in labels {
         name::want_qualified(key, "key for a label", field, remarks);
         name::want_label_value(value, &format!("{field}.{key}"), remarks);
     }
 }
 
-fn want_annotations(annotations: &Annotations, remarks: &mut Remarks) {
+fn want_annotations(annotations: &Texts, remarks: &mut Remarks) {
     const FIELD: &str = "metadata.annotations";
     for key in annotations.keys() {
         // Letter case does not matter here, unlike in the DNS name of a label's key.

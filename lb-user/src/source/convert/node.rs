@@ -116,7 +116,7 @@ mod tests {
         };
         let single = of(json!({"podCIDR": "10.1.0.0/24"}));
         assert_eq!(single.pod_cidrs.len(), 1);
-        assert_eq!(single.zone(), Some("z"));
+        assert_eq!(single.zone().map(|it| &**it), Some("z"));
         assert_eq!(single.addresses.len(), 1);
         let both =
             of(json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00:1::/64"]}));

@@ -10,6 +10,7 @@ use crate::{
         object::{Kind, family_of},
         pod::{Condition, Container, ContainerPort, Pod},
     },
+    shared_text::shared,
     source::spelling,
 };
 
@@ -42,17 +43,17 @@ pub(crate) fn pod(raw: core::Pod, remarks: &mut Remarks) -> Pod {
         containers: containers(&spec, &status, remarks),
         started_s: status.start_time.map(|time| time.0.as_second()),
         readiness_gates: gates(spec.readiness_gates.unwrap_or_default(), remarks),
-        node_name: spec.node_name.filter(|text| !text.is_empty()),
-        hostname: spec.hostname.filter(|text| !text.is_empty()),
-        subdomain: spec.subdomain.filter(|text| !text.is_empty()),
-        phase: status.phase,
+        node_name: given(spec.node_name.as_deref()).map(shared),
+        hostname: given(spec.hostname.as_deref()).map(Into::into),
+        subdomain: given(spec.subdomain.as_deref()).map(shared),
+        phase: status.phase.as_deref().map(shared),
         conditions: status
             .conditions
             .unwrap_or_default()
             .into_iter()
             .map(|condition| Condition {
-                name: condition.type_,
-                status: condition.status,
+                name: shared(&condition.type_),
+                status: shared(&condition.status),
             })
             .collect(),
     }
@@ -66,17 +67,21 @@ fn gates(raw: Vec<core::PodReadinessGate>, remarks: &mut Remarks) -> Vec<String>
     raw.into_iter().map(|gate| gate.condition_type).collect()
 }
 
+/// A text that says something.
+fn given(text: Option<&str>) -> Option<&str> {
+    text.filter(|text| !text.is_empty())
+}
+
 fn want_names(spec: &core::PodSpec, remarks: &mut Remarks) {
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-    if let Some(node_name) = given(&spec.node_name) {
-        name::want_subdomain(&node_name, "a Node", "spec.nodeName", remarks);
+    if let Some(node_name) = given(spec.node_name.as_deref()) {
+        name::want_subdomain(node_name, "a Node", "spec.nodeName", remarks);
     }
     for (text, field) in [
         (&spec.hostname, "spec.hostname"),
         (&spec.subdomain, "spec.subdomain"),
     ] {
-        if let Some(text) = given(text) {
-            name::want_label(&text, "a host", field, remarks);
+        if let Some(text) = given(text.as_deref()) {
+            name::want_label(text, "a host", field, remarks);
         }
     }
 }

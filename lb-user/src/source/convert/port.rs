@@ -1,7 +1,9 @@
 //! Numbers of ports, their protocols, and what an application speaks on them.
 
+use std::sync::Arc;
+
 use super::{Remarks, name};
-use crate::{desired::Protocol, source::spelling};
+use crate::{desired::Protocol, shared_text::shared, source::spelling};
 
 /// A port number, if it is one.
 pub(super) fn port(number: i32, field: &str, remarks: &mut Remarks) -> Option<u16> {
@@ -32,12 +34,12 @@ pub(super) fn protocol(text: Option<&str>, field: &str, remarks: &mut Remarks) -
 
 /// `appProtocol`.
 pub(super) fn app_protocol(
-    text: Option<String>,
+    text: Option<&str>,
     field: &str,
     remarks: &mut Remarks,
-) -> Option<String> {
-    if let Some(text) = &text {
+) -> Option<Arc<str>> {
+    if let Some(text) = text {
         name::want_qualified(text, "name for a protocol", field, remarks);
     }
-    text
+    text.map(shared)
 }

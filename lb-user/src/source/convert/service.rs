@@ -2,7 +2,11 @@
 
 use k8s_openapi::api::core::v1 as core;
 
-use super::{Remarks, meta, meta::want_labels, name};
+use super::{
+    Remarks, meta,
+    meta::{shared_labels, want_labels},
+    name,
+};
 use crate::{
     model::{
         object::{Annotations, Kind},
@@ -38,7 +42,7 @@ pub(crate) fn service(raw: core::Service, remarks: &mut Remarks) -> Option<Servi
     Some(Service {
         meta,
         spec,
-        ingress,
+        ingress: ingress.into(),
     })
 }
 
@@ -68,29 +72,34 @@ fn spec(raw: core::ServiceSpec, annotations: &Annotations, remarks: &mut Remarks
         traffic_distribution: traffic::distribution(&raw, remarks),
         algorithm: balancing::algorithm(annotations, remarks),
         maglev_size: balancing::maglev_size(annotations, remarks),
-        external_name: external_name(&raw, service_type, remarks),
+        external_name: external_name(&raw, service_type, remarks).map(Into::into),
         load_balancer_source_ranges: external::source_ranges(
             &raw,
             annotations,
             service_type,
             remarks,
-        ),
-        load_balancer_class: external::class(&raw, service_type, remarks),
+        )
+        .into(),
+        load_balancer_class: external::class(&raw, service_type, remarks).map(Into::into),
         allocate_node_ports: external::allocate_node_ports(&raw, service_type, remarks),
-        load_balancer_ip: raw.load_balancer_ip.filter(|text| !text.is_empty()),
+        load_balancer_ip: raw
+            .load_balancer_ip
+            .filter(|text| !text.is_empty())
+            .map(Into::into),
         publish_not_ready_addresses: raw.publish_not_ready_addresses.unwrap_or(false),
         ports: ports::ports(
             raw.ports.unwrap_or_default(),
             service_type,
             may_lack_ports,
             remarks,
-        ),
+        )
+        .into(),
         ip_family_policy: policy.filter(|_| service_type != ServiceType::ExternalName),
         service_type,
         cluster_ips,
-        selector,
-        ip_families,
-        external_ips,
+        selector: shared_labels(&selector),
+        ip_families: ip_families.into(),
+        external_ips: external_ips.into(),
     }
 }
 

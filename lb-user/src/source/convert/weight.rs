@@ -1,10 +1,10 @@
 //! How much of a service an endpoint gets, compared with others: an annotation of our own, which the API server takes as it is.
 
-use super::Remarks;
-use crate::model::object::{ANNOTATION_WEIGHT, Annotations, MAX_WEIGHT, weight};
+use super::{Remarks, meta::Texts};
+use crate::model::object::{ANNOTATION_WEIGHT, MAX_WEIGHT, weight};
 
 /// Wants a weight, if there is any.
-pub(super) fn want_weight(annotations: &Annotations, remarks: &mut Remarks) {
+pub(super) fn want_weight(annotations: &Texts, remarks: &mut Remarks) {
     if let Some(text) = annotations.get(ANNOTATION_WEIGHT)
         && weight(text).is_none()
     {

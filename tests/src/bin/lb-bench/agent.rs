@@ -11,18 +11,30 @@ use lb_tests::{
 };
 use tempfile::TempDir;
 
-use crate::services::Services;
+use crate::services::{Form, Services};
 
 /// Places of its flow tables: what it takes by itself on a machine of 16 GiB.
 const FLOW_TABLE_SIZE: &str = "--flow-table-size=1048576";
+/// Its log says how long parts of its work took.
+const LOG_LEVEL: &str = "--log-level=info,lb_user::source=debug,lb_user::agent::controller=debug";
 /// How long a change may take to be seen.
 const CHANGE_LIMIT: Duration = Duration::from_mins(2);
 /// What the log says when the tables were changed.
 const CHANGED: &str = "tables changed";
 /// ... how many ports of services there are now ...
 const PORTS: &str = "ports=";
-/// ... and how long that took.
+/// ... how long that took ...
 const TOOK: &str = "took_us=";
+/// ... and until when packets saw it.
+const SEEN: &str = "seen_us=";
+/// What the log says when manifests were read, and after which word how long that took, each in microseconds.
+const PARSED: [&str; 2] = ["manifests read", TOOK];
+/// ... when they were compiled ...
+const COMPILED: [&str; 2] = [" compiled ", "compiled_us="];
+/// ... when it was known what to write ...
+const PLANNED: [&str; 2] = ["carried out", "planned_us="];
+/// ... and when it was written.
+const WRITTEN: [&str; 2] = ["carried out", "written_us="];
 
 /// An agent that serves; ends when it is dropped.
 #[derive(Debug)]
@@ -34,16 +46,21 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts it with these services and waits until it serves them.
     pub(crate) fn start(node: &Node, services: Services, flags: &[&str]) -> Result<Self> {
-        Self::serve(node, services, Self::manifests_of(services)?, flags)
+        Self::serve(
+            node,
+            services,
+            Self::manifests_of(services, Form::Json)?,
+            flags,
+        )
     }
 
     /// A directory of manifests of these services.
-    pub(crate) fn manifests_of(services: Services) -> Result<TempDir> {
+    pub(crate) fn manifests_of(services: Services, form: Form) -> Result<TempDir> {
         let manifests = tempfile::Builder::new()
             .prefix(&residue::prefix())
             .tempdir();
         let manifests = manifests.context("make a directory for manifests")?;
-        services.write(manifests.path())?;
+        services.write(manifests.path(), form)?;
         Ok(manifests)
     }
 
@@ -54,7 +71,7 @@ impl Agent {
         manifests: TempDir,
         flags: &[&str],
     ) -> Result<Self> {
-        let flags = [&[FLOW_TABLE_SIZE], flags].concat();
+        let flags = [&[FLOW_TABLE_SIZE, LOG_LEVEL], flags].concat();
         let launch = Launch {
             place: &Place::new()?,
             manifests: Manifests::Path(manifests.path()),
@@ -78,15 +95,31 @@ impl Agent {
 
     /// How long it took from parsed objects to the last write of a map, each time that it changed the tables.
     pub(crate) fn changes(&self) -> Vec<Duration> {
-        self.numbers(TOOK)
-            .into_iter()
-            .map(Duration::from_micros)
-            .collect()
+        self.durations([CHANGED, TOOK])
+    }
+
+    /// The same until packets saw all of it, which is before what was freed may be used again.
+    pub(crate) fn seen(&self) -> Vec<Duration> {
+        self.durations([CHANGED, SEEN])
+    }
+
+    /// How long the parts of its start took: to parse the manifests, to compile, to plan, to write maps.
+    pub(crate) fn parts(&self) -> [Duration; 4] {
+        let first = |part| self.durations(part).first().copied().unwrap_or_default();
+        // It compiles before it makes tables, to know how large, and looks once more when they are there.
+        let compiled = self.durations(COMPILED).into_iter().sum();
+        [first(PARSED), compiled, first(PLANNED), first(WRITTEN)]
+    }
+
+    /// What the log says after this word in lines about this, as durations.
+    fn durations(&self, [about, word]: [&str; 2]) -> Vec<Duration> {
+        let numbers = self.numbers(about, word).into_iter();
+        numbers.map(Duration::from_micros).collect()
     }
 
     /// Fails unless it serves all ports of these services, and no endpoint was left out.
     fn ensure_all(&self, services: Services) -> Result<()> {
-        let ports = self.numbers(PORTS).last().copied();
+        let ports = self.numbers(CHANGED, PORTS).last().copied();
         let wanted = services.ports();
         ensure!(
             ports == u64::try_from(wanted).ok(),
@@ -103,10 +136,10 @@ impl Agent {
         Ok(())
     }
 
-    /// What the log says of each change after this word.
-    fn numbers(&self, word: &str) -> Vec<u64> {
+    /// What the log says after this word in lines about this.
+    fn numbers(&self, about: &str, word: &str) -> Vec<u64> {
         let log = self.balancer.log();
-        let lines = log.lines().filter(|line| line.contains(CHANGED));
+        let lines = log.lines().filter(|line| line.contains(about));
         lines.filter_map(|line| number(line, word)).collect()
     }
 

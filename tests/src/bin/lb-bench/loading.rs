@@ -10,7 +10,7 @@ use crate::{
     measure::Measure,
     report::Samples,
     scale::Scale,
-    services::{ENDPOINTS, Services},
+    services::{ENDPOINTS, Form, Services},
     setting::{SETTINGS, Setting, Worker},
     site::Site,
 };
@@ -27,9 +27,12 @@ pub(crate) fn sample(scale: &Scale, signals: &Signals, samples: &mut Samples) ->
             continue;
         };
         for number in scale.loaded {
-            signals.check()?;
-            let site = Site::new(setting, Services(number))?;
-            one(&site, Services(number), flags, setting.name, samples)?;
+            // A site each: what an agent leaves in one is its own.
+            for measured in [one, yaml] {
+                signals.check()?;
+                let site = Site::new(setting, Services(number))?;
+                measured(&site, Services(number), flags, setting.name, samples)?;
+            }
         }
     }
     Ok(())
@@ -42,15 +45,21 @@ fn one(
     name: &str,
     samples: &mut Samples,
 ) -> Result<()> {
-    let manifests = Agent::manifests_of(services)?;
+    let manifests = Agent::manifests_of(services, Form::Json)?;
     let start = Instant::now();
     let agent = Agent::serve(&site.node, services, manifests, flags)?;
     let ready = start.elapsed();
     let mut add = |measure, value| samples.add(measure, name, services.0, value);
+    let [parsed, compiled, planned, written] = agent.parts().map(milliseconds);
+    add(Measure::ParseJson, parsed);
+    add(Measure::Compile, compiled);
+    add(Measure::Plan, planned);
+    add(Measure::Write, written);
     add(Measure::Load, milliseconds(agent.wait_for_change(1)?));
     add(Measure::Ready, milliseconds(ready));
     let [now, most] = agent.memory()?;
     add(Measure::Memory, mebibytes(now));
+    add(Measure::MemoryEach, float(now / services.endpoints()));
     add(Measure::MemoryPeak, mebibytes(most));
     add(Measure::Tables, mebibytes(agent.tables()?));
     for change in 0..CHANGES {
@@ -63,7 +72,24 @@ fn one(
             milliseconds(agent.wait_for_change(before + 1)?),
         );
         add(Measure::Followed, milliseconds(start.elapsed()));
+        let seen = agent.seen().last().copied().unwrap_or_default();
+        add(Measure::Seen, milliseconds(seen));
     }
+    Ok(())
+}
+
+/// The part of a start that differs where manifests are YAML.
+fn yaml(
+    site: &Site,
+    services: Services,
+    flags: &[&str],
+    name: &str,
+    samples: &mut Samples,
+) -> Result<()> {
+    let manifests = Agent::manifests_of(services, Form::Yaml)?;
+    let agent = Agent::serve(&site.node, services, manifests, flags)?;
+    let [parsed, ..] = agent.parts().map(milliseconds);
+    samples.add(Measure::ParseYaml, name, services.0, parsed);
     Ok(())
 }
 
@@ -75,6 +101,10 @@ fn milliseconds(duration: Duration) -> f64 {
     clippy::cast_precision_loss,
     reason = "memory is far less than 2^52 bytes"
 )]
+fn float(number: u64) -> f64 {
+    number as f64
+}
+
 fn mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / f64::from(1 << 20)
+    float(bytes) / f64::from(1 << 20)
 }

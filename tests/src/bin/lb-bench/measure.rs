@@ -32,16 +32,30 @@ pub(crate) enum Measure {
     RunHitMany,
     /// On one of a great many flows.
     RunHitMost,
+    /// Manifests in JSON: from the first byte that is read to objects.
+    ParseJson,
+    /// The same in YAML.
+    ParseYaml,
+    /// From objects to what the tables should say.
+    Compile,
+    /// To find out what is to be written.
+    Plan,
+    /// To write it.
+    Write,
     /// From parsed objects to the last write of a map.
     Load,
     /// From the agent's start, or that of the peer's tool, to its readiness.
     Ready,
+    /// As [`Self::Load`], when one endpoint changes, but to where packets see all of it.
+    Seen,
     /// As [`Self::Load`], when one endpoint changes.
     Change,
     /// From the change of the file to the last write.
     Followed,
     /// Memory of the agent's own that is resident.
     Memory,
+    /// The same for each endpoint.
+    MemoryEach,
     /// The most that was resident, with what of its tables was mapped.
     MemoryPeak,
     /// Memory of the tables.
@@ -50,7 +64,7 @@ pub(crate) enum Measure {
 
 impl Measure {
     /// In the order of the report.
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 27] = [
         Self::EstablishedFew,
         Self::EstablishedMany,
         Self::FirstPacket,
@@ -64,11 +78,18 @@ impl Measure {
         Self::RunHitOne,
         Self::RunHitMany,
         Self::RunHitMost,
+        Self::ParseJson,
+        Self::ParseYaml,
+        Self::Compile,
+        Self::Plan,
+        Self::Write,
         Self::Load,
         Self::Ready,
+        Self::Seen,
         Self::Change,
         Self::Followed,
         Self::Memory,
+        Self::MemoryEach,
         Self::MemoryPeak,
         Self::Tables,
     ];
@@ -89,11 +110,18 @@ impl Measure {
             Self::RunHitOne => "program run: hit, 1 flow",
             Self::RunHitMany => "program run: hit, 65,536 flows",
             Self::RunHitMost => "program run: hit, 1,048,576 flows",
+            Self::ParseJson => "load services: parse JSON",
+            Self::ParseYaml => "load services: parse YAML",
+            Self::Compile => "load services: compile",
+            Self::Plan => "load services: plan",
+            Self::Write => "load services: write maps",
             Self::Load => "load services: parsed to last write",
             Self::Ready => "load services: from start to ready",
+            Self::Seen => "change one endpoint: parsed to seen by packets",
             Self::Change => "change one endpoint: parsed to last write",
             Self::Followed => "change one endpoint: file to last write",
             Self::Memory => "agent, own memory",
+            Self::MemoryEach => "agent, own memory per endpoint",
             Self::MemoryPeak => "agent, at most, with mapped tables",
             Self::Tables => "tables in the kernel",
         }
@@ -112,7 +140,17 @@ impl Measure {
             | Self::RunHitOne
             | Self::RunHitMany
             | Self::RunHitMost => "ns",
-            Self::Load | Self::Ready | Self::Change | Self::Followed => "ms",
+            Self::ParseJson
+            | Self::ParseYaml
+            | Self::Compile
+            | Self::Plan
+            | Self::Write
+            | Self::Load
+            | Self::Ready
+            | Self::Seen
+            | Self::Change
+            | Self::Followed => "ms",
+            Self::MemoryEach => "B",
             Self::Memory | Self::MemoryPeak | Self::Tables => "MiB",
         }
     }

@@ -4,7 +4,7 @@
 
 use std::{
     fs::File,
-    io::{BufWriter, Write as _},
+    io::{self, BufWriter, Write as _},
     net::Ipv4Addr,
     path::Path,
 };
@@ -21,9 +21,28 @@ pub(crate) const TARGET: u16 = 8080;
 /// Host number of the first backend that exists; [`backends`] are those from it on.
 const FIRST_BACKEND: u8 = 11;
 /// The manifest of the service that is dialled, apart from the others so that its change is one of a small file.
-pub(crate) const DIALLED: &str = "dialled.json";
+const DIALLED: &str = "dialled";
 /// Services of one manifest of the others: the agent takes files of up to 64 MiB.
 const PER_FILE: usize = 5_000;
+
+/// How manifests are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// A list of objects in each file, one object a line.
+    Json,
+    /// A document for each object.
+    Yaml,
+}
+
+impl Form {
+    /// What names of files end in.
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Yaml => "yaml",
+        }
+    }
+}
 
 /// So many services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +84,15 @@ impl Services {
     }
 
     /// Writes manifests of all services into a directory.
-    pub(crate) fn write(self, dir: &Path) -> Result<()> {
+    pub(crate) fn write(self, dir: &Path, form: Form) -> Result<()> {
         let (dialled, others): (Vec<_>, Vec<_>) =
             self.all().partition(|service| service.is_dialled);
-        write(&dir.join(DIALLED), &dialled, ENDPOINTS)?;
+        let suffix = form.suffix();
+        let path = dir.join(format!("{DIALLED}.{suffix}"));
+        write(&path, form, &dialled, ENDPOINTS)?;
         for (at, some) in others.chunks(PER_FILE).enumerate() {
-            let path = dir.join(format!("others-{at}.json"));
-            write(&path, some, ENDPOINTS)?;
+            let path = dir.join(format!("others-{at}.{suffix}"));
+            write(&path, form, some, ENDPOINTS)?;
         }
         Ok(())
     }
@@ -81,13 +102,19 @@ impl Services {
         self.all().map(|service| service.protocols().len()).sum()
     }
 
-    /// Writes the manifest of the one that is dialled once more, with so many endpoints.
+    /// Endpoints of all ports of all services together.
+    pub(crate) fn endpoints(self) -> u64 {
+        self.ports() as u64 * u64::from(ENDPOINTS)
+    }
+
+    /// Writes the manifest in JSON of the one that is dialled once more, with so many endpoints.
     pub(crate) fn rewrite(self, dir: &Path, endpoints: u32) -> Result<()> {
         let dialled: Vec<_> = self.all().filter(|service| service.is_dialled).collect();
         // No reader sees half of it, and none takes the unfinished one for a manifest.
         let unfinished = dir.join(format!("{DIALLED}.new"));
-        write(&unfinished, &dialled, endpoints)?;
-        std::fs::rename(&unfinished, dir.join(DIALLED)).context("replace a manifest")
+        write(&unfinished, Form::Json, &dialled, endpoints)?;
+        let finished = dir.join(format!("{DIALLED}.json"));
+        std::fs::rename(&unfinished, finished).context("replace a manifest")
     }
 }
 
@@ -165,29 +192,64 @@ impl Service {
     }
 }
 
-fn write(path: &Path, services: &[Service], endpoints: u32) -> Result<()> {
+fn write(path: &Path, form: Form, services: &[Service], endpoints: u32) -> Result<()> {
+    let objects = services
+        .iter()
+        .flat_map(|service| service.objects(endpoints));
     let write = || -> Result<()> {
         let mut file = BufWriter::new(File::create(path)?);
-        // One object a line: what a service has of them fits into the processor's cache.
-        file.write_all(b"{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [")?;
-        let objects = services
-            .iter()
-            .flat_map(|service| service.objects(endpoints));
-        for (at, object) in objects.enumerate() {
-            file.write_all(if at == 0 { b"\n" } else { b",\n" })?;
-            serde_json::to_writer(&mut file, &object)?;
+        match form {
+            Form::Json => write_json(&mut file, objects)?,
+            Form::Yaml => write_yaml(&mut file, objects)?,
         }
-        file.write_all(b"\n]}\n")?;
         Ok(file.flush()?)
     };
     write().with_context(|| format!("write {}", path.display()))
+}
+
+/// One object a line: what a service has of them fits into the processor's cache.
+fn write_json(file: &mut impl io::Write, objects: impl Iterator<Item = Value>) -> Result<()> {
+    file.write_all(b"{\"apiVersion\": \"v1\", \"kind\": \"List\", \"items\": [")?;
+    for (at, object) in objects.enumerate() {
+        file.write_all(if at == 0 { b"\n" } else { b",\n" })?;
+        serde_json::to_writer(&mut *file, &object)?;
+    }
+    Ok(file.write_all(b"\n]}\n")?)
+}
+
+fn write_yaml(file: &mut impl io::Write, objects: impl Iterator<Item = Value>) -> Result<()> {
+    for object in objects {
+        file.write_all(b"---\n")?;
+        serde_yaml::to_writer(&mut *file, &object)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
+    use serde::Deserialize as _;
+
     use super::*;
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let services: Vec<_> = Services(3).all().collect();
+        let [json, yaml] = [Form::Json, Form::Yaml].map(|form| {
+            let path = dir.path().join(form.suffix());
+            write(&path, form, &services, 2).expect("written");
+            std::fs::read_to_string(path).expect("readable")
+        });
+        let list: Value = serde_json::from_str(&json).expect("JSON");
+        let documents = serde_yaml::Deserializer::from_str(&yaml);
+        let objects: Vec<Value> = documents
+            .map(|document| Value::deserialize(document).expect("YAML"))
+            .collect();
+        assert_eq!(list["items"], json!(objects));
+        assert_eq!(objects.len(), 6);
+    }
 
     #[test]
     fn the_service_in_the_middle_is_dialled_and_no_address_is_used_twice() {

@@ -17,6 +17,7 @@ use crate::{
         },
         object::{Kind, family_of},
     },
+    shared_text::shared,
     source::spelling,
 };
 
@@ -32,7 +33,7 @@ pub(crate) fn slice(raw: discovery::EndpointSlice, remarks: &mut Remarks) -> Opt
     if meta
         .labels
         .get(LABEL_SERVICE_NAME)
-        .is_none_or(String::is_empty)
+        .is_none_or(|service| service.is_empty())
     {
         let message = format!(
             "no label `{LABEL_SERVICE_NAME}` says which service the slice is for; it is not used"
@@ -56,7 +57,7 @@ pub(crate) fn slice(raw: discovery::EndpointSlice, remarks: &mut Remarks) -> Opt
         meta,
         address_type,
         endpoints,
-        ports,
+        ports: ports.into(),
     })
 }
 
@@ -144,13 +145,13 @@ fn endpoint(
     at_most(MAX_TOPOLOGY, topology.len(), &topology_field, remarks);
     want_labels(&topology, &topology_field, remarks);
     Endpoint {
-        addresses: addresses(&raw.addresses, address_type, &field, remarks),
+        addresses: addresses(&raw.addresses, address_type, &field, remarks).into(),
         conditions: given.resolve(),
         given,
-        node_name: raw.node_name.map(Into::into),
+        node_name: raw.node_name.as_deref().map(shared),
         hostname: raw.hostname.map(Into::into),
         target: raw.target_ref.map(|raw| target(raw).into()),
-        zone: raw.zone.map(Into::into),
+        zone: raw.zone.as_deref().map(shared),
         hints: raw
             .hints
             .map(|raw| hints(raw, &format!("{field}.hints"), remarks).into()),
@@ -172,7 +173,7 @@ fn addresses(
         );
     }
     at_most(MAX_ADDRESSES, raw.len(), &field, remarks);
-    let mut addresses = Vec::new();
+    let mut addresses = Vec::with_capacity(raw.len());
     for (at, text) in raw.iter().enumerate() {
         let field = format!("{field}[{at}]");
         match address_type {
@@ -205,8 +206,8 @@ fn of_family(text: &str, family: Family, field: &str, remarks: &mut Remarks) -> 
 fn hints(raw: discovery::EndpointHints, field: &str, remarks: &mut Remarks) -> Hints {
     let zones = raw.for_zones.unwrap_or_default();
     let nodes = raw.for_nodes.unwrap_or_default();
-    let zones: Vec<String> = zones.into_iter().map(|zone| zone.name).collect();
-    let nodes: Vec<String> = nodes.into_iter().map(|node| node.name).collect();
+    let zones: Box<[_]> = zones.iter().map(|zone| shared(&zone.name)).collect();
+    let nodes: Box<[_]> = nodes.iter().map(|node| shared(&node.name)).collect();
     for (list, part) in [(&zones, "forZones"), (&nodes, "forNodes")] {
         let field = format!("{field}.{part}");
         at_most(MAX_HINTS, list.len(), &field, remarks);

@@ -6,9 +6,12 @@ use super::{
     super::{Remarks, address, meta},
     RawPort, endpoint_port, target, want_host_and_node,
 };
-use crate::model::{
-    endpoint::{EndpointPort, Endpoints, Subset, SubsetAddress},
-    object::Kind,
+use crate::{
+    model::{
+        endpoint::{EndpointPort, Endpoints, Subset, SubsetAddress},
+        object::Kind,
+    },
+    shared_text::shared,
 };
 
 /// An Endpoints object.
@@ -29,9 +32,9 @@ fn subset(raw: core::EndpointSubset, field: &str, remarks: &mut Remarks) -> Subs
         remarks.error(field, message);
     }
     Subset {
-        ready: addresses(ready, &format!("{field}.addresses"), remarks),
-        not_ready: addresses(not_ready, &format!("{field}.notReadyAddresses"), remarks),
-        ports: ports(raw.ports.unwrap_or_default(), field, remarks),
+        ready: addresses(ready, &format!("{field}.addresses"), remarks).into(),
+        not_ready: addresses(not_ready, &format!("{field}.notReadyAddresses"), remarks).into(),
+        ports: ports(raw.ports.unwrap_or_default(), field, remarks).into(),
     }
 }
 
@@ -53,8 +56,8 @@ fn addresses(
         if let Some(ip) = address::endpoint_ip(&raw.ip, &format!("{field}.ip"), remarks) {
             addresses.push(SubsetAddress {
                 ip,
-                hostname,
-                node_name: raw.node_name,
+                hostname: hostname.map(Into::into),
+                node_name: raw.node_name.as_deref().map(shared),
                 target: raw.target_ref.map(target),
             });
         }

@@ -47,9 +47,9 @@ fn nil_fields_get_their_meaning() {
     })));
     assert_eq!(said, Vec::<String>::new());
     let slice = slice.expect("a good slice");
-    assert_eq!(slice.service(), Some("web"));
+    assert_eq!(slice.service().map(|it| &**it), Some("web"));
     assert_eq!(slice.address_type, AddressType::Ip(Family::V6));
-    let endpoint = &slice.endpoints[0];
+    let endpoint = slice.endpoints[0].clone();
     let conditions = Conditions {
         ready: false,
         ..Conditions::READY
@@ -76,7 +76,8 @@ fn every_field_of_an_endpoint_is_kept() {
         "deprecatedTopology": {"a": "b"},
         "hints": {"forZones": [{"name": "z"}], "forNodes": [{"name": "n.1"}]}}]})));
     assert_eq!(said, Vec::<String>::new());
-    let endpoint = slice.expect("a good slice").endpoints.remove(0);
+    let slice = slice.expect("a good slice");
+    let endpoint = slice.endpoints[0].clone();
     assert_eq!(endpoint.addresses.len(), 2);
     assert_eq!(endpoint.hostname.as_deref(), Some("h"));
     let target = endpoint.target.expect("a target");
@@ -87,7 +88,7 @@ fn every_field_of_an_endpoint_is_kept() {
     let hints = endpoint.hints.expect("hints");
     assert_eq!(
         (hints.zones, hints.nodes),
-        (vec!["z".to_owned()], vec!["n.1".to_owned()])
+        (["z".into()].into(), ["n.1".into()].into())
     );
 }
 

@@ -8,6 +8,7 @@ use crate::{
         probe::{Grpc, HttpGet, Probe, ProbeAction, Scheme, TcpSocket},
         service::TargetPort,
     },
+    shared_text::shared,
     source::spelling,
 };
 
@@ -124,7 +125,7 @@ fn target_port(raw: &IntOrString, field: &str, remarks: &mut Remarks) -> Option<
         IntOrString::Int(number) => port(*number, field, remarks).map(TargetPort::Number),
         IntOrString::String(text) => {
             name::want_port_name(text, field, remarks);
-            Some(TargetPort::Name(text.clone()))
+            Some(TargetPort::Name(shared(text)))
         }
     }
 }
@@ -159,7 +160,7 @@ mod tests {
         let http = defaults(ProbeAction::HttpGet(HttpGet {
             scheme: Scheme::Http,
             host: None,
-            port: TargetPort::Name("web".to_owned()),
+            port: TargetPort::Name("web".into()),
             path: "/".to_owned(),
             headers: Vec::new(),
         }));

@@ -43,7 +43,7 @@ pub(super) fn cluster_ips(
         want_headless_alone(&texts, field, service_type, remarks);
         return ClusterIps::Headless;
     }
-    ClusterIps::Explicit(explicit(&texts, field, remarks))
+    ClusterIps::Explicit(explicit(&texts, field, remarks).into())
 }
 
 /// The API does not fill `clusterIP` from the list.

@@ -49,7 +49,7 @@ mod tests {
     fn judged(pairs: &[(&str, &str)]) -> (Option<Algorithm>, Option<u32>, Vec<String>) {
         let annotations = pairs
             .iter()
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            .map(|(key, value)| ((*key).into(), (*value).into()));
         let annotations = annotations.collect();
         let mut remarks = Remarks::default();
         let algorithm = algorithm(&annotations, &mut remarks);

@@ -8,6 +8,7 @@ use super::super::{Remarks, name, port, port::app_protocol, protocol};
 use crate::{
     desired::Protocol,
     model::service::{ServicePort, ServiceType, TargetPort},
+    shared_text::shared,
 };
 
 /// Where kubelets listen.
@@ -112,16 +113,16 @@ fn service_port(
         Some(IntOrString::String(text)) if text.is_empty() => number.map(TargetPort::Number),
         Some(IntOrString::String(text)) => {
             name::want_port_name(&text, &target_field, remarks);
-            Some(TargetPort::Name(text))
+            Some(TargetPort::Name(shared(&text)))
         }
     };
-    let app_protocol = app_protocol(raw.app_protocol, &of("appProtocol"), remarks);
+    let app_protocol = app_protocol(raw.app_protocol.as_deref(), &of("appProtocol"), remarks);
     let node_port = raw
         .node_port
         .filter(|node_port| *node_port != 0)
         .and_then(|node_port| want_node_port(node_port, service_type, &of("nodePort"), remarks));
     Some(ServicePort {
-        name: raw.name.unwrap_or_default(),
+        name: shared(&raw.name.unwrap_or_default()),
         protocol,
         port: number?,
         target_port: target?,

@@ -6,9 +6,12 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     desired::Protocol,
-    model::service::{
-        Ingress, IpFamilyPolicy, IpMode, ServicePort, TargetPort, TrafficDistribution,
-        TrafficPolicy,
+    model::{
+        object::Labels,
+        service::{
+            Ingress, IpFamilyPolicy, IpMode, ServicePort, TargetPort, TrafficDistribution,
+            TrafficPolicy,
+        },
     },
 };
 
@@ -55,25 +58,26 @@ fn what_is_not_given_has_its_default() {
     let expected = ServiceSpec {
         service_type: ServiceType::ClusterIp,
         cluster_ips: ClusterIps::Allocate,
-        ports: vec![ServicePort {
-            name: String::new(),
+        ports: [ServicePort {
+            name: "".into(),
             protocol: Protocol::Tcp,
             port: 80,
             target_port: TargetPort::Number(80),
             node_port: None,
             app_protocol: None,
-        }],
-        selector: std::collections::BTreeMap::new(),
-        ip_families: Vec::new(),
+        }]
+        .into(),
+        selector: Labels::new(),
+        ip_families: [].into(),
         ip_family_policy: Some(IpFamilyPolicy::SingleStack),
         affinity_timeout_s: None,
         internal_traffic_policy: TrafficPolicy::Cluster,
         external_traffic_policy: TrafficPolicy::Cluster,
         publish_not_ready_addresses: false,
         external_name: None,
-        external_ips: Vec::new(),
+        external_ips: [].into(),
         load_balancer_ip: None,
-        load_balancer_source_ranges: Vec::new(),
+        load_balancer_source_ranges: [].into(),
         load_balancer_class: None,
         allocate_node_ports: None,
         health_check_node_port: None,
@@ -141,7 +145,7 @@ fn every_field_is_kept() {
         "loadBalancerIP": "192.0.2.7", "allocateLoadBalancerNodePorts": false,
         "trafficDistribution": "PreferSameNode", "publishNotReadyAddresses": true}));
     let spec = service.spec;
-    assert_eq!(spec.ip_families, [Family::V4, Family::V6]);
+    assert_eq!(*spec.ip_families, [Family::V4, Family::V6]);
     assert_eq!(spec.ip_family_policy, Some(IpFamilyPolicy::PreferDualStack));
     assert_eq!(
         spec.ports[0].app_protocol.as_deref(),
@@ -372,7 +376,7 @@ fn leading_zeros_are_decimal() {
             "warning spec.clusterIP: `172.30.0.041` has leading zeros and is read as 172.30.0.41; write that"
         ]
     );
-    let explicit = ClusterIps::Explicit(vec![[172, 30, 0, 41].into()]);
+    let explicit = ClusterIps::Explicit([[172, 30, 0, 41].into()].into());
     assert_eq!(service.expect("used").spec.cluster_ips, explicit);
 }
 
@@ -619,7 +623,7 @@ fn a_load_balancers_status_is_read_as_far_as_it_is_right() {
             said,
             [format!("warning status.loadBalancer.ingress[0].{expected}")]
         );
-        assert_eq!(ingress, []);
+        assert_eq!(*ingress, []);
     }
     assert_eq!(
         judged("NodePort", json!([{"ip": "192.0.2.1"}])).1,

@@ -8,7 +8,7 @@ fn what_old_objects_have_is_used_as_proxies_do() {
         &json!({"type": "LoadBalancer", "loadBalancerSourceRanges": ["10.1.2.3/8"]}),
     ));
     let ranges = service.expect("used").spec.load_balancer_source_ranges;
-    assert_eq!(ranges, ["10.0.0.0/8".parse().expect("literal")]);
+    assert_eq!(*ranges, ["10.0.0.0/8".parse().expect("literal")]);
     assert_eq!(
         said,
         [
