@@ -296,10 +296,7 @@ fn everybody_goes_on(mode: Mode) {
     expect_no_failures(&tallies, dropped);
     let node = &scene.deployment.cluster.nodes[0].namespace;
     assert_eq!(traces(node, &stage.place), [""; 0]);
-    for device in DEVICES {
-        let qdiscs = tc(node, &["qdisc", "show", "dev", device]);
-        assert!(qdiscs.contains("clsact"), "it was not ours: {qdiscs}");
-    }
+    expect_qdiscs(node);
     stage.rules.stop().unwrap();
 }
 
@@ -329,6 +326,14 @@ fn tc(node: &Namespace, arguments: &[&str]) -> String {
     let output = node.run(|| Command::new("tc").args(arguments).output().unwrap());
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// What was there before us is there.
+fn expect_qdiscs(node: &Namespace) {
+    for device in DEVICES {
+        let qdiscs = tc(node, &["qdisc", "show", "dev", device]);
+        assert!(qdiscs.contains("clsact"), "{device}: {qdiscs}");
+    }
 }
 
 /// Tables of nftables in the node's namespace, and what is in one of them.
