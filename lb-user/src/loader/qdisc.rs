@@ -40,10 +40,12 @@ pub(super) fn is_needed(path: &Path, namespace: u64) -> bool {
         return false;
     };
     let is_here = other.parse() == Ok(namespace);
-    !is_here
-        || device
-            .parse()
-            .is_ok_and(|device: u32| if_indextoname(device).is_ok())
+    !is_here || device.parse().is_ok_and(is_there)
+}
+
+fn is_there(device: u32) -> bool {
+    // A number that no device has is given an empty name.
+    if_indextoname(device).is_ok_and(|name| !name.is_empty())
 }
 
 #[cfg(test)]
