@@ -251,7 +251,7 @@ fn a_thousand_devices_that_come_and_go_leave_nothing() {
 fn settled(balancer: &Balancer) -> Held {
     /// Longer than the time between two looks at all devices.
     const WINDOW: Duration = Duration::from_secs(3);
-    let mut last = None;
+    let mut before = None;
     let mut least = Held::by(balancer);
     let mut since = Instant::now();
     poll::until(LIMIT, "the agent to come to rest", || {
@@ -261,8 +261,8 @@ fn settled(balancer: &Balancer) -> Held {
         }
         since = Instant::now();
         let held = mem::replace(&mut least, Held::by(balancer));
-        let before = last.replace(held.clone());
-        Ok((before.as_ref() == Some(&held)).then_some(held))
+        let is_same = before.replace(held.clone()).as_ref() == Some(&held);
+        Ok(is_same.then_some(held))
     })
     .unwrap()
 }
