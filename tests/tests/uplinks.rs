@@ -122,7 +122,7 @@ impl Scene {
             ]);
             others.extend([
                 format!("addr add {peer}/{len} dev {SECOND}{nodad}"),
-                format!("addr add {roamer} dev lo"),
+                format!("addr add {roamer} dev lo{nodad}"),
             ]);
         }
         node.ip(&commands).unwrap();

@@ -53,7 +53,12 @@ impl Scene {
     fn make() -> Self {
         let group = ControlGroup::enter().unwrap();
         let namespace = Namespace::anonymous("dial").unwrap();
-        let addresses = OWN.map(|own| format!("addr add {own} dev lo"));
+        // Else nobody can bind to the second one before the kernel has come round to finding that nobody else has it.
+        let [v4, v6] = OWN;
+        let addresses = [
+            format!("addr add {v4} dev lo"),
+            format!("addr add {v6} dev lo nodad"),
+        ];
         namespace.ip(&addresses).unwrap();
         let servers: Vec<_> = OWN.iter().map(|own| server(&namespace, own)).collect();
         let mut scene = Self {
