@@ -150,11 +150,11 @@ impl<const L2: u32> Packet for TcPacket<L2> {
     }
 
     #[inline(always)]
-    fn segment_len(&self, headers: u32) -> u32 {
+    fn segment_len(&self, len: u32, headers: u32) -> u32 {
         // SAFETY: the context lives as long as the program.
         match unsafe { (*self.skb).gso_size } {
-            0 => self.len(),
-            size => (headers + size).min(self.len()),
+            0 => len,
+            size => (headers + size).min(len),
         }
     }
 
@@ -246,18 +246,19 @@ impl<const L2: u32> Packet for TcPacket<L2> {
 /// A packet at XDP, untagged Ethernet; its headers are in the first of its buffers, or else it does not parse.
 pub(crate) struct XdpPacket {
     xdp: *mut xdp_md,
-    /// Bytes of the frame, asked of the kernel once: it is a call, and nothing here changes it.
-    frame_len: u32,
 }
 
 impl XdpPacket {
     #[inline(always)]
     pub(crate) fn new(xdp: *mut xdp_md) -> Self {
-        Self {
-            xdp,
-            // SAFETY: takes no pointers but the context.
-            frame_len: unsafe { bpf_xdp_get_buff_len(xdp) } as u32,
-        }
+        Self { xdp }
+    }
+
+    /// Bytes of the frame in all of its buffers.
+    #[inline(always)]
+    fn frame_len(&self) -> u32 {
+        // SAFETY: takes no pointers but the context.
+        unsafe { bpf_xdp_get_buff_len(self.xdp) as u32 }
     }
 
     /// The Ethernet header, in place.
@@ -279,7 +280,7 @@ impl XdpPacket {
     #[inline(always)]
     pub(crate) fn is_linear(&self) -> bool {
         let (data, end) = self.bounds();
-        end - data == self.frame_len as usize
+        end - data == self.frame_len() as usize
     }
 
     #[inline(always)]
@@ -303,12 +304,20 @@ impl XdpPacket {
 impl Packet for XdpPacket {
     #[inline(always)]
     fn len(&self) -> u32 {
-        self.frame_len.saturating_sub(eth::LEN)
+        self.frame_len().saturating_sub(eth::LEN)
     }
 
+    /// The first buffer holds most packets whole, and its end is known without a call.
     #[inline(always)]
-    fn segment_len(&self, _headers: u32) -> u32 {
-        self.len()
+    fn holds(&self, len: u32) -> bool {
+        let (data, end) = self.bounds();
+        data + (eth::LEN + len) as usize <= end
+    }
+
+    /// Nothing is cut up after the driver.
+    #[inline(always)]
+    fn segment_len(&self, len: u32, _headers: u32) -> u32 {
+        len
     }
 
     #[inline(always)]

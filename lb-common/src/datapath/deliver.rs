@@ -38,11 +38,23 @@ pub(super) fn known<A: Addr, T: Tables<A>>(
     if !next_hop.is_neighbour() {
         return to_stack(T::HOOK, next_hop);
     }
-    tables.hop(next_hop.index())?.read(&mut work.hop);
-    if !next_hop.matches(work.hop.stamp) || age(work.now, work.hop.valid_until) != 0 {
-        return None;
-    }
-    Some(fits(work, tables, Via::Neighbour))
+    is_believed(tables, next_hop, &mut work.hop, work.now)
+        .then(|| fits(work, tables, Via::Neighbour))
+}
+
+/// Copies the neighbour that a flow remembers; true: it is believed.
+#[inline(always)]
+pub(super) fn is_believed<A: Addr, T: Tables<A>>(
+    tables: &T,
+    next_hop: NextHopRef,
+    hop: &mut NextHop,
+    now: Tick,
+) -> bool {
+    let Some(memory) = tables.hop(next_hop.index()) else {
+        return false;
+    };
+    memory.read(hop);
+    next_hop.matches(hop.stamp) && age(now, hop.valid_until) == 0
 }
 
 /// The way of what the host's stack receives; XDP leaves it to TC.
@@ -142,16 +154,13 @@ pub(super) fn resolve<A: Addr, T: Tables<A>>(
 /// Checks what the packet must satisfy to leave by the next hop; `via`, or the stack's way if it must be cut.
 #[inline(always)]
 fn fits<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T, via: Via) -> Result<Via, Reason> {
-    if T::HOOK == Hook::Xdp
-        && work.hop.ifindex != tables.ingress_ifindex()
-        && !tables.may_redirect(work.hop.ifindex)
-    {
+    if !takes(tables, &work.hop) {
         return Err(Reason::PassToTc);
     }
-    if work.ip.ttl <= 1 && !tables.role().is_host() {
+    if !has_hops(tables, work.ip.ttl) {
         return Err(leave_or(T::HOOK, Reason::DropTtl));
     }
-    if work.hop.mtu == 0 || work.segment_len <= work.hop.mtu {
+    if !is_too_big(&work.hop, work.segment_len) {
         return Ok(via);
     }
     if T::HOOK == Hook::Tc && work.ip.may_fragment && tables.node().host_ifindex != 0 {
@@ -159,6 +168,26 @@ fn fits<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T, via: Via) -> Result<V
         return Ok(Via::Host);
     }
     Err(leave_or(T::HOOK, Reason::DropTooBig))
+}
+
+/// True if the next hop's device takes packets from here.
+#[inline(always)]
+pub(super) fn takes<A: Addr, T: Tables<A>>(tables: &T, hop: &NextHop) -> bool {
+    T::HOOK == Hook::Tc
+        || hop.ifindex == tables.ingress_ifindex()
+        || tables.may_redirect(hop.ifindex)
+}
+
+/// True if a packet of this TTL goes further than here.
+#[inline(always)]
+pub(super) fn has_hops<A: Addr, T: Tables<A>>(tables: &T, ttl: u8) -> bool {
+    ttl > 1 || tables.role().is_host()
+}
+
+/// True if a packet of `len` L3 bytes is more than the way takes.
+#[inline(always)]
+pub(super) fn is_too_big(hop: &NextHop, len: u32) -> bool {
+    hop.mtu != 0 && len > hop.mtu
 }
 
 /// What TC drops XDP leaves to TC, untouched.

@@ -132,7 +132,7 @@ pub(super) fn begins_anew<A: Addr, T: Tables<A>>(
 }
 
 #[inline(always)]
-fn hit(direction: Direction) -> Reason {
+pub(super) fn hit(direction: Direction) -> Reason {
     match direction {
         Direction::Original => Reason::HitOriginal,
         Direction::Reply => Reason::HitReply,
@@ -172,7 +172,7 @@ fn ends_with_backend<A: Addr, T: Tables<A>>(work: &Work<A>, tables: &T, flags: S
 
 /// True if the backend no longer serves.
 #[inline(always)]
-fn is_gone<A: Addr, T: Tables<A>>(tables: &T, chosen: BackendRef) -> bool {
+pub(super) fn is_gone<A: Addr, T: Tables<A>>(tables: &T, chosen: BackendRef) -> bool {
     !tables.backend(chosen.id).is_some_and(|backend| {
         backend.generation == chosen.generation && backend.flags & backend_flags::SERVING != 0
     })
@@ -206,7 +206,6 @@ fn note<A: Addr, T: Tables<A>>(
     found: &Found<A, <T::Slots as Slots<A>>::Words>,
     flags: SlotFlags,
 ) {
-    let now = work.now;
     let state = found.word.state();
     found.slot.count(work.ip.len);
     if flags.orphan() {
@@ -214,9 +213,8 @@ fn note<A: Addr, T: Tables<A>>(
     }
     // A closed connection's lifetime is not prolonged: its ports come back. But a reset that both go on after was
     // none: it was forged, or outside of the window.
-    let lives = state != State::Closed || flags.reset() && !work.tcp.rst();
-    if lives && found.slot.last_seen() != now {
-        found.slot.set_last_seen(now);
+    if state != State::Closed || flags.reset() && !work.tcp.rst() {
+        found.slot.see(work.now);
     }
     let heard = Heard {
         own_fin: false,

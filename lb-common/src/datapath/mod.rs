@@ -8,6 +8,7 @@ mod answer;
 mod deliver;
 pub mod dial;
 mod explain;
+mod fast;
 mod follow;
 mod fragment;
 mod leave;
@@ -38,7 +39,6 @@ use crate::{
 };
 use follow::{Followed, OnLoss};
 use fragment::Early;
-use parse::Parsed;
 
 /// What the host must do with the packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,8 +114,12 @@ enum Progress {
     Dropped,
     /// Rewritten, to be sent as [`Work::decision`] says.
     Rewritten,
+    /// Rewritten, for the neighbour that is noted.
+    Sent,
     /// Dropped, and [`Work::answer`] is due.
     Due,
+    /// Its headers were read, and it may be anything.
+    Read,
     /// Not a packet of a known flow.
     Missed,
     /// Its flow has to be opened anew, if anybody serves it.
@@ -134,9 +138,9 @@ enum Progress {
 
 /// Takes one packet of family `A` through the datapath and counts its outcome.
 ///
-/// A known flow is followed; else a service address opens one; else the packet is not ours. In the BPF
-/// object the two are calls one after the other, not one inside the other: together their stack frames
-/// are more than the kernel allows, and the hit path stays small.
+/// A packet of a connection in progress takes the fast path ([`fast`]). Else a known flow is followed; else a service address
+/// opens one; else the packet is not ours. In the BPF object these are calls one after the other, not one inside the other:
+/// together their stack frames are more than the kernel allows, and the hit path stays small.
 #[inline(always)]
 pub fn process<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -144,6 +148,7 @@ pub fn process<A: Addr, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
 ) -> Verdict {
     work.verdict = match forward(packet, tables, work) {
+        Progress::Sent => return Verdict::Send(Via::Neighbour),
         Progress::Dropped => Verdict::Drop,
         Progress::Due => answer::answer(packet, tables, work),
         Progress::Rewritten => match work.decision {
@@ -166,6 +171,11 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
     tables: &T,
     work: &mut Work<A>,
 ) -> Progress {
+    match fast::forward(packet, tables, work) {
+        Progress::Read => {}
+        Progress::Icmp => return related::related(packet, tables, work),
+        done => return done,
+    }
     let mut existing = Existing::Keep;
     let is_known_now = match glance(packet, tables, work, OnLoss::OpenAnew) {
         Progress::Missed => false,
@@ -173,7 +183,6 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
             existing = Existing::Replace;
             false
         }
-        Progress::Icmp => return related::related(packet, tables, work),
         Progress::Early => match fragment::early(packet, tables, work) {
             Early::Held => return Progress::Dropped,
             Early::Refused => return finish(packet, tables, work),
@@ -190,6 +199,7 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
     }
     let is_unserved = existing == Existing::Replace && work.decision.is_for_want_of_backends();
     if is_known_now || is_unserved {
+        work.now = tables.now();
         let followed = glance(packet, tables, work, OnLoss::Stay);
         if !matches!(
             followed,
@@ -201,7 +211,7 @@ fn forward<A: Addr, P: Packet, T: Tables<A>>(
     finish(packet, tables, work)
 }
 
-/// The hit path: headers, flow, rewrite.
+/// A packet whose headers were read: its flow, if there is one, and its rewrite.
 #[inline(never)]
 fn glance<A: Addr, P: Packet, T: Tables<A>>(
     packet: &mut P,
@@ -209,12 +219,6 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     work: &mut Work<A>,
     on_loss: OnLoss,
 ) -> Progress {
-    match parse::parse(packet, work) {
-        Ok(Parsed::Ports) => {}
-        Ok(Parsed::Icmp) => return Progress::Icmp,
-        Err(reason) => return carry_out(Decision::Pass(reason), packet, tables, work),
-    }
-    work.now = tables.now();
     let is_later = work.ip.piece == Piece::Later;
     if T::HOOK == Hook::Xdp && work.ip.piece != Piece::Whole {
         return carry_out(Decision::Pass(Reason::PassToTc), packet, tables, work);
@@ -224,13 +228,7 @@ fn glance<A: Addr, P: Packet, T: Tables<A>>(
     }
     let node = tables.node();
     let table = FlowTable::new(tables.slots(), tables.flow_mask(), node, work.now);
-    // Who only asks has time, and more for the verifier to follow.
-    let at_home = if T::DRY {
-        None
-    } else {
-        table.at_home(&work.key)
-    };
-    let Some((table, found)) = table.find_beyond(at_home, &work.key) else {
+    let Some((table, found)) = table.find_anywhere(&work.key) else {
         return missed(is_later);
     };
     // A later fragment begins nothing.
@@ -308,7 +306,8 @@ fn carry_out<A: Addr, P: Packet, T: Tables<A>>(
         },
         Decision::Send(reason, via) => {
             work.decision = decision;
-            match rewrite::rewrite(packet, work, hops(via, tables.role())) {
+            let hops = hops(via, tables.role());
+            match rewrite::rewrite(packet, &work.key, &work.ip, &work.flow.rewrite, hops) {
                 Some(()) => (reason, Progress::Rewritten),
                 None if fragment::is_beyond_repair(work) => {
                     (Reason::DropFragment, Progress::Dropped)

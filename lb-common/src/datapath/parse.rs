@@ -3,9 +3,10 @@
 use super::{Packet, Work};
 use crate::{
     abi::Reason,
+    flow::FlowKey,
     net::{
         addr::Addr,
-        ip::{IpHeader, Piece, proto},
+        ip::{Ends, Ip, IpHeader, Piece, proto},
         sctp,
         tcp::{Flags, Tcp},
         udp::Udp,
@@ -19,6 +20,64 @@ pub(super) enum Parsed {
     Ports,
     /// One of ICMP, of which [`Work::key`] has the addresses alone.
     Icmp,
+}
+
+/// What the headers of a packet as most are say: a whole one of TCP or UDP, whose headers have nothing special.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plain<A> {
+    /// See [`Work::key`].
+    pub key: FlowKey<A>,
+    /// See [`Work::ip`].
+    pub ip: Ip,
+    /// See [`Work::tcp`].
+    pub tcp: Flags,
+    /// See [`Work::segment_len`].
+    pub segment_len: u32,
+}
+
+impl<A: Addr> Plain<A> {
+    /// Reads the headers, at places that are known beforehand. `None`: perhaps it is another packet.
+    #[inline(always)]
+    pub(super) fn read<P: Packet>(packet: &P) -> Option<Self> {
+        let at = size_of::<A::Header>() as u32;
+        let mut ends = Ends::default();
+        let ip = A::Header::plain(packet, &mut ends)?;
+        let (sport, dport, tcp, headers) = if ip.proto == proto::TCP {
+            let header = packet.read::<Tcp>(at)?;
+            if header.offset >> 4 < 5 {
+                return None;
+            }
+            let headers = at + u32::from(header.offset >> 4) * 4;
+            let flags = Flags::from_bits(header.flags);
+            (header.sport, header.dport, flags, headers)
+        } else {
+            let header = packet.read::<Udp>(at)?;
+            let headers = at + size_of::<Udp>() as u32;
+            (header.sport, header.dport, Flags::default(), headers)
+        };
+        if headers > ip.len {
+            return None;
+        }
+        Some(Self {
+            key: FlowKey {
+                ends,
+                sport: u16::from_be_bytes(sport),
+                dport: u16::from_be_bytes(dport),
+                proto: ip.proto,
+            },
+            ip,
+            tcp,
+            segment_len: packet.segment_len(ip.len, headers),
+        })
+    }
+
+    /// Keeps it for those who look closer.
+    #[inline(always)]
+    pub(super) fn keep(&self, work: &mut Work<A>) {
+        work.ip = self.ip;
+        work.tcp = self.tcp;
+        work.segment_len = self.segment_len;
+    }
 }
 
 /// Reads the headers. The ports of a later fragment are left as they are: it has none.
@@ -38,7 +97,7 @@ pub(super) fn parse<A: Addr, P: Packet>(
     if ip.piece == Piece::Later {
         work.key.proto = ip.proto;
         work.tcp = Flags::default();
-        work.segment_len = packet.len();
+        work.segment_len = ip.len;
         work.ip = ip;
         return Ok(Parsed::Ports);
     }
@@ -83,7 +142,7 @@ pub(super) fn parse<A: Addr, P: Packet>(
     work.key.dport = u16::from_be_bytes(dport);
     work.key.proto = ip.proto;
     work.tcp = tcp;
-    work.segment_len = packet.segment_len(headers - u32::from(ip.shed));
+    work.segment_len = packet.segment_len(ip.len, headers - u32::from(ip.shed));
     work.ip = ip;
     Ok(Parsed::Ports)
 }

@@ -24,9 +24,14 @@ use crate::{
 pub trait Packet {
     /// Bytes from the IP header to the packet's end.
     fn len(&self) -> u32;
-    /// Bytes from the IP header to the end of the largest packet that leaves, given that the headers
-    /// take `headers` bytes: less than [`Packet::len`] where segmentation offload cuts it up.
-    fn segment_len(&self, headers: u32) -> u32;
+    /// True if it is seen at a glance that it has at least `len` bytes from the IP header on; else [`Packet::len`] says.
+    #[inline(always)]
+    fn holds(&self, len: u32) -> bool {
+        len <= self.len()
+    }
+    /// Bytes of the largest packet that leaves, given that this one is `len` bytes long by its IP header and its headers
+    /// take `headers` of them: less than `len` where segmentation offload cuts it up.
+    fn segment_len(&self, len: u32, headers: u32) -> u32;
     /// Makes the first `len` bytes, or all, such that they can be read; where that fails, reading does.
     #[inline(always)]
     fn reach(&mut self, len: u32) {

@@ -1,18 +1,26 @@
 //! The only code that edits a packet: new addresses and ports, one hop less, checksums to match.
 
-use super::{Packet, Work};
-use crate::net::{
-    addr::Addr,
-    csum::Delta,
-    ip::{Ip, IpHeader, Piece, proto},
-    sctp, tcp, udp,
+use super::Packet;
+use crate::{
+    flow::{FlowKey, Rewrite},
+    net::{
+        addr::Addr,
+        csum::Delta,
+        ip::{Ip, IpHeader, Piece, proto},
+        sctp, tcp, udp,
+    },
 };
 
-/// Rewrites the packet as its flow says, and takes `hops` off its TTL. `None`: it could not be edited and must be dropped.
+/// Rewrites a packet of the flow `key` to what it becomes, and takes `hops` off its TTL. `None`: it could not be edited and
+/// must be dropped.
 #[inline(always)]
-pub(super) fn rewrite<A: Addr, P: Packet>(packet: &mut P, work: &Work<A>, hops: u8) -> Option<()> {
-    let Work { key, ip, flow, .. } = work;
-    let new = &flow.rewrite;
+pub(super) fn rewrite<A: Addr, P: Packet>(
+    packet: &mut P,
+    key: &FlowKey<A>,
+    ip: &Ip,
+    new: &Rewrite<A>,
+    hops: u8,
+) -> Option<()> {
     let addresses = A::Header::write(packet, &key.ends, &new.ends, hops)?;
     // Ports and checksum are in the first fragment.
     if ip.piece == Piece::Later {

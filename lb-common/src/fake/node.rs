@@ -335,7 +335,7 @@ impl<A: Addr> FakeTables<'_, A, false, true> {
 
 impl<A: Addr, const XDP: bool> FakeTables<'_, A, XDP, false> {
     /// Takes a packet through the datapath.
-    pub fn run(&self, packet: &mut FakePacket) -> Outcome {
+    pub fn run<P: Packet>(&self, packet: &mut P) -> Outcome {
         let work = &mut *self.node.work.borrow_mut();
         let verdict = process(packet, self, work);
         Outcome {

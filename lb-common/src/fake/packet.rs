@@ -122,10 +122,10 @@ impl Packet for FakePacket {
         self.bytes.len() as u32
     }
 
-    fn segment_len(&self, headers: u32) -> u32 {
+    fn segment_len(&self, len: u32, headers: u32) -> u32 {
         match self.segment_size {
-            0 => self.len(),
-            size => (headers + size).min(self.len()),
+            0 => len,
+            size => (headers + size).min(len),
         }
     }
 

@@ -82,17 +82,7 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     /// The live flow with this key, and the table that it is in.
     #[inline(always)]
     pub fn find_anywhere(&self, key: &FlowKey<A>) -> Option<(Self, Found<A, S::Words>)> {
-        self.find_beyond(None, key)
-    }
-
-    /// The same, if the flow was not seen at home already ([`FlowTable::at_home`]).
-    #[inline(always)]
-    pub fn find_beyond(
-        &self,
-        at_home: Option<Found<A, S::Words>>,
-        key: &FlowKey<A>,
-    ) -> Option<(Self, Found<A, S::Words>)> {
-        if let Some(found) = at_home.or_else(|| self.find_published(key)) {
+        if let Some(found) = self.find_published(key) {
             return self.is_live(&found).then_some((Self { ..*self }, found));
         }
         let other = self.other()?;

@@ -145,6 +145,12 @@ impl SlotFlags {
         Self(self.0 | others.0)
     }
 
+    /// True if nothing is to be known of the flow but which way it goes, where its backend is, and that it was answered.
+    #[inline(always)]
+    pub fn is_plain(self) -> bool {
+        self.0 & !(Self::REPLY | Self::LOCAL | Self::ANSWERED.0) == 0
+    }
+
     /// Which way the slot's packets go.
     #[inline(always)]
     pub fn direction(self) -> Direction {
@@ -287,10 +293,20 @@ impl<A: Addr, M: Words> Slot<A, M> {
     /// True if the slot's key is `key`.
     #[inline(always)]
     pub fn has_key(self, key: &FlowKey<A>) -> bool {
-        self.words.load(word!(sport)) == key.ports()
+        self.flags_of(key).is_some()
+    }
+
+    /// The slot's flags, if its key is `key`.
+    #[inline(always)]
+    pub fn flags_of(self, key: &FlowKey<A>) -> Option<SlotFlags> {
+        let has_ends = self.words.load(word!(sport)) == key.ports()
             && self.address_is(word!(src), key.ends.src)
-            && self.address_is(word!(dst), key.ends.dst)
-            && self.words.load(word!(proto)) as u8 == key.proto
+            && self.address_is(word!(dst), key.ends.dst);
+        if !has_ends {
+            return None;
+        }
+        let tag = self.words.load(word!(proto));
+        (tag as u8 == key.proto).then_some(SlotFlags((tag >> 16) as u16))
     }
 
     /// The slot's key.
@@ -354,6 +370,14 @@ impl<A: Addr, M: Words> Slot<A, M> {
     #[inline(always)]
     pub fn set_last_seen(self, tick: Tick) {
         self.words.store(word!(last_seen), tick);
+    }
+
+    /// Notes a packet, if none of this tick was noted: a line that says so already stays as it is.
+    #[inline(always)]
+    pub fn see(self, tick: Tick) {
+        if self.last_seen() != tick {
+            self.set_last_seen(tick);
+        }
     }
 
     /// Position of the other direction.

@@ -259,17 +259,26 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
         self.is_live(&found).then_some(found)
     }
 
-    /// The published slot with this key, if it is where most flows are: no call, and one line.
+    /// The published slot with this key and its flags, if it is where most flows are: no call, and one line.
     #[inline(always)]
-    pub fn at_home(&self, key: &FlowKey<A>) -> Option<Found<A, S::Words>> {
+    pub fn at_home(&self, key: &FlowKey<A>) -> Option<(Found<A, S::Words>, SlotFlags)> {
         let position = self.homes(key).first;
         let slot = self.slot(position)?;
         let word = slot.state();
-        (word.published() && slot.has_key(key)).then_some(Found {
+        let flags = slot.flags_of(key).filter(|_| word.published())?;
+        let found = Found {
             position,
             slot,
             word,
-        })
+        };
+        Some((found, flags))
+    }
+
+    /// True if a packet of the flow has come so lately that it lives, whatever its other direction does.
+    #[inline(always)]
+    pub fn is_fresh(&self, found: &Found<A, S::Words>) -> bool {
+        let seen = found.slot.last_seen();
+        seen == self.now || age(self.now, seen) <= self.patience(found.slot, found.word)
     }
 
     /// True if the slot still holds the flow that was found: what was copied from it is this flow's.
@@ -554,15 +563,15 @@ impl<'a, A: Addr, S: Slots<A>> FlowTable<'a, A, S> {
     /// A flow lives as long as either direction does: a download sends nothing up for minutes.
     #[inline(always)]
     pub(super) fn is_live(&self, found: &Found<A, S::Words>) -> bool {
+        if self.is_fresh(found) {
+            return true;
+        }
         let Found {
             position,
             slot,
             word,
         } = *found;
         let limit = self.patience(slot, word);
-        if age(self.now, slot.last_seen()) <= limit {
-            return true;
-        }
         if slot.flags().orphan() {
             return false;
         }

@@ -63,7 +63,7 @@ impl Delta {
     /// The checksum `check` (memory order) after the change; RFC 1624 (3).
     #[inline(always)]
     pub fn apply(self, check: u16) -> u16 {
-        !fold16(u64::from(!check) + u64::from(self.fold32()))
+        !fold16(u64::from(!check) + self.0)
     }
 }
 

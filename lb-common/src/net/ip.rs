@@ -106,6 +106,10 @@ pub trait IpHeader: Pod {
     /// The reason to pass the packet: malformed, a protocol that has no ports.
     fn read<P: Packet>(packet: &mut P, ends: &mut Ends<Self::Addr>) -> Result<Ip, Reason>;
 
+    /// Reads a header as most are: of a whole packet of TCP or UDP, which follows it at once. `None`: perhaps it is another
+    /// one, to be read as any may be.
+    fn plain<P: Packet>(packet: &P, ends: &mut Ends<Self::Addr>) -> Option<Ip>;
+
     /// Writes new addresses and `hops` hops less; the header's own checksum follows. Returns what the
     /// addresses do to a pseudo header's sum. `None`: it could not be written.
     fn write<P: Packet>(

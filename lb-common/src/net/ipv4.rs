@@ -52,6 +52,8 @@ const TIME_EXCEEDED: u8 = 11;
 const PARAMETER_PROBLEM: u8 = 12;
 /// RFC 792.
 const ECHO: u8 = 8;
+/// Version 4, and a header of five words.
+const PLAIN: u8 = 0x45;
 /// Something follows this fragment.
 const MORE_FRAGMENTS: u16 = 0x2000;
 /// Where a fragment begins in its datagram, in units of 8 bytes; zero in the first one, which has the ports.
@@ -122,6 +124,35 @@ impl IpHeader for Ipv4 {
                 Piece::Whole => 0,
                 _ => u32::from(u16::from_ne_bytes(header.id)),
             },
+        })
+    }
+
+    #[inline(always)]
+    fn plain<P: Packet>(packet: &P, ends: &mut Ends<Addr4>) -> Option<Ip> {
+        let header = packet.read::<Self>(0)?;
+        let frag = u16::from_be_bytes(header.frag);
+        let len = u32::from(u16::from_be_bytes(header.total_len));
+        let is_plain = header.version_ihl == PLAIN
+            && frag & (OFFSET | MORE_FRAGMENTS) == 0
+            && matches!(header.proto, proto::TCP | proto::UDP);
+        if !is_plain || !packet.holds(len) {
+            return None;
+        }
+        ends.src = Addr4 {
+            be32: u32::from_ne_bytes(header.src),
+        };
+        ends.dst = Addr4 {
+            be32: u32::from_ne_bytes(header.dst),
+        };
+        Some(Ip {
+            proto: header.proto,
+            ttl: header.ttl,
+            shed: 0,
+            may_fragment: frag & DONT_FRAGMENT == 0,
+            l4: size_of::<Self>() as u32,
+            len,
+            piece: Piece::Whole,
+            id: 0,
         })
     }
 

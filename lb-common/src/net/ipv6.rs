@@ -135,6 +135,29 @@ impl IpHeader for Ipv6 {
     }
 
     #[inline(always)]
+    fn plain<P: Packet>(packet: &P, ends: &mut Ends<Addr6>) -> Option<Ip> {
+        let header = packet.read::<Self>(0)?;
+        let len = LEN + u32::from(u16::from_be_bytes(header.payload_len));
+        let is_plain = header.version_class_label[0] >> 4 == 6
+            && matches!(header.next_header, proto::TCP | proto::UDP);
+        if !is_plain || !packet.holds(len) {
+            return None;
+        }
+        ends.src = address(header.src);
+        ends.dst = address(header.dst);
+        Some(Ip {
+            proto: header.next_header,
+            ttl: header.hop_limit,
+            may_fragment: false,
+            shed: 0,
+            l4: LEN,
+            len,
+            piece: Piece::Whole,
+            id: 0,
+        })
+    }
+
+    #[inline(always)]
     fn write<P: Packet>(
         packet: &mut P,
         old: &Ends<Addr6>,

@@ -69,6 +69,12 @@ impl Flags {
         self.0 & Self::RST != 0
     }
 
+    /// True if nothing begins or ends with it.
+    #[inline(always)]
+    pub fn goes_on(self) -> bool {
+        self.0 & (Self::SYN | Self::FIN | Self::RST) == 0
+    }
+
     /// Something is acknowledged.
     #[inline(always)]
     pub fn ack(self) -> bool {

@@ -2,8 +2,8 @@
 
 use lb_common::{
     abi::{Backend, Service, ServiceKey, SlotRange, backend_flags, service_flags},
-    datapath::{Role, Via},
-    fake::{FakePacket, Outcome},
+    datapath::{Packet, Role, Via},
+    fake::Outcome,
     net::{addr::Addr, ip::proto},
 };
 
@@ -68,7 +68,7 @@ pub(crate) enum Program {
 
 impl Program {
     /// Runs it.
-    pub(crate) fn run<A: Addr>(self, world: &World<A>, packet: &mut FakePacket) -> Outcome {
+    pub(crate) fn run<A: Addr, P: Packet>(self, world: &World<A>, packet: &mut P) -> Outcome {
         match self {
             Self::Xdp => world.xdp().run(packet),
             Self::Tc(role) => {

@@ -3,6 +3,7 @@
 //! Random and bounded; a failure prints what it was shrunk to, and `PROPTEST_RNG_SEED` repeats a run.
 
 mod directions;
+mod fast;
 mod flood;
 mod kinds;
 mod mutated;
@@ -10,8 +11,6 @@ mod rewritten;
 mod wire;
 #[expect(
     dead_code,
-    unused_imports,
-    unused_macros,
     reason = "the world of the datapath's own tests, which use the rest"
 )]
 #[path = "../datapath/world.rs"]

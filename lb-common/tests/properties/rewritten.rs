@@ -123,18 +123,6 @@ proptest! {
 /// The properties above say nothing if no packet gets there: each kind and protocol, once, with a plain packet.
 #[test]
 fn every_kind_of_flow_is_served_over_every_protocol() {
-    let plain = |l4| Shape {
-        l4,
-        ttl: 64,
-        tos: 0,
-        flow_label: 0,
-        id: 1,
-        may_fragment: false,
-        options: Vec::new(),
-        payload: b"fulcrum".to_vec(),
-        padding: Vec::new(),
-        damage: (0, 0),
-    };
     let tcp = |flags| L4::Tcp {
         flags,
         numbers: [1, 2],
@@ -148,7 +136,7 @@ fn every_kind_of_flow_is_served_over_every_protocol() {
         (udp.clone(), udp),
         (sctp(0, 1), sctp(7, 0)),
     ] {
-        let (first, next) = (plain(first), plain(next));
+        let (first, next) = (Shape::plain(first), Shape::plain(next));
         let then = [(true, next.clone()), (false, next.clone()), (true, next)];
         for kind in KINDS {
             for outcome in [

@@ -33,6 +33,24 @@ pub(crate) struct Shape {
     pub(crate) damage: (u16, u16),
 }
 
+impl Shape {
+    /// Nothing special but what it carries.
+    pub(crate) fn plain(l4: L4) -> Self {
+        Self {
+            l4,
+            ttl: 64,
+            tos: 0,
+            flow_label: 0,
+            id: 1,
+            may_fragment: false,
+            options: Vec::new(),
+            payload: b"fulcrum".to_vec(),
+            padding: Vec::new(),
+            damage: (0, 0),
+        }
+    }
+}
+
 /// A transport header.
 #[derive(Clone, Debug)]
 pub(crate) enum L4 {
