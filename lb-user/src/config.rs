@@ -21,6 +21,7 @@ use crate::{
     },
 };
 
+mod delivery;
 mod ephemeral;
 pub mod file;
 mod flows;
@@ -35,6 +36,7 @@ pub mod reload;
 mod services;
 mod sockets;
 
+pub use delivery::LocalDelivery;
 pub use ephemeral::EphemeralOverlap;
 pub use flows::{FlowFlags, FlowSettings, FlowTableSizes, Ping, TcpAfterRemoval};
 pub use forward::Forward;
@@ -71,8 +73,8 @@ pub struct Flags {
     /// A YAML file with flags as keys, as in `uplink: [eth0, eth1]`; a flag that is given here as well wins over the file
     ///
     /// Read again on SIGHUP and when it changes. What changed is logged, with what takes effect at once (uplink,
-    /// pod-device, pod-cidr, nodeport-addresses, algorithm, zone, service-node-port-range, strict, log-level) and what at the next
-    /// start. A file with an error changes nothing.
+    /// pod-device, pod-cidr, nodeport-addresses, algorithm, zone, service-node-port-range, strict, local-delivery,
+    /// log-level) and what at the next start. A file with an error changes nothing.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
@@ -148,6 +150,13 @@ pub struct Flags {
     #[arg(long, value_enum, default_value_t)]
     pub forward: Forward,
 
+    /// How packets of services are handed to the pods of this node
+    ///
+    /// What goes past a device is not seen by tcpdump there, nor in its count of packets. A queue, or somebody else's filter or
+    /// program at its egress, is noticed within 4 s. `fulcrum status` says how each pod gets packets, and why.
+    #[arg(long, value_enum, default_value_t)]
+    pub local_delivery: LocalDelivery,
+
     #[command(flatten)]
     /// Which sockets are met.
     pub sockets: SocketFlags,
@@ -198,6 +207,8 @@ pub struct Config {
     pub modes: Modes,
     /// Who forwards.
     pub forward: Forward,
+    /// How pods of this node are handed packets.
+    pub local_delivery: LocalDelivery,
     /// Which sockets are met.
     pub sockets: Sockets,
     /// Whether readiness probes are run.
@@ -365,6 +376,7 @@ impl Flags {
             flow_table,
             modes: Modes::new(&self.mode),
             forward: self.forward,
+            local_delivery: self.local_delivery,
             sockets: self.sockets.into(),
             probe: self.probe,
             healthz: self.healthz_bind_address.0,

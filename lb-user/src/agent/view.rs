@@ -118,6 +118,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        agent::devices::DeliveryView,
         model::finding::Severity,
         source::{Change, manifest},
         store::Store,
@@ -205,6 +206,7 @@ mod tests {
             role: crate::loader::device::Role::Uplink,
             hooks: Some("tc"),
             no_xdp: None,
+            delivery: DeliveryView::default(),
             error: None,
         };
         let finding = Finding::about_file(Severity::Error, "web.yaml", "is no YAML");

@@ -44,6 +44,7 @@ fn defaults_are_those_of_the_documentation() {
         },
         modes: Modes::new(&["auto".parse().expect("a mode")]),
         forward: Forward::Direct,
+        local_delivery: LocalDelivery::Auto,
         sockets: Sockets::None,
         probe: false,
         healthz: Some("0.0.0.0:10256".parse().expect("literal")),
