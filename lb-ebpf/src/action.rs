@@ -3,7 +3,10 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{__sk_buff, BPF_F_INGRESS, TC_ACT_OK, TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
-    helpers::generated::{bpf_redirect, bpf_redirect_neigh, bpf_skb_change_head, bpf_skb_vlan_pop},
+    helpers::generated::{
+        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head,
+        bpf_skb_change_type, bpf_skb_vlan_pop,
+    },
     programs::{TcContext, XdpContext},
 };
 use lb_common::{
@@ -86,9 +89,8 @@ pub(crate) fn classify<const L2: u32>(ctx: &TcContext, role: Role) -> i32 {
 fn untag(skb: *mut __sk_buff, role: Role) -> bool {
     // SAFETY: the context lives as long as the program.
     let vid = unsafe { (*skb).vlan_tci } & VID;
-    let is_incoming = matches!(role, Role::Pod | Role::Uplink | Role::Host);
     // SAFETY: takes no pointers but the context.
-    vid == 0 && is_incoming && unsafe { bpf_skb_vlan_pop(skb) } == 0
+    vid == 0 && role.is_ingress() && unsafe { bpf_skb_vlan_pop(skb) } == 0
 }
 
 /// The datapath with this CPU's work area; what it sends goes to the next hop that is returned.
@@ -187,8 +189,32 @@ fn send<const L2: u32>(
         // SAFETY: without parameters the kernel looks up the next hop and resolves its neighbour.
         return unsafe { bpf_redirect_neigh(hop.ifindex, core::ptr::null_mut(), 0, 0) as i32 };
     }
+    if tables.role.is_ingress() && hop.is_straight() {
+        return hand_over(ctx, tables, hop);
+    }
     // SAFETY: takes no pointers.
     unsafe { bpf_redirect(hop.ifindex, 0) as i32 }
+}
+
+/// Hands a packet to the other end of its device, in a pod's network namespace, as if it had come in there; this end, with
+/// its queue, does not see it.
+#[inline(always)]
+fn hand_over(ctx: &TcContext, tables: &KernelTables<false>, hop: &NextHop) -> i32 {
+    let skb = ctx.skb.skb;
+    // What leaves a network namespace leaves these behind, but the kernel does not see to it on this way.
+    // SAFETY: the context lives as long as the program.
+    unsafe {
+        (*skb).mark = 0;
+        (*skb).priority = 0;
+    }
+    // Nor does it see by the MAC whom the frame is for, which was another station where a bridge's port is passed by.
+    // SAFETY: takes no pointers but the context.
+    if tables.role == Role::Pod && unsafe { bpf_skb_change_type(skb, PACKET_HOST) } != 0 {
+        count(tables, Reason::DropEdit);
+        return TC_ACT_SHOT;
+    }
+    // SAFETY: takes no pointers.
+    unsafe { bpf_redirect_peer(hop.ifindex, 0) as i32 }
 }
 
 /// One packet before the stack. Whatever is not forwarded here goes on untouched.

@@ -117,6 +117,14 @@ pub(crate) static TAKEOVER: Array<u32, 1> = Array::new();
 /// Devices that XDP may send by though a packet came by another one; the kernel takes those out that go.
 #[btf_map(name = "xdp_devices")]
 pub(crate) static XDP_DEVICES: DevMapHash<{ capacity::XDP_DEVICES as usize }> = DevMapHash::new();
+/// Host sides of pods' devices that packets may go past; asked when a next hop is looked up.
+#[btf_map(name = "peer_devices")]
+pub(crate) static PEER_DEVICES: HashMap<
+    u32,
+    u32,
+    { capacity::PEER_DEVICES as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
 /// How many connections backends have: [`lb_common::abi::map::CONNECTIONS4`].
 #[btf_map(name = "connections4")]
 static CONNECTIONS4: Connections = Connections::new();

@@ -27,7 +27,9 @@ use lb_common::{
 };
 
 use crate::{
-    maps::{COUNTERS, FamilyMaps, MAGLEV, NEXT_HOPS, NODE, SLOTS, TAKEOVER, XDP_DEVICES},
+    maps::{
+        COUNTERS, FamilyMaps, MAGLEV, NEXT_HOPS, NODE, PEER_DEVICES, SLOTS, TAKEOVER, XDP_DEVICES,
+    },
     memory::{KernelHop, KernelSlots, copy},
     packet::XdpPacket,
     pieces, socket,
@@ -181,6 +183,12 @@ impl<A: FamilyMaps, const XDP: bool> Tables<A> for KernelTables<XDP> {
     fn may_redirect(&self, ifindex: u32) -> bool {
         XDP && XDP_DEVICES.get_ifindex(ifindex).is_some()
             && XdpPacket::new(self.ctx.cast()).is_linear()
+    }
+
+    #[inline(always)]
+    fn has_peer(&self, ifindex: u32) -> bool {
+        // SAFETY: only whether it is there is asked.
+        !XDP && unsafe { PEER_DEVICES.get(&ifindex) }.is_some()
     }
 
     #[inline(always)]

@@ -235,6 +235,11 @@ impl<A: FamilyMaps> Tables<A> for Asked {
     }
 
     #[inline(always)]
+    fn has_peer(&self, _ifindex: u32) -> bool {
+        false
+    }
+
+    #[inline(always)]
     fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {
         if self.alone {
             *source = A::default();

@@ -187,7 +187,7 @@ pub const OLDEST_KERNEL: Version = (6, 1);
 /// is younger than the helper: Linux 5.12.
 ///
 /// [fib]: https://docs.kernel.org/bpf/helpers.html
-const HELPERS: [(u32, &str, Version); 24] = [
+const HELPERS: [(u32, &str, Version); 26] = [
     (1, "map_lookup_elem", (3, 19)),
     (2, "map_update_elem", (3, 19)),
     (7, "get_prandom_u32", (4, 1)),
@@ -197,6 +197,7 @@ const HELPERS: [(u32, &str, Version); 24] = [
     (19, "skb_vlan_pop", (4, 3)),
     (23, "redirect", (4, 4)),
     (26, "skb_load_bytes", (4, 5)),
+    (32, "skb_change_type", (4, 8)),
     (38, "skb_change_tail", (4, 9)),
     (39, "skb_pull_data", (4, 9)),
     (40, "csum_update", (4, 9)),
@@ -210,6 +211,7 @@ const HELPERS: [(u32, &str, Version); 24] = [
     (86, "sk_release", (4, 20)),
     (122, "get_netns_cookie", (5, 7)),
     (152, "redirect_neigh", (5, 10)),
+    (155, "redirect_peer", (5, 10)),
     (160, "ktime_get_coarse_ns", (5, 11)),
     (188, "xdp_get_buff_len", (5, 18)),
 ];

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, fs::File, net::SocketAddr};
 use anyhow::{Context, Result, anyhow, bail};
 use aya::{
     Ebpf, EbpfLoader, TestRun, VerifierLogLevel,
-    maps::{Array, DevMapHash, MapData, PerCpuArray},
+    maps::{Array, DevMapHash, HashMap, MapData, PerCpuArray},
     programs::{
         CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SchedClassifier, TcAttachType,
         TestRunOptions, TestRunResult, tc,
@@ -367,6 +367,14 @@ impl Programs {
         devices
             .insert(ifindex, ifindex, None, 0)
             .context("note the device")
+    }
+
+    /// Lets packets go past a device to the pod at its other end.
+    pub fn go_past(&mut self, ifindex: u32) -> Result<()> {
+        let found = self.0.map_mut(map::PEER_DEVICES);
+        let map = found.context("the object has no such map")?;
+        let mut devices = HashMap::<_, u32, u32>::try_from(map)?;
+        devices.insert(ifindex, 1, 0).context("note the device")
     }
 
     /// How many connections a backend has, as the programs count them.

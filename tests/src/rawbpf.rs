@@ -95,6 +95,8 @@ pub enum Hook {
     Xdp,
     /// TC's ingress; links there are new in Linux 6.6.
     Tc,
+    /// TC's egress; likewise.
+    TcEgress,
 }
 
 impl Hook {
@@ -102,15 +104,16 @@ impl Hook {
     pub fn kind(self) -> Kind {
         match self {
             Self::Xdp => Kind::XDP,
-            Self::Tc => Kind::TC,
+            Self::Tc | Self::TcEgress => Kind::TC,
         }
     }
 
-    /// `BPF_XDP` and `BPF_TCX_INGRESS`, and the flags: `XDP_FLAGS_DRV_MODE`.
+    /// `BPF_XDP`, `BPF_TCX_INGRESS` and `BPF_TCX_EGRESS`, and the flags: `XDP_FLAGS_DRV_MODE`.
     fn attach(self) -> (u32, u32) {
         match self {
             Self::Xdp => (37, 1 << 2),
             Self::Tc => (46, 0),
+            Self::TcEgress => (47, 0),
         }
     }
 }

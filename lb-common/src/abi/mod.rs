@@ -103,6 +103,8 @@ pub mod map {
     pub const TAKEOVER: &str = "takeover";
     /// Device -> itself, for devices that XDP may send by though a packet came by another one.
     pub const XDP_DEVICES: &str = "xdp_devices";
+    /// Device -> 1, for host sides of pods' devices that nobody minds being passed by: [`super::NextHop::is_straight`].
+    pub const PEER_DEVICES: &str = "peer_devices";
     /// Backend id -> how many connections it has, if they are counted ([`super::backend_flags::COUNTED`]): raised and lowered
     /// by the datapath, which does not see those that just go silent, and put right by the agent. So it may be off, even
     /// below 0, modulo 2^32.
@@ -118,7 +120,7 @@ pub mod map {
     pub const TRACE_RECORD: &str = "trace_record";
 
     /// All that are pinned, in the order in which `fulcrum maps` lists them.
-    pub const ALL: [&str; 24] = [
+    pub const ALL: [&str; 25] = [
         SERVICES4,
         SERVICES6,
         SLOTS,
@@ -139,6 +141,7 @@ pub mod map {
         PIECES,
         TAKEOVER,
         XDP_DEVICES,
+        PEER_DEVICES,
         CONNECTIONS4,
         CONNECTIONS6,
         DIALLED4,
@@ -164,6 +167,8 @@ pub mod capacity {
     pub const SOURCES: u32 = 4_096;
     /// Devices that XDP may send by.
     pub const XDP_DEVICES: u32 = 1_024;
+    /// Host sides of pods' devices that packets may go past.
+    pub const PEER_DEVICES: u32 = 4_096;
     /// Clients that affinity is remembered of, per family.
     pub const AFFINITY: u32 = 65_536;
     /// What sockets of the node's own have dialled, per family: one for a TCP connection, two for a service that a UDP socket

@@ -2,7 +2,8 @@
 //!
 //! Written and read by the datapath. An entry is one neighbour: device and both MACs. It is believed
 //! until `valid_until`; the first packet after that asks the FIB and lets the kernel send, which
-//! confirms the neighbour, so a gateway's failover is followed without the agent.
+//! confirms the neighbour, so a gateway's failover is followed without the agent. A pod of this node
+//! that packets are handed to past its device's host side needs no such confirmation.
 
 use super::Plain;
 
@@ -10,7 +11,7 @@ use super::Plain;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct NextHop {
-    /// `generation << 1 | being written`; the only word of the table that is compared-and-exchanged.
+    /// `straight << 31 | generation << 1 | being written`; the only word of the table that is compared-and-exchanged.
     pub stamp: u32,
     /// Last tick ([`crate::flow::clock`]) at which the entry is believed.
     pub valid_until: u32,
@@ -24,6 +25,16 @@ pub struct NextHop {
 }
 
 impl NextHop {
+    /// The bit of the stamp that [`NextHop::is_straight`] tells. Beside the generation, where programs which do not know it
+    /// look at nothing.
+    pub const STRAIGHT: u32 = 1 << 31;
+
+    /// True if what comes in may be handed to the other end of the device, in a pod's network namespace, past this end.
+    #[inline(always)]
+    pub fn is_straight(&self) -> bool {
+        self.stamp & Self::STRAIGHT != 0
+    }
+
     /// Both MACs, the neighbour's and the device's own, as an entry keeps them.
     #[expect(
         clippy::many_single_char_names,

@@ -97,8 +97,9 @@ pub(super) fn is_here<A: Addr, T: Tables<A>>(
 /// next hop in the flow.
 ///
 /// At TC the packet goes through the kernel's neighbour table even where the MAC is known: that keeps
-/// the neighbour confirmed without anybody's help. A call of its own in the BPF object: the query takes
-/// much of a stack frame.
+/// the neighbour confirmed without anybody's help. A pod that packets are handed to past its device's host side takes
+/// them by whatever MAC, so its neighbour need not be. A call of its own in the BPF object: the query takes much of a
+/// stack frame.
 ///
 /// # Errors
 /// The reason to drop, or at XDP to leave the packet to TC.
@@ -142,8 +143,18 @@ pub(super) fn resolve<A: Addr, T: Tables<A>>(
         }
         (Hook::Xdp, _) => return Err(Reason::PassToTc),
         (Hook::Tc, Route::Neighbour) if !T::DRY => {
+            work.hop.stamp = if tables.has_peer(work.hop.ifindex) {
+                NextHop::STRAIGHT
+            } else {
+                0
+            };
             work.hop.valid_until = work.now.wrapping_add(NEXT_HOP_VALID);
             work.flow.next_hop = tables.remember(&work.hop, &mut work.entry, work.now);
+            // By the device it would wait in a queue there, and the next one would overtake it.
+            if via == Via::Kernel && work.hop.is_straight() && tables.role().is_ingress() {
+                tables.count(Reason::Resolved);
+                return Ok(Via::Neighbour);
+            }
         }
         (Hook::Tc, _) => {}
     }
@@ -221,6 +232,11 @@ pub fn remember<A: Addr, T: Tables<A>>(
             continue;
         }
         if same_neighbour(entry, hop) {
+            let changed = (entry.stamp ^ hop.stamp) & NextHop::STRAIGHT;
+            if changed != 0 {
+                // Refused, if another CPU has done it.
+                memory.exchange_stamp(entry.stamp, entry.stamp ^ changed);
+            }
             memory.prolong(hop.valid_until, hop.mtu);
             return NextHopRef::new(index, entry.stamp >> 1);
         }
@@ -230,7 +246,8 @@ pub fn remember<A: Addr, T: Tables<A>>(
         }
         memory.write(hop);
         let generation = (entry.stamp >> 1).wrapping_add(1) & 0x3f;
-        memory.exchange_stamp(entry.stamp | 1, generation << 1);
+        let straight = hop.stamp & NextHop::STRAIGHT;
+        memory.exchange_stamp(entry.stamp | 1, straight | generation << 1);
         return NextHopRef::new(index, generation);
     }
     NextHopRef::NONE

@@ -57,7 +57,8 @@ pub enum Verdict {
 /// How a rewritten packet is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
-    /// To a known neighbour, [`Work::hop`]: write both MACs and redirect.
+    /// To a known neighbour, [`Work::hop`]: write both MACs and redirect; what comes in goes past the device's host side
+    /// where the neighbour is a pod that allows it ([`crate::abi::NextHop::is_straight`]).
     Neighbour,
     /// By the device of [`Work::hop`] through the kernel's neighbour table, which resolves and confirms the
     /// neighbour.

@@ -89,6 +89,12 @@ pub enum Role {
 }
 
 impl Role {
+    /// True if packets are met where they come in.
+    #[inline(always)]
+    pub fn is_ingress(self) -> bool {
+        matches!(self, Self::Pod | Self::Uplink | Self::Host)
+    }
+
     /// True if packets come from the node's own processes, which dialled.
     #[inline(always)]
     pub fn is_host(self) -> bool {
@@ -173,6 +179,8 @@ pub trait Tables<A: Addr> {
     fn hop(&self, index: u32) -> Option<Self::Hop>;
     /// True if XDP may send the packet at hand by this device, another one than it came by; only XDP asks.
     fn may_redirect(&self, ifindex: u32) -> bool;
+    /// True if packets may be handed to the other end of this device past this one; only TC asks.
+    fn has_peer(&self, ifindex: u32) -> bool;
     /// Asks the kernel's FIB for the way of a packet of `len` L3 bytes to `ends.dst`, written to `hop` (stamp and
     /// validity aside), and which source the node prefers on it, written to `source`; unspecified where the
     /// kernel does not say.

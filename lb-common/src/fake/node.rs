@@ -50,6 +50,8 @@ pub struct FakeNode<A> {
     routes: RefCell<BTreeMap<A, (Route, NextHop)>>,
     /// Devices that XDP may send by.
     xdp_devices: RefCell<BTreeSet<u32>>,
+    /// Devices that packets may go past.
+    peer_devices: RefCell<BTreeSet<u32>>,
     source: RefCell<A>,
     fragments: FakeWordRows,
     pieces: FakeWordRows,
@@ -100,6 +102,7 @@ impl<A: Addr> FakeNode<A> {
             sockets: RefCell::default(),
             routes: RefCell::default(),
             xdp_devices: RefCell::default(),
+            peer_devices: RefCell::default(),
             source: RefCell::default(),
             fragments: FakeWordRows::new(capacity::FRAGMENTS + 1, size_of::<Fragment<A>>()),
             pieces: FakeWordRows::new(
@@ -216,6 +219,16 @@ impl<A: Addr> FakeNode<A> {
     /// Lets XDP send by a device though a packet came by another one.
     pub fn add_xdp_device(&self, ifindex: u32) {
         self.xdp_devices.borrow_mut().insert(ifindex);
+    }
+
+    /// Lets packets go past a device to the pod at its other end, or no more.
+    pub fn set_peer_device(&self, ifindex: u32, has_peer: bool) {
+        let mut devices = self.peer_devices.borrow_mut();
+        if has_peer {
+            devices.insert(ifindex);
+        } else {
+            devices.remove(&ifindex);
+        }
     }
 
     /// What the FIB says about one destination; without it there is no route.
@@ -467,6 +480,10 @@ impl<'n, A: Addr, const XDP: bool, const DRY: bool> Tables<A> for FakeTables<'n,
 
     fn may_redirect(&self, ifindex: u32) -> bool {
         self.node.xdp_devices.borrow().contains(&ifindex)
+    }
+
+    fn has_peer(&self, ifindex: u32) -> bool {
+        self.node.peer_devices.borrow().contains(&ifindex)
     }
 
     fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {

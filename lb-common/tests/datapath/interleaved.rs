@@ -155,6 +155,10 @@ impl<'n, A: Addr, F: Fn(Moment)> Tables<A> for Interleaved<'n, A, F> {
         self.tables.may_redirect(ifindex)
     }
 
+    fn has_peer(&self, ifindex: u32) -> bool {
+        self.tables.has_peer(ifindex)
+    }
+
     fn route(&self, ends: &Ends<A>, len: u32, hop: &mut NextHop, source: &mut A) -> Route {
         let route = self.tables.route(ends, len, hop, source);
         (self.meddle)(Moment::RouteAsked);

@@ -39,6 +39,7 @@ mod sockets;
 mod source_ports;
 mod stack;
 mod states;
+mod straight;
 mod takeover;
 mod told;
 mod truth;

@@ -26,13 +26,14 @@ use super::{
 };
 use crate::{
     causes::with_causes,
-    config::reload::Live,
+    config::{LocalDelivery, reload::Live},
     loader::{
         Datapath,
         attach::{Attachment, Programs},
         device::{Device, Layer, Role, Selection, inherit_from_ports},
         netlink::{Netlink, NetlinkError},
         pair::HostPair,
+        peers::Obstacle,
         uplink::Survey,
     },
 };
@@ -59,9 +60,23 @@ pub struct DeviceView {
     /// Why native XDP is not among them, unless it was told not to be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_xdp: Option<String>,
+    #[serde(flatten)]
+    /// How packets get to the pod behind it, if it is a pod's.
+    pub delivery: DeliveryView,
     /// Why nothing could be attached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// How packets get to the pod behind a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DeliveryView {
+    /// `peer`: past this end of the device; `device`: by it. Absent if it is no pod's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<&'static str>,
+    /// Why not past it, unless it was told not to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_peer: Option<String>,
 }
 
 /// The devices that the programs are on, and the routes that lead to our own.
@@ -83,6 +98,10 @@ pub struct Devices {
     is_swept: bool,
     /// Why XDP may not send by other devices than packets come by, as it was said.
     trouble: Option<String>,
+    /// How pods get packets, as configured.
+    local_delivery: LocalDelivery,
+    /// Why packets may not go past devices that have no obstacle, as it was said.
+    peer_trouble: Option<String>,
 }
 
 /// Whom the devices tell, and who tells them.
@@ -107,6 +126,8 @@ struct Attached {
     role: Role,
     /// What keeps the programs on it, or why there are none.
     attachment: Result<Attachment, String>,
+    /// Why packets to the pod behind it do not go past it.
+    obstacle: Option<Obstacle>,
 }
 
 impl Devices {
@@ -132,6 +153,8 @@ impl Devices {
             appeared: BTreeMap::new(),
             is_swept: false,
             trouble: None,
+            local_delivery: LocalDelivery::default(),
+            peer_trouble: None,
         }
     }
 
@@ -158,7 +181,9 @@ impl Devices {
         }
         let demand = self.channels.demand.borrow_and_update().clone();
         let survey = self.survey().await?;
-        self.node.select(&self.channels.live.borrow_and_update());
+        let live = self.channels.live.borrow_and_update().clone();
+        self.node.select(&live);
+        self.local_delivery = live.local_delivery;
         self.node.follow(&survey, &demand.pod_cidrs);
         let n_served = self.attach_all(survey.devices.clone(), is_check);
         // Only now: whoever is led to our devices is met there by the programs.
@@ -207,13 +232,17 @@ impl Devices {
 
     /// Publishes the devices; returns how many are served.
     fn show(&self) -> usize {
-        let mut views: Vec<DeviceView> = self.attached.values().map(Attached::view).collect();
+        let attached = self.attached.values();
+        let mut views: Vec<DeviceView> = attached
+            .map(|attached| attached.view(self.local_delivery))
+            .collect();
         let n_served = views.iter().filter(|view| view.error.is_none()).count();
         views.extend(self.pair.trouble().map(|(name, error)| DeviceView {
             name,
             role: Role::Host,
             hooks: None,
             no_xdp: None,
+            delivery: DeliveryView::default(),
             error: Some(error.to_owned()),
         }));
         views.extend(self.sockets.view());
@@ -255,6 +284,7 @@ impl Devices {
         }
         self.appeared.clear();
         self.redirect();
+        self.go_past();
         self.show()
     }
 
@@ -270,6 +300,23 @@ impl Devices {
             tracing::warn!(error, "what XDP would send by another device is left to TC");
         }
         self.trouble = trouble;
+    }
+
+    /// Lets packets to pods go past the host sides of their devices where nothing is in the way.
+    fn go_past(&mut self) {
+        let free = self.attached.iter().filter(|(_, attached)| {
+            self.local_delivery == LocalDelivery::Auto && attached.is_free()
+        });
+        let free = free.map(|(index, _)| *index).collect();
+        let trouble = self.datapath.go_past(&free).err();
+        let trouble = trouble.map(|error| with_causes(&error));
+        if let Some(error) = trouble.as_ref().filter(|_| trouble != self.peer_trouble) {
+            tracing::warn!(
+                error,
+                "packets to some pods go by the host sides of their devices"
+            );
+        }
+        self.peer_trouble = trouble;
     }
 
     /// Takes off what an earlier agent left on devices that play no part any more.
@@ -365,6 +412,9 @@ impl Devices {
     /// Puts the programs at hand on a device, in the place of those that are there.
     fn attach(&mut self, device: Device, role: Role) {
         let earlier = self.attached.remove(&device.index);
+        let known = earlier
+            .as_ref()
+            .and_then(|attached| attached.obstacle.clone());
         let (earlier, trouble) = match earlier.map(|attached| attached.attachment) {
             Some(Ok(attachment)) => (Some(attachment), None),
             Some(Err(trouble)) => (None, Some(trouble)),
@@ -403,12 +453,20 @@ impl Devices {
             }
             _ => {}
         }
+        let obstacle = match role {
+            Role::Pod => self.datapath.obstacle(&device),
+            _ => None,
+        };
+        if self.local_delivery == LocalDelivery::Auto && known != obstacle {
+            tell(&device, known.as_ref(), obstacle.as_ref());
+        }
         self.attached.insert(
             device.index,
             Attached {
                 device,
                 role,
                 attachment,
+                obstacle,
             },
         );
     }
@@ -422,10 +480,30 @@ impl Attached {
 
     /// Whether nothing is to be done for the device as it is now.
     fn is_settled(&self, device: &Device) -> bool {
-        self.attachment.is_ok() && self.device.is_fed_here == device.is_fed_here
+        self.attachment.is_ok()
+            && self.device.is_fed_here == device.is_fed_here
+            && self.device.obstacle == device.obstacle
     }
 
-    fn view(&self) -> DeviceView {
+    /// Whether packets may go past it to the pod behind it.
+    fn is_free(&self) -> bool {
+        self.role == Role::Pod && self.attachment.is_ok() && self.obstacle.is_none()
+    }
+
+    fn delivery(&self, how: LocalDelivery) -> DeliveryView {
+        if self.role != Role::Pod || self.attachment.is_err() {
+            return DeliveryView::default();
+        }
+        let is_auto = how == LocalDelivery::Auto;
+        let obstacle = self.obstacle.as_ref().filter(|_| is_auto);
+        let is_past = is_auto && obstacle.is_none();
+        DeliveryView {
+            delivery: Some(if is_past { "peer" } else { "device" }),
+            no_peer: obstacle.map(Obstacle::to_string),
+        }
+    }
+
+    fn view(&self, local_delivery: LocalDelivery) -> DeviceView {
         DeviceView {
             name: self.device.name.clone(),
             role: self.role,
@@ -436,8 +514,25 @@ impl Attached {
                 .ok()
                 .and_then(Attachment::no_xdp)
                 .map(str::to_owned),
+            delivery: self.delivery(local_delivery),
             error: self.attachment.as_ref().err().cloned(),
         }
+    }
+}
+
+/// Says what has become of the way past a device, if that is not what the device is.
+fn tell(device: &Device, before: Option<&Obstacle>, now: Option<&Obstacle>) {
+    let name = &device.name;
+    match now {
+        Some(reason) if reason.is_put() && device.exists() => tracing::info!(
+            device = name,
+            %reason,
+            "packets to this pod go by the host side of its device"
+        ),
+        None if before.is_some() => {
+            tracing::info!(device = name, "packets go straight to this pod now");
+        }
+        _ => {}
     }
 }
 

@@ -164,7 +164,7 @@ impl Node {
 mod tests {
     use super::*;
     use crate::{
-        config::ServiceSettings,
+        config::{LocalDelivery, ServiceSettings},
         loader::{
             device::{Device, Layer, Pair},
             route::{Hop, Route},
@@ -182,6 +182,7 @@ mod tests {
             is_fed_here: false,
             is_host_pair: false,
             mtu: 1400,
+            obstacle: None,
         };
         let route = |device| Route {
             prefix: "0.0.0.0/0".parse().expect("literal"),
@@ -238,6 +239,7 @@ mod tests {
             pod_devices: Some(vec!["veth*".parse().expect("a pattern")]),
             pod_cidrs: Vec::new(),
             services: ServiceSettings::default(),
+            local_delivery: LocalDelivery::default(),
         };
         let mut node = node(Uplinks::Found(BTreeSet::from([2])));
         node.select(&live(None));

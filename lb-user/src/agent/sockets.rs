@@ -1,6 +1,6 @@
 //! The node's own sockets: whether programs meet them, where, and why not.
 
-use super::devices::DeviceView;
+use super::devices::{DeliveryView, DeviceView};
 use crate::{
     causes::with_causes,
     config,
@@ -109,6 +109,7 @@ impl Sockets {
             role: Role::Sockets,
             hooks: self.is_met().then_some(HOOKS),
             no_xdp: None,
+            delivery: DeliveryView::default(),
             error: self.trouble.clone(),
         })
     }

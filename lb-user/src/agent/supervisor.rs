@@ -133,7 +133,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::agent::view::View;
+    use crate::agent::{devices::DeliveryView, view::View};
 
     fn device(error: Option<&str>) -> DeviceView {
         DeviceView {
@@ -141,6 +141,7 @@ mod tests {
             role: Role::Uplink,
             hooks: None,
             no_xdp: None,
+            delivery: DeliveryView::default(),
             error: error.map(str::to_owned),
         }
     }

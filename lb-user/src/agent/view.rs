@@ -129,6 +129,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        agent::devices::DeliveryView,
         desired::{DesiredPort, Endpoint, Protocol},
         model::finding::Severity,
         source::{Change, manifest},
@@ -217,6 +218,7 @@ mod tests {
             role: crate::loader::device::Role::Uplink,
             hooks: Some("tc"),
             no_xdp: None,
+            delivery: DeliveryView::default(),
             error: None,
         };
         let finding = Finding::about_file(Severity::Error, "web.yaml", "is no YAML");

@@ -96,6 +96,7 @@ pub const SHAPES: [Shape; map::ALL.len()] = [
     shape::<u32, HeldPiece>(map::PIECES, MapKind::Array),
     shape::<u32, u32>(map::TAKEOVER, MapKind::Array),
     shape::<u32, [u32; 2]>(map::XDP_DEVICES, MapKind::DevMapHash),
+    shape::<u32, u32>(map::PEER_DEVICES, MapKind::Hash),
     shape::<u32, u32>(map::CONNECTIONS4, MapKind::Array),
     shape::<u32, u32>(map::CONNECTIONS6, MapKind::Array),
     shape::<DialledKey<Addr4>, Dialled<Addr4>>(map::DIALLED4, MapKind::LruHash),

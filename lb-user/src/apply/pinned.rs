@@ -99,6 +99,8 @@ fn pin_all(dir: &Path) {
     let devices = aya_obj::Map::new_from_params(kind, 4, 8, 1, 0);
     let devices = MapData::create(devices, "devices", None).expect("devices");
     pin(dir, map::XDP_DEVICES, &devices);
+    let devices = HashMap::<MapData, u32, u32>::create(1, 0).expect("devices");
+    pin(dir, map::PEER_DEVICES, devices.map());
     pin_array::<u32>(dir, map::CONNECTIONS4, CAPACITY.backends);
     pin_array::<u32>(dir, map::CONNECTIONS6, CAPACITY.backends);
     for (name, key, value) in [(map::DIALLED4, 16, 12), (map::DIALLED6, 28, 24)] {
@@ -252,6 +254,7 @@ fn are_listed(dir: &Path) {
             0,
             2,
             1,
+            0,
             0,
             0,
             0,

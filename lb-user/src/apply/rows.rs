@@ -149,6 +149,7 @@ fn rows(
         map::PIECES => pieces(&map),
         map::TAKEOVER => takeover(&map),
         map::XDP_DEVICES => xdp_devices(&typed(name, Map::DevMapHash(map))?),
+        map::PEER_DEVICES => peer_devices(&typed(name, Map::HashMap(map))?),
         map::CONNECTIONS4 | map::CONNECTIONS6 => connections(&map),
         map::DIALLED4 => Ok(dialled::<Addr4>(&typed(name, Map::LruHashMap(map))?)),
         map::DIALLED6 => Ok(dialled::<Addr6>(&typed(name, Map::LruHashMap(map))?)),
@@ -232,15 +233,20 @@ fn takeover(map: &MapData) -> io::Result<Table> {
 }
 
 fn xdp_devices(map: &DevMapHash<MapData>) -> io::Result<Table> {
-    let devices: Result<Vec<_>, _> = map.keys().collect();
-    let mut devices = devices.map_err(errno)?;
-    devices.sort_unstable();
+    devices(map.keys().collect())
+}
+
+fn peer_devices(map: &HashMap<MapData, u32, u32>) -> io::Result<Table> {
+    devices(map.keys().collect())
+}
+
+fn devices(indexes: Result<Vec<u32>, aya::maps::MapError>) -> io::Result<Table> {
+    let mut indexes = indexes.map_err(errno)?;
+    indexes.sort_unstable();
+    let rows = indexes.into_iter().map(|index| vec![json!(index)]);
     Ok(Table {
         columns: vec!["device"],
-        rows: devices
-            .into_iter()
-            .map(|device| vec![json!(device)])
-            .collect(),
+        rows: rows.collect(),
     })
 }
 

@@ -99,6 +99,12 @@ struct Device {
     /// Why XDP is not among them though it was asked for.
     #[serde(default)]
     no_xdp: Option<String>,
+    /// How packets get to the pod behind it, if it is a pod's.
+    #[serde(default)]
+    delivery: Option<String>,
+    /// Why they do not go past it.
+    #[serde(default)]
+    no_peer: Option<String>,
     #[serde(default)]
     error: String,
 }
@@ -141,7 +147,10 @@ impl Status {
         if !self.devices.is_empty() {
             let rows: Vec<Vec<String>> = self.devices.iter().map(Device::cells).collect();
             text.push('\n');
-            text.push_str(&output::table(&["DEVICE", "ROLE", "HOOKS"], &rows));
+            text.push_str(&output::table(
+                &["DEVICE", "ROLE", "HOOKS", "DELIVERY"],
+                &rows,
+            ));
         }
         text.push_str(&self.flows.text());
         text.push_str(&self.configuration.text());
@@ -256,7 +265,17 @@ impl Device {
             (Some(hooks), None) => hooks.clone(),
             (None, _) => self.error.clone(),
         };
-        vec![self.name.clone(), self.role.name().to_owned(), hooks]
+        let delivery = match (&self.delivery, &self.no_peer) {
+            (Some(delivery), Some(reason)) => format!("{delivery} ({reason})"),
+            (Some(delivery), None) => delivery.clone(),
+            (None, _) => "-".to_owned(),
+        };
+        vec![
+            self.name.clone(),
+            self.role.name().to_owned(),
+            hooks,
+            delivery,
+        ]
     }
 }
 
@@ -297,6 +316,8 @@ mod tests {
             "devices": [
                 {"name": "eth0", "role": "uplink", "hooks": "tc+xdp"},
                 {"name": "eth1", "role": "uplink", "hooks": "tc", "no_xdp": "taken"},
+                {"name": "veth1", "role": "pod", "hooks": "tc", "delivery": "peer"},
+                {"name": "veth2", "role": "pod", "hooks": "tc", "delivery": "device", "no_peer": "a queue"},
                 {"name": "tun0", "role": "pod", "hooks": null, "error": "no program"},
             ],
             "findings": [{
@@ -322,10 +343,12 @@ mod tests {
 agent 7 serves 2 services, 5 endpoints
 memory of its own: 5Mi, 1200000 bytes for each endpoint
 
-DEVICE   ROLE     HOOKS
-eth0     uplink   tc+xdp
-eth1     uplink   tc (no native XDP: taken)
-tun0     pod      no program
+DEVICE   ROLE     HOOKS                       DELIVERY
+eth0     uplink   tc+xdp                      -
+eth1     uplink   tc (no native XDP: taken)   -
+veth1    pod      tc                          peer
+veth2    pod      tc                          device (a queue)
+tun0     pod      no program                  -
 
 FLOW-TABLE   PLACES   USED     HALF-OPEN   ESTABLISHED   ENDING   EXPIRED
 IPv4         200      8 (4%)   1           4             3        5

@@ -9,7 +9,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use ipnet::IpNet;
 
 use super::{
-    Config, ConfigError, Flags, ServiceSettings,
+    Config, ConfigError, Flags, LocalDelivery, ServiceSettings,
     file::{self, FileError},
     keys::{KeyChange, Keys},
     log::{LogFlags, LogLevelError},
@@ -17,7 +17,7 @@ use super::{
 use crate::loader::pattern::Pattern;
 
 /// Keys that take effect at once. What a [`Live`] has follows from them.
-const LIVE: [&str; 9] = [
+const LIVE: [&str; 10] = [
     "uplink",
     "pod-device",
     "pod-cidr",
@@ -26,6 +26,7 @@ const LIVE: [&str; 9] = [
     "zone",
     "service-node-port-range",
     "strict",
+    "local-delivery",
     "log-level",
 ];
 
@@ -40,6 +41,8 @@ pub struct Live {
     pub pod_cidrs: Vec<IpNet>,
     /// What services are given, and where they answer.
     pub services: ServiceSettings,
+    /// How pods of this node are handed packets.
+    pub local_delivery: LocalDelivery,
 }
 
 impl Config {
@@ -50,6 +53,7 @@ impl Config {
             pod_devices: self.pod_devices.clone(),
             pod_cidrs: self.pod_cidrs.clone(),
             services: self.services.clone(),
+            local_delivery: self.local_delivery,
         }
     }
 }
@@ -317,6 +321,7 @@ mod tests {
             ("zone", "z"),
             ("service-node-port-range", "20000-20100"),
             ("strict", "true"),
+            ("local-delivery", "device"),
             ("log-level", "debug"),
             ("masquerade", "all"),
             ("mode", "xdp"),

@@ -208,6 +208,12 @@ impl Programs {
         Ok(put)
     }
 
+    /// The kernel's number of the program at the egress of pods' devices.
+    pub(super) fn at_egress(&self) -> Option<u32> {
+        let program: &SchedClassifier = self.ebpf.program(program::EGRESS)?.try_into().ok()?;
+        program.info().ok().map(|info| info.id())
+    }
+
     /// A program for a control group's sockets, which the verifier has seen.
     pub(super) fn for_sockets(
         &mut self,

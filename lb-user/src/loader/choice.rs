@@ -61,6 +61,7 @@ mod tests {
             is_host_pair: false,
             is_fed_here,
             mtu: 1500,
+            obstacle: None,
         }
     }
 

@@ -12,7 +12,7 @@ use netlink_packet_route::link::{
 
 use nix::net::if_::if_nametoindex;
 
-use super::{pair, pattern::Pattern};
+use super::{pair, pattern::Pattern, peers::Obstacle};
 
 /// `ARPHRD_*` numbers of `linux/if_arp.h` that decide something here.
 mod arphrd {
@@ -27,6 +27,9 @@ mod arphrd {
     pub(super) const IP6GRE: u16 = 823;
     pub(super) const NONE: u16 = 0xfffe;
 }
+
+/// Queueing disciplines in which no packet waits: that of a device without a queue, and that of one that is not up yet.
+const IDLE_QUEUES: [&str; 2] = ["noqueue", "noop"];
 
 /// The facts about one device that matter here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +52,8 @@ pub struct Device {
     pub is_host_pair: bool,
     /// Largest packet, L3 bytes.
     pub mtu: u32,
+    /// Why packets to a pod do not go past it, as far as the device itself says.
+    pub obstacle: Option<Obstacle>,
 }
 
 /// What the packets of a device begin with.
@@ -164,9 +169,11 @@ impl From<LinkMessage> for Device {
             is_fed_here: false,
             is_host_pair: false,
             mtu: 0,
+            obstacle: None,
         };
         let mut peer_elsewhere = false;
         let (mut controller, mut is_aggregated) = (None, false);
+        let mut queue = None;
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => device.name = name,
@@ -176,6 +183,9 @@ impl From<LinkMessage> for Device {
                 }
                 LinkAttribute::Controller(index) => controller = Some(index),
                 LinkAttribute::LinkNetNsId(_) => peer_elsewhere = true,
+                LinkAttribute::Qdisc(qdisc) => {
+                    queue = Some(qdisc).filter(|qdisc| !IDLE_QUEUES.contains(&qdisc.as_str()));
+                }
                 LinkAttribute::LinkInfo(infos) => {
                     is_aggregated |= infos.iter().any(is_of_aggregate);
                     device.learn(&infos);
@@ -187,6 +197,11 @@ impl From<LinkMessage> for Device {
         if device.pair == Pair::Here && peer_elsewhere {
             device.pair = Pair::Elsewhere;
         }
+        if device.pair != Pair::Elsewhere {
+            device.obstacle = Some(Obstacle::NoPair);
+        }
+        let queue = queue.map(|qdisc| Obstacle::Queue { qdisc });
+        device.obstacle = device.obstacle.or(queue);
         device
     }
 }
@@ -202,9 +217,13 @@ impl Device {
             if let LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit | InfoKind::Tun) = info {
                 self.is_fed_here = true;
             }
+            if let LinkInfo::Kind(InfoKind::Netkit) = info {
+                self.obstacle = Some(Obstacle::Netkit);
+            }
             match info {
                 LinkInfo::Kind(InfoKind::Veth | InfoKind::Netkit) => self.pair = Pair::Here,
                 LinkInfo::Kind(InfoKind::Bridge) => self.is_bridge = true,
+                LinkInfo::PortKind(InfoPortKind::Bridge) => self.obstacle = Some(Obstacle::Port),
                 // What a pod sends comes in at the primary end.
                 LinkInfo::Data(InfoData::Netkit(facts))
                     if facts.contains(&InfoNetkit::Primary(false)) =>
@@ -385,6 +404,30 @@ mod tests {
         let named = selection(&["eth0"], Some(&["cali*"]));
         assert_eq!(named.role(&veth("cali12", None)), Some(Role::Pod));
         assert_eq!(named.role(&veth("veth1", Some(0))), None);
+    }
+
+    #[test]
+    fn packets_go_past_a_pair_that_is_nothing_else_and_has_no_queue() {
+        let elsewhere = || LinkAttribute::LinkNetNsId(2);
+        let obstacle = |kinds: Vec<LinkInfo>, more: Vec<LinkAttribute>| {
+            let attributes = [vec![LinkAttribute::LinkInfo(kinds)], more].concat();
+            Device::from(message("veth1", arphrd::ETHER, attributes)).obstacle
+        };
+        let veth = || vec![LinkInfo::Kind(InfoKind::Veth)];
+        let queue = |kind: &str| LinkAttribute::Qdisc(kind.to_owned());
+        for kind in ["noqueue", "noop"] {
+            assert_eq!(obstacle(veth(), vec![elsewhere(), queue(kind)]), None);
+        }
+        let found = obstacle(veth(), vec![queue("tbf"), elsewhere()]);
+        let qdisc = "tbf".to_owned();
+        assert_eq!(found, Some(Obstacle::Queue { qdisc }));
+        let here = obstacle(veth(), vec![queue("noqueue")]);
+        assert_eq!(here, Some(Obstacle::NoPair));
+        let netkit = vec![LinkInfo::Kind(InfoKind::Netkit)];
+        let found = obstacle(netkit, vec![elsewhere()]);
+        assert_eq!(found, Some(Obstacle::Netkit));
+        let port = [veth(), vec![LinkInfo::PortKind(InfoPortKind::Bridge)]].concat();
+        assert_eq!(obstacle(port, vec![elsewhere()]), Some(Obstacle::Port));
     }
 
     #[test]

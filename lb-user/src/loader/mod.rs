@@ -24,6 +24,7 @@ pub mod netlink;
 pub mod object;
 pub mod pair;
 pub mod pattern;
+pub mod peers;
 pub mod pin;
 mod qdisc;
 mod redirects;
@@ -49,6 +50,7 @@ use growth::{Begun, Carrier, Origin};
 use hold::Holds;
 use inherit::{InheritError, Inheritance};
 use object::{Facts, ObjectError};
+use peers::{Obstacle, Peers};
 use pin::{PinDirectory, PinError};
 use redirects::Redirects;
 use sockets::SocketPrograms;
@@ -63,6 +65,7 @@ pub struct Datapath {
     origin: Origin,
     unfinished: Option<Unfinished>,
     redirects: Redirects,
+    peers: Peers,
     /// Until somebody takes it.
     tracer: Option<Tracer>,
 }
@@ -114,9 +117,9 @@ pub enum LoaderError {
     /// The object is not the one that this binary was made for.
     #[error("the BPF object has no program {0:?}")]
     NoProgram(&'static str),
-    /// The table of devices that XDP may send by.
+    /// The tables of devices that XDP may send by, and that packets may go past.
     #[error(transparent)]
-    Redirects(#[from] MapError),
+    Devices(#[from] MapError),
     /// The flow table could not grow.
     #[error(transparent)]
     Growth(#[from] growth::GrowthError),
@@ -167,9 +170,11 @@ impl Datapath {
         };
         facts::replace(&origin.node, &pin::facts(pins.maps()))?;
         let redirects = Redirects::open(pins.maps())?;
+        let peers = Peers::open(pins.maps())?;
         pins.keep();
         Ok(Self {
             redirects,
+            peers,
             programs: stage.programs,
             pins,
             holds,
@@ -230,6 +235,16 @@ impl Datapath {
     /// Lets XDP send by those of these uplinks whose drivers can.
     pub fn redirect_between(&mut self, uplinks: &BTreeSet<u32>) -> Result<(), MapError> {
         self.redirects.follow(uplinks)
+    }
+
+    /// Why packets to the pod behind a device, which has our programs, shall not go past it.
+    pub fn obstacle(&self, device: &Device) -> Option<Obstacle> {
+        peers::obstacle(device, self.programs.at_egress())
+    }
+
+    /// Lets packets to pods go past these devices and no others.
+    pub fn go_past(&mut self, devices: &BTreeSet<u32>) -> Result<(), MapError> {
+        self.peers.follow(devices)
     }
 
     /// Takes programs of earlier agents off all devices that they are not wanted on any more: `kept` are the attachments that

@@ -23,6 +23,7 @@ mod maglev;
 mod many;
 mod offload;
 mod passes;
+mod straight;
 mod tags;
 mod takeover;
 mod xdp;

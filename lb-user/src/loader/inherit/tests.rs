@@ -164,10 +164,22 @@ fn damage_takes_all_tables_of_services_and_what_relies_on_them() {
         map::PIECES,
         map::TAKEOVER,
         map::XDP_DEVICES,
+        map::PEER_DEVICES,
     ];
     assert_eq!(stay, expected);
     let text = inheritance.faults[map::SLOTS].to_string();
     assert_eq!(text, "the tables are damaged: two and two is five");
+}
+
+/// As an agent of before there was such a map leaves it.
+#[test]
+fn a_map_that_nothing_relies_on_is_added_and_all_else_is_kept() {
+    let mut estate = estate([64; 2]);
+    estate.found.insert(map::PEER_DEVICES, Found::Nothing);
+    let inheritance = estate.judge();
+    assert_eq!(faults(&inheritance), [map::PEER_DEVICES]);
+    assert_eq!(inheritance.flow_table_size(Family::V4), Some(64));
+    assert_eq!(inheritance.flow_table_size(Family::V6), Some(64));
 }
 
 #[test]

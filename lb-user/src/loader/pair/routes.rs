@@ -366,6 +366,7 @@ mod tests {
             is_fed_here: false,
             is_host_pair: false,
             mtu,
+            obstacle: None,
         };
         let survey = Survey {
             devices: vec![device(2, 9000), device(3, 1450), device(4, 576)],

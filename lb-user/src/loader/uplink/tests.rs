@@ -14,6 +14,7 @@ fn device(index: u32, name: &str) -> Device {
         is_fed_here: false,
         is_host_pair: false,
         mtu: 1500,
+        obstacle: None,
     }
 }
 

@@ -116,7 +116,7 @@ fn program(hook: Hook, state: &Value, counters: &Counters) -> Result<Vec<Insn>> 
     const IPV4: i32 = u16::from_ne_bytes([8, 0]) as i32;
     let (pass, drop) = match hook {
         Hook::Xdp => (2, 1),
-        Hook::Tc => (-1, 2),
+        Hook::Tc | Hook::TcEgress => (-1, 2),
     };
     let mut code = Assembler::default();
     let [passes, is_answer, counts, drops] = [(); 4].map(|()| code.label());
@@ -200,7 +200,7 @@ fn send_back(hook: Hook) -> Vec<Insn> {
     const TRANSMIT: i32 = 3;
     match hook {
         Hook::Xdp => vec![mov_imm(R0, TRANSMIT), EXIT],
-        Hook::Tc => vec![
+        Hook::Tc | Hook::TcEgress => vec![
             load(Size::Word, R1, R6, Context::of(hook.kind()).ifindex),
             mov_imm(R2, 0),
             call(Helper::Redirect),
