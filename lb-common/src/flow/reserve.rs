@@ -539,6 +539,11 @@ impl<A: Addr, S: Slots<A>> FlowTable<'_, A, S> {
     /// The same in the bucket of one home.
     #[inline(always)]
     fn outdo_in(&self, home_at: u32, home: Slot<A, S::Words>, key: &FlowKey<A>, mine: u32) -> bool {
+        // Mostly nobody else is here.
+        let mine_here = mine / BUCKET == home_at / BUCKET;
+        if mine_here && !home.home().has_others(mine % BUCKET) {
+            return true;
+        }
         for place in 0..BUCKET {
             let position = place_from(home_at, place) & self.mask;
             // Read anew, see `search_in`.
