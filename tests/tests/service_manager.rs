@@ -6,12 +6,14 @@
 )]
 
 use std::{
+    fs::{self, OpenOptions},
     io::{Read as _, Write as _},
+    iter,
     net::SocketAddr,
-    os::unix::net::UnixDatagram,
+    os::unix::{fs::OpenOptionsExt as _, net::UnixDatagram},
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use lb_tests::{
@@ -23,11 +25,17 @@ use lb_tests::{
     poll,
     topology::{Cluster, Config, Node},
 };
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// Time that the service manager gives the agent between two signs of life, in microseconds.
 const WATCHDOG_USEC: &str = "200000";
+/// Many times as long as that.
+const SEVERAL_FEEDS: Duration = Duration::from_secs(1);
 /// kube-proxy's port.
 const PORT: u16 = 10256;
 
@@ -60,7 +68,7 @@ impl Scene {
 
     fn write(&self, name: &str, text: &str) {
         let path = self.manifests.path().join(name);
-        std::fs::write(path, text).unwrap();
+        fs::write(path, text).unwrap();
     }
 
     fn node(&self) -> &Node {
@@ -104,7 +112,7 @@ impl Scene {
 /// The unit as it is installed.
 fn unit() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lb-user/dist/fulcrum.service");
-    std::fs::read_to_string(path).unwrap()
+    fs::read_to_string(path).unwrap()
 }
 
 /// What the unit says of a key, which must stand in it once.
@@ -128,7 +136,6 @@ impl Manager {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(Self::path(&directory)).unwrap();
-        socket.set_read_timeout(Some(LIMIT)).unwrap();
         Self { socket, directory }
     }
 
@@ -136,17 +143,40 @@ impl Manager {
         directory.path().join("notify")
     }
 
-    /// The next line that begins like this; what comes before it is passed over.
-    fn next(&self, prefix: &str) -> String {
-        let mut buffer = [0; 1024];
-        loop {
-            let length = self.socket.recv(&mut buffer);
-            let length = length.unwrap_or_else(|error| panic!("waited for {prefix}: {error}"));
-            let text = std::str::from_utf8(&buffer[..length]).unwrap().trim();
-            if text.starts_with(prefix) {
-                return text.to_owned();
-            }
+    /// Waits for a line that begins like this; what comes before it is passed over.
+    fn next(&self, prefix: &str) {
+        self.all(&[prefix]);
+    }
+
+    /// Waits for lines that begin like these, in whichever order; what else comes is passed over.
+    fn all(&self, prefixes: &[&str]) {
+        let end = Instant::now() + poll::patiently(LIMIT);
+        let mut missing = prefixes.to_vec();
+        while !missing.is_empty() {
+            let line = self.line_before(end);
+            let line = line.unwrap_or_else(|| panic!("waited for {missing:?}"));
+            missing.retain(|prefix| !line.starts_with(prefix));
         }
+    }
+
+    /// The next line, if one comes until then. Signs of life never cease, so a limit for each alone would be none.
+    fn line_before(&self, end: Instant) -> Option<String> {
+        let left = end.checked_duration_since(Instant::now());
+        let left = left.filter(|left| !left.is_zero())?;
+        self.socket.set_read_timeout(Some(left)).unwrap();
+        let mut buffer = [0; 1024];
+        let length = self.socket.recv(&mut buffer).ok()?;
+        Some(String::from_utf8(buffer[..length].to_vec()).unwrap())
+    }
+
+    /// How often the watchdog is fed within so much time from now on.
+    fn feeds_within(&self, time: Duration) -> usize {
+        self.socket.set_nonblocking(true).unwrap();
+        while self.socket.recv(&mut [0; 1024]).is_ok() {}
+        self.socket.set_nonblocking(false).unwrap();
+        let end = Instant::now() + time;
+        let lines = iter::from_fn(|| self.line_before(end));
+        lines.filter(|line| line.starts_with("WATCHDOG=1")).count()
     }
 }
 
@@ -169,6 +199,84 @@ fn the_service_manager_is_told_how_the_agent_fares() {
     manager.next("STOPPING=1");
 }
 
+/// A shell that has what the agent says on its standard error relayed by a process, whose number it writes to the first
+/// argument.
+const RELAYED: &str = r#"relay=$1; shift; exec "$@" 2> >(echo "$BASHPID" >"$relay"; exec cat >&2)"#;
+
+/// A process that is stopped; goes on when it is dropped.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn new(pid: Pid) -> Self {
+        kill(pid, Signal::SIGSTOP).unwrap();
+        Self(pid)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        kill(self.0, Signal::SIGCONT).unwrap();
+    }
+}
+
+/// Fills the pipe that is a process's standard error, so that its next word there waits.
+fn fill_stderr(pid: u32) {
+    let pipe = OpenOptions::new()
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(format!("/proc/{pid}/fd/2"));
+    let mut pipe = pipe.unwrap();
+    while pipe.write(b"\n").is_ok() {}
+}
+
+/// Whether a thread of a process waits for its standard error to take what it writes.
+fn waits_for_stderr(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let calls = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("syscall")));
+    let write = format!("{} 0x2 ", libc::SYS_write);
+    calls.flatten().any(|call| call.starts_with(&write))
+}
+
+#[test]
+fn a_control_loop_that_is_stuck_does_not_feed_the_watchdog() {
+    if !require_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let manager = Manager::new();
+    let relay = manager.directory.path().join("relay");
+    let path = Manager::path(&manager.directory);
+    let launch = Launch {
+        place: &Place::new().unwrap(),
+        manifests: Manifests::Path(scene.manifests.path()),
+        flags: &[],
+        environment: &[
+            ("WATCHDOG_USEC", WATCHDOG_USEC),
+            ("NOTIFY_SOCKET", path.to_str().unwrap()),
+        ],
+        wrapper: &["bash", "-c", RELAYED, "bash", relay.to_str().unwrap()],
+    };
+    let balancer = Balancer::launch(scene.node(), launch).unwrap();
+    manager.next("READY=1");
+    manager.next("WATCHDOG=1");
+
+    // What it is told to do it does, but it cannot say so.
+    let relay: i32 = fs::read_to_string(relay).unwrap().trim().parse().unwrap();
+    let stopped = Stopped::new(Pid::from_raw(relay));
+    fill_stderr(balancer.pid());
+    scene.write("more.yaml", &WEB.replace("name: web", "name: more"));
+    poll::until(LIMIT, "the control loop to be stuck", || {
+        Ok(waits_for_stderr(balancer.pid()).then_some(()))
+    })
+    .unwrap();
+    assert_eq!(manager.feeds_within(SEVERAL_FEEDS), 0);
+
+    // Who feeds and who tells what is served do not wait for each other.
+    drop(stopped);
+    manager.all(&["WATCHDOG=1", "STATUS=2 services, "]);
+    assert!(balancer.stop().unwrap().success());
+}
+
 #[test]
 fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
     if !require_root() {
@@ -179,15 +287,13 @@ fn a_watchdog_that_is_meant_for_another_process_is_not_fed() {
     let watchdog = [("WATCHDOG_USEC", "1000"), ("WATCHDOG_PID", "1")];
     let balancer = scene.start_under(&manager, &watchdog);
     assert!(balancer.stop().unwrap().success());
-    let mut buffer = [0; 1024];
-    loop {
-        let length = manager.socket.recv(&mut buffer).unwrap();
-        let text = std::str::from_utf8(&buffer[..length]).unwrap();
-        assert!(!text.contains("WATCHDOG"), "{text}");
-        if text.contains("STOPPING=1") {
-            return;
-        }
-    }
+    let end = Instant::now() + poll::patiently(LIMIT);
+    let mut lines = iter::from_fn(|| manager.line_before(end));
+    let last = lines.find(|line| {
+        assert!(!line.contains("WATCHDOG"), "{line}");
+        line.contains("STOPPING=1")
+    });
+    assert!(last.is_some(), "it did not say that it ends");
 }
 
 #[test]
@@ -252,7 +358,7 @@ fn the_unit_is_one_that_systemd_understands() {
     // Whatever it starts must be there, and the manual is not installed here.
     let unit = unit().replace("/usr/bin/fulcrum", "/bin/true");
     let path = directory.path().join("fulcrum.service");
-    std::fs::write(&path, unit).unwrap();
+    fs::write(&path, unit).unwrap();
     let verified = Command::new("systemd-analyze")
         .args(["verify", "--man=no"])
         .arg(&path)
@@ -295,7 +401,7 @@ fn the_capabilities_of_the_unit_suffice() {
             wrapper: &wrapper,
         };
         let balancer = Balancer::launch(scene.node(), launch).unwrap();
-        let process = std::fs::read_to_string(format!("/proc/{}/status", balancer.pid())).unwrap();
+        let process = fs::read_to_string(format!("/proc/{}/status", balancer.pid())).unwrap();
         // CAP_NET_ADMIN is 12, CAP_PERFMON 38, CAP_BPF 39 (linux/capability.h).
         let effective = format!("CapEff:\t{:016x}\n", 1_u64 << 12 | 1 << 38 | 1 << 39);
         assert!(process.contains(&effective), "{process}");
