@@ -105,6 +105,8 @@ fn expected() -> BTreeSet<Key> {
             "seen",
             "change",
             "followed",
+            "service-seen",
+            "service-change",
             "memory",
             "memory-each",
             "memory-peak",

@@ -125,7 +125,7 @@ pub struct Outcome {
     pub wanted: Option<Capacity>,
     /// Whether something is left to be tried again.
     pub is_incomplete: bool,
-    /// Whether everything was looked at, and not only what was others.
+    /// Whether all services were looked at, and not only some endpoints.
     pub is_whole: bool,
 }
 
@@ -287,7 +287,7 @@ impl<M> Controller<M> {
             let compiler = Compiler::new(snapshot, &self.facts, &self.allocations);
             (Box::new(compiler), Followed::Everything)
         };
-        if followed == Followed::Everything {
+        if !matches!(followed, Followed::Endpoints(_)) {
             self.keep(compiler.compiled());
             self.demand = demand_of(&compiler.compiled().desired);
         }
@@ -329,7 +329,7 @@ impl<M: LbMaps> Controller<M> {
                 absorbing: std::mem::take(&mut self.absorbing),
                 start,
             };
-            let is_whole = !self.is_all_done || followed == Followed::Everything;
+            let is_whole = !self.is_all_done || !matches!(followed, Followed::Endpoints(_));
             let applied = self.apply(compiled, &followed, &mut view, took);
             (outcome.is_incomplete, outcome.wanted) = applied;
             outcome.is_whole = is_whole;
@@ -446,15 +446,14 @@ impl<M: LbMaps> Controller<M> {
         let retry = Retry::default();
         let start = Instant::now();
         let outcome = match followed {
-            Followed::Endpoints(names) if self.is_all_done => {
-                apply::reconcile_endpoints(desired, names, ledger, maps, &retry)
+            Followed::Ports(names) | Followed::Endpoints(names) if self.is_all_done => {
+                apply::reconcile_ports(desired, names, ledger, maps, &retry)
             }
-            _ => {
-                let outcome = apply::reconcile(desired, ledger, maps, &retry);
-                self.ports = self.ports();
-                outcome
-            }
+            _ => apply::reconcile(desired, ledger, maps, &retry),
         };
+        if !self.is_all_done || !matches!(followed, Followed::Endpoints(_)) {
+            self.ports = self.ports();
+        }
         let carrying_out = start.elapsed();
         self.is_all_done = outcome.is_all_done();
         view.troubles

@@ -24,7 +24,7 @@ mod rows;
 mod safety;
 mod scenario;
 #[cfg(test)]
-mod some_endpoints;
+mod some_ports;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -62,7 +62,7 @@ use crate::{
     desired::{Desired, PortName},
     plan::{
         BackendId, BackendRow, Blocked, Capacity, Damaged, Found, Ledger, Plan, Refusal, Step,
-        plan, plan_endpoints,
+        plan, plan_ports,
     },
 };
 
@@ -204,16 +204,16 @@ pub fn reconcile(
     outcome
 }
 
-/// Does what [`reconcile`] would, where of these service ports nothing but endpoints is others than it was after the last
-/// reconciliation, and of all others nothing at all. Nothing that was refused or failed then may wait for its turn.
-pub fn reconcile_endpoints(
+/// Does what [`reconcile`] would, where nothing but these service ports is others than it was after the last reconciliation.
+/// Nothing that was refused or failed then may wait for its turn.
+pub fn reconcile_ports(
     desired: &Desired,
     names: &BTreeSet<PortName>,
     ledger: &mut Ledger,
     maps: &mut impl LbMaps,
     retry: &Retry,
 ) -> Outcome {
-    let plan = plan_endpoints(desired, names, ledger).filter(|plan| plan.deferred.is_empty());
+    let plan = plan_ports(desired, names, ledger).filter(|plan| plan.deferred.is_empty());
     let Some(plan) = plan else {
         return reconcile(desired, ledger, maps, retry);
     };

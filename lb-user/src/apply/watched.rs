@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::{
     FakeMaps, Faults, FaultyMaps, LbMaps, Outcome, Retry, TableError, lbmaps::IsLive, reconcile,
-    reconcile_endpoints,
+    reconcile_ports,
 };
 use crate::{
     desired::{Algorithm, Desired, DesiredPort, Endpoint, FrontendKind, Place, PortName},
@@ -91,14 +91,14 @@ impl Watched {
         reconcile(desired, ledger, self, &ONE_TRY)
     }
 
-    pub(super) fn reconcile_endpoints(
+    pub(super) fn reconcile_ports(
         &mut self,
         desired: &Desired,
         names: &BTreeSet<PortName>,
         ledger: &mut Ledger,
     ) -> Outcome {
         self.expect(desired, ledger);
-        reconcile_endpoints(desired, names, ledger, self, &ONE_TRY)
+        reconcile_ports(desired, names, ledger, self, &ONE_TRY)
     }
 
     /// Expects that from now on the tables become what is desired.

@@ -2,7 +2,8 @@
 //!
 //! Who dials a service follows from all services, since they may ask for the same addresses; who answers for it follows from its
 //! own endpoints. So a change of slices, Endpoints or pods concerns those services alone that they are for, and of these
-//! nothing but who answers. After any other change everything is compiled from the beginning.
+//! nothing but who answers. After a change of services it is found out for all who dials them, and for
+//! those alone who answers. After any other change everything is compiled from the beginning.
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
@@ -41,6 +42,8 @@ pub struct Compiler {
 pub enum Followed {
     /// Maybe everything.
     Everything,
+    /// These service ports, some of which may be new or gone, and nothing else that tables say.
+    Ports(BTreeSet<PortName>),
     /// The endpoints of these service ports, and nothing else that tables say.
     Endpoints(BTreeSet<PortName>),
 }
@@ -48,13 +51,7 @@ pub enum Followed {
 impl Compiler {
     /// Compiles a first snapshot for a node. `previous`: what services were given before.
     pub fn new(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -> Self {
-        let pools = Pools {
-            cidrs: &facts.service_cidrs,
-            node_ports: facts.node_port_range,
-            is_strict: facts.is_strict,
-            gives_nothing: facts.gives_nothing,
-        };
-        let allocated = alloc::allocate(&snapshot.services, pools, previous);
+        let allocated = alloc::allocate(&snapshot.services, pools(facts), previous);
         let mut compiler = Self {
             snapshot: snapshot.clone(),
             facts: facts.clone(),
@@ -67,7 +64,8 @@ impl Compiler {
             },
         };
         compiler.orphans();
-        compiler.services(allocated.findings);
+        compiler.services(allocated.findings, None);
+        compiler.node();
         compiler.compiled.findings = compiler.findings.sorted();
         compiler
     }
@@ -84,19 +82,23 @@ impl Compiler {
 
     /// Goes on to another snapshot, or to what else is known of the node.
     pub fn follow(&mut self, snapshot: &Snapshot, facts: &NodeFacts) -> Followed {
-        let is_other = {
-            let (was, is) = (&self.snapshot, snapshot);
-            let mut services = was.services.differences(&is.services, PartialEq::eq);
-            let mut nodes = was.nodes.differences(&is.nodes, PartialEq::eq);
-            *facts != self.facts || services.next().is_some() || nodes.next().is_some()
-        };
-        if is_other {
+        let nodes = &self.snapshot.nodes;
+        let is_other = nodes
+            .differences(&snapshot.nodes, PartialEq::eq)
+            .next()
+            .is_some();
+        if is_other || *facts != self.facts {
             *self = Self::new(snapshot, facts, &self.compiled.allocations);
             return Followed::Everything;
         }
         let was = std::mem::replace(&mut self.snapshot, snapshot.clone());
         let mut is_found = false;
         let concerned = self.concerned(&was, &mut is_found);
+        let services = was.services.differences(&snapshot.services, PartialEq::eq);
+        let services: BTreeSet<ObjectName> = services.cloned().collect();
+        if !services.is_empty() {
+            return self.follow_services(&was, services, concerned);
+        }
         let mut changed = BTreeSet::new();
         for name in concerned {
             is_found |= self.answer(&name, &mut changed);
@@ -105,6 +107,86 @@ impl Compiler {
             self.compiled.findings = self.findings.sorted();
         }
         Followed::Endpoints(changed)
+    }
+
+    /// The same where these services are others, and what answers for those that are `concerned`.
+    fn follow_services(
+        &mut self,
+        was: &Snapshot,
+        services: BTreeSet<ObjectName>,
+        mut concerned: BTreeSet<ObjectName>,
+    ) -> Followed {
+        for name in &services {
+            self.sources.service(name, was, &self.snapshot);
+            self.orphans_of(name);
+        }
+        let previous = &self.compiled.allocations;
+        let allocated = alloc::allocate(&self.snapshot.services, pools(&self.facts), previous);
+        concerned.extend(services);
+        let there = &self.compiled.addresses;
+        let moved = there.differences(&allocated.addresses, PartialEq::eq);
+        concerned.extend(moved.cloned());
+
+        let mut changed = BTreeSet::new();
+        for name in &concerned {
+            let before = ports_of(was, &self.compiled, name);
+            match allocated.addresses.get(name) {
+                Some(addresses) => {
+                    let addresses = addresses.clone();
+                    self.compiled.addresses.insert(name.clone(), addresses)
+                }
+                None => self.compiled.addresses.remove(name),
+            };
+            let now = ports_of(&self.snapshot, &self.compiled, name);
+            for id in before.difference(&now) {
+                self.compiled.desired.ports.remove(id);
+                changed.insert(id.clone());
+            }
+            self.compiled.health_checks.remove(name);
+            self.findings
+                .put(Ground::Endpoints(name.clone()), Vec::new());
+        }
+        if *self.compiled.allocations != allocated.allocations {
+            self.compiled.allocations = Arc::new(allocated.allocations);
+        }
+        changed.extend(self.services(allocated.findings, Some(&concerned)));
+        let is_same_node = !self.node();
+        self.compiled.findings = self.findings.sorted();
+        if is_same_node {
+            Followed::Ports(changed)
+        } else {
+            Followed::Everything
+        }
+    }
+
+    /// What lies where, and which addresses may stand in for clients'. Says whether that is news.
+    fn node(&mut self) -> bool {
+        let Self {
+            snapshot,
+            facts,
+            compiled,
+            ..
+        } = self;
+        let places = places::places(snapshot, facts, &compiled.addresses);
+        let sources = places::sources(&compiled.desired.ports, facts);
+        let desired = &mut compiled.desired;
+        let is_news = desired.places != places || desired.sources != sources;
+        desired.places = places;
+        desired.sources = sources;
+        is_news
+    }
+
+    /// Whether what names a service, or has its name, is without one.
+    fn orphans_of(&mut self, service: &ObjectName) {
+        for slice in self.sources.slices_of(service) {
+            orphan(
+                &self.snapshot,
+                &mut self.findings,
+                Kind::EndpointSlice,
+                slice,
+            );
+        }
+        orphan(&self.snapshot, &mut self.findings, Kind::Endpoints, service);
     }
 
     /// Slices and Endpoints without a service.
@@ -124,25 +206,48 @@ impl Compiler {
         }
     }
 
-    /// All services, of which these findings are known.
-    fn services(&mut self, mut known: Vec<Finding>) {
+    /// All services, of which these findings are known: who dials them and who answers, of those that are not `concerned` who
+    /// dials them alone. Gives back the ports that are others, where there were some before.
+    fn services(
+        &mut self,
+        mut known: Vec<Finding>,
+        concerned: Option<&BTreeSet<ObjectName>>,
+    ) -> BTreeSet<PortName> {
         let (snapshot, facts) = (&self.snapshot, &self.facts);
         let compiled = &mut self.compiled;
         let here = Here::new(snapshot, facts);
         let mut taken = Taken::new(snapshot, &compiled.addresses);
+        let mut changed = BTreeSet::new();
         for (name, service) in &snapshot.services {
             let Some(addresses) = compiled.addresses.get(name) else {
                 continue;
             };
+            let is_served = frontend::is_served(&service.object);
+            let mut outside = taken.outside((name, service), addresses, facts);
+            let ports = frontend::ports(&service.object, addresses).filter(|_| is_served);
+            if concerned.is_some_and(|concerned| !concerned.contains(name)) {
+                for (port, id, mut entry) in ports {
+                    let frontends = outside.frontends(port, id.family, &mut known);
+                    entry.frontends.extend(frontends);
+                    let there = compiled.desired.ports.get(&id);
+                    if let Some(there) = there.filter(|it| it.frontends != entry.frontends) {
+                        let frontends = entry.frontends;
+                        let there = there.clone();
+                        let entry = DesiredPort { frontends, ..there };
+                        compiled.desired.ports.insert(id.clone(), entry);
+                        changed.insert(id);
+                    }
+                }
+                continue;
+            }
             let mut answers = Answers::new(&self.sources, snapshot, (service, addresses), here);
-            if frontend::is_served(&service.object) {
+            if is_served {
                 let check = answers.check();
                 compiled
                     .health_checks
                     .extend(check.map(|it| (name.clone(), it)));
                 let algorithm = balancing::algorithm(service, facts, &mut answers.findings);
-                let mut outside = taken.outside((name, service), addresses, facts);
-                for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
+                for (port, id, mut entry) in ports {
                     (entry.algorithm, entry.maglev_size) = algorithm;
                     entry.external_local = endpoint::external_local(&service.object);
                     entry.internal_local = endpoint::internal_local(&service.object);
@@ -151,15 +256,20 @@ impl Compiler {
                     entry.source_ranges =
                         external::source_ranges(&service.object, id.family, facts);
                     answers.fill(port, &id, &mut entry);
+                    if concerned.is_some() {
+                        if compiled.desired.ports.get(&id) == Some(&entry) {
+                            continue;
+                        }
+                        changed.insert(id.clone());
+                    }
                     compiled.desired.ports.insert(id, entry);
                 }
             }
             let findings = answers.findings;
             self.findings.put(Ground::Endpoints(name.clone()), findings);
         }
-        compiled.desired.places = places::places(snapshot, facts, &compiled.addresses);
-        compiled.desired.sources = places::sources(&compiled.desired.ports, facts);
         self.findings.put(Ground::Addresses, known);
+        changed
     }
 
     /// The services whose endpoints may be others than in the snapshot before.
@@ -218,6 +328,25 @@ impl Compiler {
         let findings = answers.findings;
         self.findings.put(Ground::Endpoints(name.clone()), findings)
     }
+}
+
+/// What there is to be given.
+fn pools(facts: &NodeFacts) -> Pools<'_> {
+    Pools {
+        cidrs: &facts.service_cidrs,
+        node_ports: facts.node_port_range,
+        is_strict: facts.is_strict,
+        gives_nothing: facts.gives_nothing,
+    }
+}
+
+/// The ports of a service of a snapshot, as it is compiled.
+fn ports_of(snapshot: &Snapshot, compiled: &Compiled, name: &ObjectName) -> BTreeSet<PortName> {
+    let service = snapshot.services.get(name).map(|it| &it.object);
+    let service = service.filter(|service| frontend::is_served(service));
+    let both = service.zip(compiled.addresses.get(name));
+    let ports = both.map(|(service, addresses)| frontend::ports(service, addresses));
+    ports.into_iter().flatten().map(|(_, id, _)| id).collect()
 }
 
 /// Notes whether slices or Endpoints are without a service, and says whether that is news.

@@ -93,6 +93,51 @@ impl Sources {
         }
     }
 
+    /// Takes notice of a service that is another now, or new, or gone; of everything else it is about the second snapshot already.
+    pub(super) fn service(&mut self, name: &ObjectName, was: &Snapshot, is: &Snapshot) {
+        let selector = |snapshot: &Snapshot| {
+            let service = snapshot.services.get(name);
+            service.map(|it| it.object.spec.selector.clone())
+        };
+        let (was, wanted) = (selector(was), selector(is));
+        if was == wanted {
+            return;
+        }
+        for (key, value) in was.iter().flatten() {
+            self.ask_no_more(name, key, value);
+        }
+        for (key, value) in wanted.iter().flatten() {
+            let labels = self.asked.entry(Arc::clone(&name.namespace)).or_default();
+            let values = labels.entry(key.clone()).or_default();
+            let asked = values.entry(value.clone()).or_insert_with(|| Asked {
+                pods: labelled(is, &name.namespace, key, value),
+                services: Vec::new(),
+            });
+            if let Err(at) = asked.services.binary_search(name) {
+                asked.services.insert(at, name.clone());
+            }
+        }
+    }
+
+    /// What nobody asks for is not followed.
+    fn ask_no_more(&mut self, name: &ObjectName, key: &Arc<str>, value: &Arc<str>) {
+        let values = self.asked.get_mut(&name.namespace);
+        let Some(values) = values.and_then(|labels| labels.get_mut(key)) else {
+            return;
+        };
+        if let Some(asked) = values.get_mut(value) {
+            asked.services.retain(|there| there != name);
+            if asked.services.is_empty() {
+                values.remove(value);
+            }
+        }
+    }
+
+    /// Slices that name a service.
+    pub(super) fn slices_of(&self, service: &ObjectName) -> &[ObjectName] {
+        self.slices.get(service).map_or(&[], Vec::as_slice)
+    }
+
     /// Takes notice of a slice that was the first and is the second. Gives back the services whose endpoints may be others.
     pub(super) fn slice(
         &mut self,
@@ -199,6 +244,20 @@ impl Sources {
             .filter_map(|name| Some(&**snapshot.pods.get(name)?))
             .collect()
     }
+}
+
+/// The pods of a namespace that have a label with this value.
+fn labelled(
+    snapshot: &Snapshot,
+    namespace: &Arc<str>,
+    key: &Arc<str>,
+    value: &Arc<str>,
+) -> BTreeSet<ObjectName> {
+    let pods = snapshot.pods.iter();
+    let pods = pods.filter(|(name, pod)| {
+        name.namespace == *namespace && pod.object.meta.labels.get(key) == Some(value)
+    });
+    pods.map(|(name, _)| name.clone()).collect()
 }
 
 /// The service that a slice of this name names.

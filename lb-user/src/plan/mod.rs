@@ -145,9 +145,9 @@ pub fn plan(desired: &Desired, ledger: &mut Ledger) -> Plan {
     plan
 }
 
-/// Plans what [`plan()`] would, if of these service ports nothing but endpoints differs from what the ledger's tables were last
-/// made to say, and of all others nothing at all. `None`: something else is to be done as well.
-pub fn plan_endpoints(
+/// Plans what [`plan()`] would, if nothing but these service ports differs from what the ledger's tables were last made to say.
+/// `None`: something else is to be done as well, or refused.
+pub fn plan_ports(
     desired: &Desired,
     names: &BTreeSet<PortName>,
     ledger: &mut Ledger,
@@ -156,22 +156,42 @@ pub fn plan_endpoints(
         return None;
     }
     let ports = names.iter().map(|name| (name, desired.ports.get(name)));
-    let dialled = ports.filter(|(_, port)| port.is_none_or(|port| !port.frontends.is_empty()));
-    let ports = dialled.map(|(name, port)| Planned::new(name, port?).ok());
+    let ports = ports.filter_map(|(name, port)| Some((name, port?)));
+    let dialled = ports.filter(|(_, port)| !port.frontends.is_empty());
+    let ports = dialled.map(|(name, port)| Planned::new(name, port).ok());
     let ports: Vec<_> = ports.collect::<Option<_>>()?;
-    if !ports.iter().all(|port| port.is_in_place(ledger)) {
-        return None;
-    }
-    let mut plan = Plan::default();
-    // All that they have; others have nothing to do with it.
-    let wanted = ports.iter().flat_map(Planned::keys).copied().collect();
+    let wanted = apart(&ports, names, ledger)?;
+
     let mut entries = Entries::new(ledger);
+    let stay: BTreeSet<_> = ports.iter().map(|port| port.name).collect();
+    let leave = names.iter().filter(|name| !stay.contains(name));
+    let leaving: BTreeSet<u32> = leave.filter_map(|name| ledger.service_id(name)).collect();
+    let removals = leave_all(leaving, ledger, &wanted, &mut entries);
+    let mut plan = Plan::default();
     let (changes, no_room) = changes(ledger, &ports, &wanted, &mut entries, &mut plan.refused);
-    let frees = changes.iter().any(|change| change.frees(ledger));
-    order(&mut plan.steps, Vec::new(), changes);
+    let frees = !removals.is_empty() || changes.iter().any(|change| change.frees(ledger));
+    order(&mut plan.steps, removals, changes);
     rest(&mut plan.steps, ledger);
     plan.no_room(no_room, frees);
     Some(plan)
+}
+
+/// All frontends that these ports want, if nobody else wants one of them; of others, the tables say who does.
+fn apart(
+    ports: &[Planned<'_>],
+    names: &BTreeSet<PortName>,
+    ledger: &Ledger,
+) -> Option<BTreeSet<FrontendKey>> {
+    let mut wanted = BTreeSet::new();
+    for key in ports.iter().flat_map(Planned::keys) {
+        let holder = ledger.services.get(key);
+        let holder = holder.map(|entry| ledger.name(entry.id));
+        let is_others = holder.is_some_and(|name| !name.is_some_and(|name| names.contains(name)));
+        if is_others || !wanted.insert(*key) {
+            return None;
+        }
+    }
+    Some(wanted)
 }
 
 impl Plan {
@@ -245,10 +265,20 @@ fn removals(
         .ports
         .iter()
         .filter(|(_, port)| port.stage <= Stage::Leaving);
-    let leaving: Vec<_> = there
+    let leaving = there
         .filter(|(_, port)| leaves(&port.name))
         .map(|(service, _)| *service)
         .collect();
+    leave_all(leaving, ledger, wanted, entries)
+}
+
+/// The changes of service ports that go.
+fn leave_all(
+    leaving: BTreeSet<u32>,
+    ledger: &mut Ledger,
+    wanted: &BTreeSet<FrontendKey>,
+    entries: &mut Entries,
+) -> Vec<Change> {
     for key in leaving
         .iter()
         .filter_map(|id| ledger.ports.get(id))

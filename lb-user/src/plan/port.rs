@@ -154,13 +154,6 @@ impl<'a> Planned<'a> {
         self.keys.keys()
     }
 
-    /// Whether its frontends are its own already, and no others are.
-    pub(super) fn is_in_place(&self, ledger: &Ledger) -> bool {
-        let service = ledger.service_id(self.name);
-        let port = service.and_then(|service| ledger.ports.get(&service));
-        port.is_some_and(|port| port.stage == Stage::Wanted && self.keys.keys().eq(&port.keys))
-    }
-
     /// Sets aside all that is needed so that the tables say what is desired. `wanted`: all frontends that any
     /// service port shall have.
     pub(super) fn set_aside(

@@ -1,4 +1,5 @@
-//! How long it takes to load services, and to follow the change of one endpoint; and the memory that services take.
+//! How long it takes to load services, and to follow the change of one endpoint or of a service; and the memory that services
+//! take.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use crate::{
     site::Site,
 };
 
-/// Changes of one endpoint, there and back.
+/// Changes of one endpoint, there and back; and of a service.
 const CHANGES: u32 = 6;
 
 /// Measures the first of the settings that an agent carries out at TC, with each number of services.
@@ -74,6 +75,18 @@ fn one(
         add(Measure::Followed, milliseconds(start.elapsed()));
         let seen = agent.seen().last().copied().unwrap_or_default();
         add(Measure::Seen, milliseconds(seen));
+    }
+    for change in 0..CHANGES {
+        let before = agent.changes().len();
+        if change % 2 == 0 {
+            Services::withdraw(agent.manifests())?;
+        } else {
+            services.rewrite(agent.manifests(), ENDPOINTS)?;
+        }
+        let took = agent.wait_for_change(before + 1)?;
+        add(Measure::ServiceChange, milliseconds(took));
+        let seen = agent.seen().last().copied().unwrap_or_default();
+        add(Measure::ServiceSeen, milliseconds(seen));
     }
     Ok(())
 }

@@ -52,6 +52,10 @@ pub(crate) enum Measure {
     Change,
     /// From the change of the file to the last write.
     Followed,
+    /// As [`Self::Seen`], when a service comes or goes.
+    ServiceSeen,
+    /// As [`Self::Change`], when a service comes or goes.
+    ServiceChange,
     /// Memory of the agent's own that is resident.
     Memory,
     /// The same for each endpoint.
@@ -64,7 +68,7 @@ pub(crate) enum Measure {
 
 impl Measure {
     /// In the order of the report.
-    pub(crate) const ALL: [Self; 27] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::EstablishedFew,
         Self::EstablishedMany,
         Self::FirstPacket,
@@ -88,6 +92,8 @@ impl Measure {
         Self::Seen,
         Self::Change,
         Self::Followed,
+        Self::ServiceSeen,
+        Self::ServiceChange,
         Self::Memory,
         Self::MemoryEach,
         Self::MemoryPeak,
@@ -120,6 +126,8 @@ impl Measure {
             Self::Seen => "change one endpoint: parsed to seen by packets",
             Self::Change => "change one endpoint: parsed to last write",
             Self::Followed => "change one endpoint: file to last write",
+            Self::ServiceSeen => "a service comes or goes: parsed to seen by packets",
+            Self::ServiceChange => "a service comes or goes: parsed to last write",
             Self::Memory => "agent, own memory",
             Self::MemoryEach => "agent, own memory per endpoint",
             Self::MemoryPeak => "agent, at most, with mapped tables",
@@ -149,7 +157,9 @@ impl Measure {
             | Self::Ready
             | Self::Seen
             | Self::Change
-            | Self::Followed => "ms",
+            | Self::Followed
+            | Self::ServiceSeen
+            | Self::ServiceChange => "ms",
             Self::MemoryEach => "B",
             Self::Memory | Self::MemoryPeak | Self::Tables => "MiB",
         }

@@ -116,6 +116,11 @@ impl Services {
         let finished = dir.join(format!("{DIALLED}.json"));
         std::fs::rename(&unfinished, finished).context("replace a manifest")
     }
+
+    /// Removes the manifest in JSON of the one that is dialled.
+    pub(crate) fn withdraw(dir: &Path) -> Result<()> {
+        std::fs::remove_file(dir.join(format!("{DIALLED}.json"))).context("remove a manifest")
+    }
 }
 
 impl Service {
