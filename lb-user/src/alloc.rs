@@ -36,7 +36,11 @@ pub use self::{
     allocations::Allocations,
     port_range::{PortRange, PortRangeError},
 };
-use self::{allocations::Held, node_ports::NodePorts, range::Range};
+use self::{
+    allocations::Held,
+    node_ports::{NodePorts, Numbers},
+    range::Range,
+};
 
 /// What there is to be given.
 #[derive(Clone, Copy, Debug)]
@@ -64,15 +68,24 @@ pub struct Addresses {
     pub health_check_node_port: Option<u16>,
 }
 
-/// The outcome for all services.
+/// The outcome for all services, and what is needed to go on from it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allocated {
     /// By service. A service that may not be served is missing.
     pub addresses: SharedMap<ObjectName, Addresses>,
     /// To be given in the next time.
     pub allocations: Allocations,
-    /// What cannot be done, and why.
-    pub findings: Vec<Finding>,
+    /// What cannot be done, and why, by service; no list is empty.
+    pub findings: BTreeMap<ObjectName, Vec<Finding>>,
+    /// Who has what; unknown while a service wants what another one has, as then it may get it by any change.
+    holders: Option<Holders>,
+}
+
+/// Who has which address and which number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Holders {
+    ips: BTreeMap<IpAddr, ObjectName>,
+    numbers: Numbers,
 }
 
 /// Gives every service its addresses and node ports.
@@ -81,47 +94,138 @@ pub fn allocate(
     pools: Pools<'_>,
     previous: &Allocations,
 ) -> Allocated {
-    let mut allocator = Allocator::new(pools, previous);
-    let mut wanting = Vec::new();
-    for (name, service) in services {
-        match families::of_service(&service.object, &allocator.configured) {
-            Ok(families) => wanting.push((name, &**service, families)),
-            Err((field, message)) => allocator.report(name, service, &field, message),
+    let start = (Allocated::default(), Holders::default());
+    let all = services.iter().map(|(name, service)| (name, &**service));
+    let (mut out, end) = Allocator::new(services, pools, previous, start).run(all.collect());
+    out.holders = end.is_some().then(|| Holders::of(&out));
+    out
+}
+
+impl Allocated {
+    /// Goes on to other `services` of which these are `changed`, new or gone. Gives back whose addresses are others.
+    ///
+    /// It comes to what [`allocate`] comes to. Where nobody wants what another one has, all others keep what they hold, so
+    /// that only these are asked.
+    pub fn follow(
+        &mut self,
+        services: &Objects<Service>,
+        pools: Pools<'_>,
+        changed: &BTreeSet<ObjectName>,
+    ) -> BTreeSet<ObjectName> {
+        let previous = self.allocations.clone();
+        let was = self.addresses.clone();
+        if !self.follow_changed(services, pools, changed, &previous) {
+            *self = allocate(services, pools, &previous);
         }
+        let others = was.differences(&self.addresses, PartialEq::eq);
+        others.cloned().collect()
     }
-    for (name, service, _) in &wanting {
-        allocator.node_ports.reserve((name, service));
+
+    /// The same if others have no part in it; else false, and what is here is of no use.
+    fn follow_changed(
+        &mut self,
+        services: &Objects<Service>,
+        pools: Pools<'_>,
+        changed: &BTreeSet<ObjectName>,
+        previous: &Allocations,
+    ) -> bool {
+        let Some(mut holders) = self.holders.take() else {
+            return false;
+        };
+        for name in changed {
+            holders.forget(name, previous);
+            self.addresses.remove(name);
+            self.allocations.0.remove(name);
+            self.findings.remove(name);
+        }
+        let asking = changed.iter();
+        let asking = asking.filter_map(|name| Some((name, &**services.get(name)?)));
+        let start = (std::mem::take(self), holders);
+        let (out, end) = Allocator::new(services, pools, previous, start).run(asking.collect());
+        *self = out;
+        let Some(mut holders) = end else {
+            return false;
+        };
+        for name in changed {
+            // What was kept for it and is not given in the end is free.
+            holders.forget(name, previous);
+            holders.note(name, self);
+        }
+        self.holders = Some(holders);
+        true
     }
-    let refused = allocator.take_explicit(&wanting);
-    wanting.retain(|(name, ..)| !refused.contains(*name));
-    // Kept addresses first: no newcomer may take one.
-    let kept = allocator.keep(&wanting);
-    for (name, service, families) in &wanting {
-        allocator.complete(name, service, families.clone(), &kept);
+
+    /// All findings, sorted by place.
+    #[cfg(test)]
+    fn sorted_findings(&self) -> Vec<Finding> {
+        let mut findings: Vec<_> = self.findings.values().flatten().cloned().collect();
+        findings.sort();
+        findings
     }
-    allocator.remember_idle(&wanting);
-    allocator.out.findings.sort();
-    allocator.out
+}
+
+impl Holders {
+    /// Those of all services.
+    fn of(allocated: &Allocated) -> Self {
+        let mut holders = Self::default();
+        for name in allocated.addresses.keys() {
+            holders.note(name, allocated);
+        }
+        holders
+    }
+
+    /// Takes notice of what a service has, and what is kept for it.
+    fn note(&mut self, name: &ObjectName, allocated: &Allocated) {
+        let Some(addresses) = allocated.addresses.get(name) else {
+            return;
+        };
+        let ips = addresses.ips.iter();
+        self.ips.extend(ips.map(|ip| (*ip, name.clone())));
+        let held = allocated.allocations.of(name);
+        self.numbers.note(name, addresses, held);
+    }
+
+    /// Forgets what a service had.
+    fn forget(&mut self, name: &ObjectName, previous: &Allocations) {
+        let Some(held) = previous.of(name) else {
+            return;
+        };
+        for ip in &held.ips {
+            if self.ips.get(ip) == Some(name) {
+                self.ips.remove(ip);
+            }
+        }
+        self.numbers.forget(name, held);
+    }
 }
 
 /// A service, its name and its families.
 type Wanting<'a> = (&'a ObjectName, &'a Located<Service>, Vec<Family>);
-/// Who has something.
-type Holder<'a> = (&'a ObjectName, &'a Located<Service>);
+/// A service and its name.
+type Named<'a> = (&'a ObjectName, &'a Located<Service>);
 
 struct Allocator<'a> {
     pools: Pools<'a>,
     ranges: Vec<Range>,
+    services: &'a Objects<Service>,
     previous: &'a Allocations,
     /// Families of the CIDRs, each once.
     configured: Vec<Family>,
-    taken: BTreeMap<IpAddr, Holder<'a>>,
+    taken: BTreeMap<IpAddr, ObjectName>,
     node_ports: NodePorts<'a>,
+    /// Whether nobody is without what it asks for. What another one gets or gives back is of no concern to the others then.
+    is_settled: bool,
     out: Allocated,
 }
 
 impl<'a> Allocator<'a> {
-    fn new(pools: Pools<'a>, previous: &'a Allocations) -> Self {
+    /// Goes on from what others than those that [`Self::run`] is about got and have.
+    fn new(
+        services: &'a Objects<Service>,
+        pools: Pools<'a>,
+        previous: &'a Allocations,
+        (out, holders): (Allocated, Holders),
+    ) -> Self {
         let ranges: Vec<_> = pools.cidrs.iter().copied().map(Range::new).collect();
         let mut configured = Vec::new();
         for family in ranges.iter().map(Range::family) {
@@ -132,12 +236,42 @@ impl<'a> Allocator<'a> {
         Self {
             pools,
             ranges,
+            services,
             previous,
             configured,
-            taken: BTreeMap::new(),
-            node_ports: NodePorts::new(pools.node_ports, previous),
-            out: Allocated::default(),
+            taken: holders.ips,
+            node_ports: NodePorts::new(pools.node_ports, services, previous, holders.numbers),
+            is_settled: true,
+            out,
         }
+    }
+
+    /// Gives these services what they want. Says who has what, unless somebody wants what another one has.
+    fn run(mut self, services: Vec<Named<'a>>) -> (Allocated, Option<Holders>) {
+        let mut wanting = Vec::with_capacity(services.len());
+        for (name, service) in services {
+            match families::of_service(&service.object, &self.configured) {
+                Ok(families) => wanting.push((name, service, families)),
+                Err((field, message)) => self.report(name, service, &field, message),
+            }
+        }
+        for (name, service, _) in &wanting {
+            self.node_ports.reserve((name, service));
+        }
+        let refused = self.take_explicit(&wanting);
+        wanting.retain(|(name, ..)| !refused.contains(*name));
+        // Kept addresses first: no newcomer may take one.
+        let kept = self.keep(&wanting);
+        for (name, service, families) in &wanting {
+            self.complete(name, service, families.clone(), &kept);
+        }
+        self.remember_idle(&wanting);
+        let is_settled = self.is_settled && !self.node_ports.disturbs;
+        let holders = Holders {
+            ips: self.taken,
+            numbers: self.node_ports.numbers,
+        };
+        (self.out, is_settled.then_some(holders))
     }
 
     /// Reserves what manifests ask for, for one service after the other, all or nothing. Who has it
@@ -166,13 +300,14 @@ impl<'a> Allocator<'a> {
     }
 
     /// Reserves all that one service asks for, or nothing.
-    fn claim(&mut self, holder: Holder<'a>) -> bool {
+    fn claim(&mut self, holder: Named<'a>) -> bool {
         let (name, service) = holder;
         let ips = explicit_ips(&service.object);
         let mut clashes = Vec::new();
         for ip in ips {
             if let Some(other) = self.taken.get(ip) {
-                clashes.push(("spec.clusterIPs".to_owned(), clash(ip, *other)));
+                let message = clash(ip, other, self.services);
+                clashes.push(("spec.clusterIPs".to_owned(), message));
             }
         }
         clashes.extend(self.node_ports.clashes(holder));
@@ -187,13 +322,14 @@ impl<'a> Allocator<'a> {
             }));
         }
         if !clashes.is_empty() {
+            self.is_settled = false;
             for (field, message) in clashes {
                 self.report(name, service, &field, message);
             }
             return false;
         }
         for ip in ips {
-            self.taken.insert(*ip, holder);
+            self.taken.insert(*ip, name.clone());
         }
         self.node_ports.take(holder);
         for (field, what) in outside {
@@ -234,16 +370,16 @@ impl<'a> Allocator<'a> {
                 };
                 match self.taken.get(&ip) {
                     None if self.gives(ip) => {
-                        self.taken.insert(ip, (name, service));
+                        self.taken.insert(ip, (*name).clone());
                         kept.insert(((*name).clone(), family), ip);
                     }
                     None => {}
-                    Some((holder, at)) => {
+                    Some(holder) => {
                         let message = format!(
-                            "{ip}, which was allocated to it, is asked for by Service {holder} ({}); it \
-                             gets another",
-                            at.origin
+                            "{ip}, which was allocated to it, is asked for by Service {}; it gets another",
+                            with_origin(holder, self.services)
                         );
+                        self.is_settled = false;
                         self.push(Severity::Warning, name, service, "spec.clusterIPs", message);
                     }
                 }
@@ -277,9 +413,10 @@ impl<'a> Allocator<'a> {
                     "no {family} address is left in the service CIDRs ({}); add one",
                     join(self.pools.cidrs)
                 );
+                self.is_settled = false;
                 return self.report(name, service, "spec.clusterIPs", message);
             };
-            self.taken.insert(ip, (name, service));
+            self.taken.insert(ip, name.clone());
             ips.push(ip);
         }
         let given = if self.pools.gives_nothing {
@@ -287,6 +424,7 @@ impl<'a> Allocator<'a> {
         } else {
             self.node_ports.complete((name, service))
         };
+        self.is_settled &= given.lacking.is_empty();
         let range = self.pools.node_ports;
         for field in given.lacking {
             let message =
@@ -310,7 +448,7 @@ impl<'a> Allocator<'a> {
             health_check_node_port: addresses.health_check_node_port,
         };
         if !held.is_empty() {
-            self.out.allocations.0.insert(name.to_string(), held);
+            self.out.allocations.0.insert(name.clone(), held);
         }
     }
 
@@ -318,7 +456,7 @@ impl<'a> Allocator<'a> {
     fn remember_idle(&mut self, wanting: &[Wanting<'a>]) {
         for (name, service, _) in wanting {
             let idle = self.node_ports.idle(name, &service.object);
-            let held = self.out.allocations.0.get_mut(&name.to_string());
+            let held = self.out.allocations.0.get_mut(name);
             if let (Some(idle), Some(held)) = (idle, held) {
                 held.health_check_node_port = Some(idle);
             }
@@ -361,7 +499,8 @@ impl<'a> Allocator<'a> {
             name: name.clone(),
         };
         let finding = Finding::about(severity, (&reference, service), field, message);
-        self.out.findings.push(finding);
+        let findings = self.out.findings.entry(name.clone());
+        findings.or_default().push(finding);
     }
 }
 
@@ -373,11 +512,17 @@ fn explicit_ips(service: &Service) -> &[IpAddr] {
     }
 }
 
-fn clash(what: &impl fmt::Display, (name, located): Holder<'_>) -> String {
-    format!(
-        "{what} belongs to Service {name} ({}) already; choose another",
-        located.origin
-    )
+fn clash(what: &impl fmt::Display, holder: &ObjectName, services: &Objects<Service>) -> String {
+    let holder = with_origin(holder, services);
+    format!("{what} belongs to Service {holder} already; choose another")
+}
+
+/// A service's name, and where it is written.
+fn with_origin(name: &ObjectName, services: &Objects<Service>) -> String {
+    match services.get(name) {
+        Some(located) => format!("{name} ({})", located.origin),
+        None => name.to_string(),
+    }
 }
 
 /// Families in which the service wants any address.

@@ -279,9 +279,10 @@ fn server_name(answer: &str) -> Result<String> {
 }
 
 /// Lets a moment pass before the next question. Clients that never pause ask as often as the machine is able to: more
-/// datagrams from new ports than there are source ports for, and no processor left for the agent.
+/// datagrams from new ports than there are source ports for, and no processor left for the agent. A machine that is slow
+/// throughout is asked less often, in proportion.
 pub fn pace() {
-    thread::sleep(Duration::from_millis(20));
+    thread::sleep(patiently(Duration::from_millis(20)));
 }
 
 #[cfg(test)]

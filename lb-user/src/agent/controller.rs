@@ -31,7 +31,7 @@ use crate::{
         compiler::{Compiler, Followed},
     },
     config::reload::Live,
-    desired::{Desired, FrontendKind, Place, PortName},
+    desired::{Desired, Place, PortName},
     mended,
     model::{
         finding::{Finding, Severity},
@@ -289,7 +289,7 @@ impl<M> Controller<M> {
         };
         if !matches!(followed, Followed::Endpoints(_)) {
             self.keep(compiler.compiled());
-            self.demand = demand_of(&compiler.compiled().desired);
+            self.demand = demand_of(compiler.compiled());
         }
         let compiled_us = start.elapsed().as_micros();
         tracing::debug!(compiled_us, "compiled");
@@ -517,11 +517,8 @@ impl<M: LbMaps> Controller<M> {
     }
 
     fn ports(&self) -> Arc<BTreeMap<u32, PortName>> {
-        let services = self.ledger.services().values();
-        let ids: BTreeSet<u32> = services.map(|service| service.id).collect();
-        let ports = ids.into_iter();
-        let named = ports.filter_map(|id| Some((id, self.ledger.name(id)?.clone())));
-        Arc::new(named.collect())
+        let named = self.ledger.answering();
+        Arc::new(named.map(|(id, name)| (id, name.clone())).collect())
     }
 
     /// Logs what is new, and forgets what no longer holds so that it is told again when it returns.
@@ -575,14 +572,11 @@ fn told(mends: &[Mend]) {
     }
 }
 
-fn demand_of(desired: &Desired) -> Demand {
-    let frontends = desired.ports.values().flat_map(|port| &port.frontends);
-    // Node ports are on the node's own addresses, to which no route leads.
-    let frontends = frontends.filter(|frontend| frontend.kind != FrontendKind::NodePort);
-    let pods = desired.places.iter();
+fn demand_of(compiled: &Compiled) -> Demand {
+    let pods = compiled.desired.places.iter();
     let pods = pods.filter(|(_, place)| **place == Place::Pods);
     Demand {
-        services: Arc::new(frontends.map(|frontend| frontend.addr).collect()),
+        services: Arc::clone(&compiled.dialled),
         pod_cidrs: pods.map(|(net, _)| *net).collect(),
     }
 }

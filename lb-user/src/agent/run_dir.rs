@@ -4,7 +4,7 @@
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
-    io::{self, Read, Seek, Write},
+    io::{self, BufWriter, Read, Seek, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -138,8 +138,9 @@ impl RunDir {
     pub fn keep(&self, allocations: &Allocations) -> Result<(), RunDirError> {
         let path = self.path.join(ALLOCATIONS);
         let write = || -> io::Result<()> {
-            let mut file = NamedTempFile::new_in(&self.path)?;
+            let mut file = BufWriter::new(NamedTempFile::new_in(&self.path)?);
             serde_json::to_writer_pretty(&mut file, allocations)?;
+            let file = file.into_inner()?;
             file.as_file().sync_all()?;
             file.persist(&path)?;
             File::open(&self.path)?.sync_all()

@@ -3,14 +3,36 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use lb_common::net::addr::Family;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-use crate::model::object::{ObjectName, family_of};
+use crate::{
+    model::object::{ObjectName, family_of},
+    shared_map::SharedMap,
+};
 
-/// Addresses and node ports by service (`NAMESPACE/NAME`), kept between runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Allocations(pub(super) BTreeMap<String, Held>);
+/// Addresses and node ports by service, kept between runs; in a file by `NAMESPACE/NAME`. A copy costs little.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allocations(pub(super) SharedMap<ObjectName, Held>);
+
+impl Serialize for Allocations {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, held)| (name.to_string(), held)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Allocations {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let entries = BTreeMap::<String, Held>::deserialize(deserializer)?;
+        let named = entries.into_iter().map(|(name, held)| {
+            let (namespace, name) = name.split_once('/').ok_or_else(|| {
+                let what = format!("{name:?} is no service; each is written NAMESPACE/NAME");
+                D::Error::custom(what)
+            })?;
+            Ok((ObjectName::new(namespace, name), held))
+        });
+        named.collect::<Result<_, _>>().map(Self)
+    }
+}
 
 /// What one service has.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,7 +117,7 @@ impl Held {
 impl Allocations {
     /// What a service had; nothing if it was not there.
     pub(super) fn of(&self, service: &ObjectName) -> Option<&Held> {
-        self.0.get(&service.to_string())
+        self.0.get(service)
     }
 }
 
@@ -110,7 +132,17 @@ mod tests {
         assert_eq!(serde_json::to_string(&read).expect("plain data"), old);
         let new = r#"{"default/web":{"ips":["10.96.1.2"],"nodePorts":{"":30080,"dns":30053},"healthCheckNodePort":31000}}"#;
         let read: Allocations = serde_json::from_str(new).expect("the form of now");
-        assert_eq!(read.0["default/web"].node_ports["dns"], 30_053);
+        assert_eq!(
+            read.0[&ObjectName::new("default", "web")].node_ports["dns"],
+            30_053
+        );
         assert_eq!(serde_json::to_string(&read).expect("plain data"), new);
+    }
+
+    #[test]
+    fn what_names_no_service_is_said() {
+        let read = serde_json::from_str::<Allocations>(r#"{"web":[]}"#);
+        let error = read.expect_err("no namespace").to_string();
+        assert!(error.contains("\"web\" is no service"), "{error}");
     }
 }

@@ -6,24 +6,70 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Allocations, Holder, PortRange, allocations::Held, clash, fnv1a};
+use super::{Addresses, Allocations, Named, PortRange, allocations::Held, clash, fnv1a};
 use crate::{
     desired::Protocol,
     model::{
         object::ObjectName,
         service::{Service, ServicePort, ServiceType, TrafficPolicy},
     },
+    store::Objects,
 };
 
 /// The field of the health check's port.
 pub(super) const HEALTH_FIELD: &str = "spec.healthCheckNodePort";
 
 /// Who has which number.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    taken: BTreeMap<u16, ObjectName>,
+    /// Numbers that services had and may want again: given to others last.
+    idle: BTreeMap<u16, BTreeSet<ObjectName>>,
+}
+
+impl Numbers {
+    /// Takes notice of what a service has, and of what it `held` and may want again.
+    pub(super) fn note(&mut self, name: &ObjectName, has: &Addresses, held: Option<&Held>) {
+        let numbers = has.node_ports.values().chain(&has.health_check_node_port);
+        self.taken
+            .extend(numbers.map(|number| (*number, name.clone())));
+        if has.health_check_node_port.is_none() {
+            let idle = held.and_then(|held| held.health_check_node_port);
+            self.rest(name, idle);
+        }
+    }
+
+    /// A number that a service may want again.
+    fn rest(&mut self, name: &ObjectName, number: Option<u16>) {
+        if let Some(number) = number {
+            self.idle.entry(number).or_default().insert(name.clone());
+        }
+    }
+
+    /// Forgets what a service had.
+    pub(super) fn forget(&mut self, name: &ObjectName, held: &Held) {
+        let numbers = held.node_ports.values().chain(&held.health_check_node_port);
+        for number in numbers {
+            if self.taken.get(number) == Some(name) {
+                self.taken.remove(number);
+            }
+            if let Some(names) = self.idle.get_mut(number) {
+                names.remove(name);
+                if names.is_empty() {
+                    self.idle.remove(number);
+                }
+            }
+        }
+    }
+}
+
+/// Gives numbers.
 pub(super) struct NodePorts<'a> {
     pub(super) range: PortRange,
-    taken: BTreeMap<u16, Holder<'a>>,
-    /// Numbers that a service had and may want again: given to others last.
-    idle: BTreeSet<u16>,
+    pub(super) numbers: Numbers,
+    /// Whether one took a number that another one may want again.
+    pub(super) disturbs: bool,
+    services: &'a Objects<Service>,
     previous: &'a Allocations,
 }
 
@@ -38,17 +84,29 @@ pub(super) struct Given {
 }
 
 impl<'a> NodePorts<'a> {
-    pub(super) fn new(range: PortRange, previous: &'a Allocations) -> Self {
+    pub(super) fn new(
+        range: PortRange,
+        services: &'a Objects<Service>,
+        previous: &'a Allocations,
+        numbers: Numbers,
+    ) -> Self {
         Self {
             range,
-            taken: BTreeMap::new(),
-            idle: BTreeSet::new(),
+            numbers,
+            disturbs: false,
+            services,
             previous,
         }
     }
 
+    fn give(&mut self, number: u16, name: &ObjectName) {
+        let resting = self.numbers.idle.get(&number);
+        self.disturbs |= resting.is_some_and(|names| names.iter().any(|other| other != name));
+        self.numbers.taken.insert(number, name.clone());
+    }
+
     /// Reserves what a service had and still wants, so that nobody else gets it.
-    pub(super) fn reserve(&mut self, holder: Holder<'a>) {
+    pub(super) fn reserve(&mut self, holder: Named<'a>) {
         let (name, service) = holder;
         let Some(held) = self.previous.of(name) else {
             return;
@@ -68,11 +126,12 @@ impl<'a> NodePorts<'a> {
         let health = held.health_check_node_port;
         let asked = service.spec.health_check_node_port;
         let wanted = health.filter(|number| has_health_check(service) && is_wanted(*number, asked));
+        let taken = &mut self.numbers.taken;
         for number in numbers.chain(wanted) {
-            self.taken.entry(number).or_insert(holder);
+            taken.entry(number).or_insert_with(|| name.clone());
         }
-        self.idle
-            .extend(health.filter(|_| !has_health_check(service)));
+        let idle = health.filter(|_| !has_health_check(service));
+        self.numbers.rest(name, idle);
     }
 
     /// Whether a service had all of the numbers that it asks for.
@@ -84,14 +143,14 @@ impl<'a> NodePorts<'a> {
     }
 
     /// Why a service cannot have the numbers that it asks for: fields and reasons.
-    pub(super) fn clashes(&self, (name, service): Holder<'a>) -> Vec<(String, String)> {
+    pub(super) fn clashes(&self, (name, service): Named<'a>) -> Vec<(String, String)> {
         let service = &service.object;
         let explicit = explicit(service);
         let mut clashes = Vec::new();
         for (field, number) in &explicit {
-            let other = self.taken.get(number).filter(|other| other.0 != name);
-            if let Some(other) = other {
-                let message = clash(&format!("node port {number}"), *other);
+            let other = self.numbers.taken.get(number);
+            if let Some(other) = other.filter(|other| *other != name) {
+                let message = clash(&format!("node port {number}"), other, self.services);
                 clashes.push((field.clone(), message));
             }
         }
@@ -106,16 +165,16 @@ impl<'a> NodePorts<'a> {
         clashes
     }
 
-    /// Takes the numbers that a service asks for; gives back those outside of the range.
-    pub(super) fn take(&mut self, holder: Holder<'a>) {
-        let numbers = explicit(&holder.1.object).into_iter();
-        self.taken
-            .extend(numbers.map(|(_, number)| (number, holder)));
+    /// Takes the numbers that a service asks for.
+    pub(super) fn take(&mut self, (name, service): Named<'a>) {
+        for (_, number) in explicit(&service.object) {
+            self.give(number, name);
+        }
     }
 
     /// Gives back what was reserved for a service that is refused.
     pub(super) fn release(&mut self, name: &ObjectName) {
-        self.taken.retain(|_, holder| holder.0 != name);
+        self.numbers.taken.retain(|_, holder| holder != name);
     }
 
     /// Numbers that a service asks for outside of the range, with their fields.
@@ -126,7 +185,7 @@ impl<'a> NodePorts<'a> {
     }
 
     /// Gives a service all that it lacks.
-    pub(super) fn complete(&mut self, holder: Holder<'a>) -> Given {
+    pub(super) fn complete(&mut self, holder: Named<'a>) -> Given {
         let (name, located) = holder;
         let service = &located.object;
         let mut given = Given::default();
@@ -152,7 +211,7 @@ impl<'a> NodePorts<'a> {
                 given.lacking.push(format!("spec.ports[{index}].nodePort"));
                 continue;
             };
-            self.taken.insert(number, holder);
+            self.give(number, name);
             used.insert((number, port.protocol));
             given.node_ports.insert(port.name.to_string(), number);
         }
@@ -160,7 +219,7 @@ impl<'a> NodePorts<'a> {
         given
     }
 
-    fn complete_health_check(&mut self, holder: Holder<'a>, given: &mut Given) {
+    fn complete_health_check(&mut self, holder: Named<'a>, given: &mut Given) {
         let (name, located) = holder;
         if !has_health_check(&located.object) {
             return;
@@ -178,7 +237,7 @@ impl<'a> NodePorts<'a> {
             .or_else(|| self.free(name, "/health"));
         match number {
             Some(number) => {
-                self.taken.insert(number, holder);
+                self.give(number, name);
                 given.health_check_node_port = Some(number);
             }
             None => given.lacking.push(HEALTH_FIELD.to_owned()),
@@ -188,8 +247,7 @@ impl<'a> NodePorts<'a> {
     /// A number that a service had, if it is reserved for it.
     fn kept(&self, name: &ObjectName, of: impl Fn(&Held) -> Option<u16>) -> Option<u16> {
         let number = self.previous.of(name).and_then(of)?;
-        let holder = self.taken.get(&number)?;
-        (holder.0 == name).then_some(number)
+        (self.numbers.taken.get(&number)? == name).then_some(number)
     }
 
     /// A number that a service had and has no use for, if nobody else has it.
@@ -199,13 +257,13 @@ impl<'a> NodePorts<'a> {
             .of(name)
             .filter(|_| !has_health_check(service));
         let number = held?.health_check_node_port?;
-        (!self.taken.contains_key(&number)).then_some(number)
+        (!self.numbers.taken.contains_key(&number)).then_some(number)
     }
 
     /// A free number: of the upper band, then of the lower band, then one that somebody may want again.
     fn free(&self, name: &ObjectName, port: &str) -> Option<u16> {
         let seed = fnv1a(format!("{name}:{port}").as_bytes());
-        let is_free = |number: &u16| !self.taken.contains_key(number);
+        let is_free = |number: &u16| !self.numbers.taken.contains_key(number);
         let candidates = || {
             self.range.bands().flat_map(move |band| {
                 let width = u64::from(band.end() - band.start()) + 1;
@@ -219,7 +277,7 @@ impl<'a> NodePorts<'a> {
         };
         candidates()
             .filter(is_free)
-            .find(|number| !self.idle.contains(number))
+            .find(|number| !self.numbers.idle.contains_key(number))
             .or_else(|| candidates().find(is_free))
     }
 }

@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{model::object::Object, source::manifest};
 
+mod follow;
 mod node_ports;
 
 /// Services by name, each with the fields of its spec in flow style.
@@ -69,7 +70,7 @@ const DUAL: [&str; 2] = ["10.96.0.0/16", "fd00:10:96::/112"];
 fn addresses_come_from_the_upper_band_and_stay() {
     let few = services(&[("a", ""), ("b", "")]);
     let first = allocate(&few, &cidrs(&DUAL), &Allocations::default());
-    assert_eq!(first.findings, []);
+    assert_eq!(first.sorted_findings(), []);
     for addresses in first.addresses.values() {
         let IpAddr::V4(ip) = addresses.ips[0] else {
             panic!("the first CIDR's family")
@@ -130,9 +131,9 @@ fn a_full_range_ends_in_the_lower_band_and_then_in_a_finding() {
     let given: BTreeSet<_> = all.addresses.values().flat_map(|a| a.ips.clone()).collect();
     assert_eq!(given.len(), 30, "all but network and broadcast");
     assert!(!given.contains(&Ipv4Addr::new(10, 0, 0, 31).into()));
-    assert_eq!(all.findings.len(), 1);
+    assert_eq!(all.sorted_findings().len(), 1);
     assert!(
-        all.findings[0]
+        all.sorted_findings()[0]
             .message
             .contains("is left in the service CIDRs (10.0.0.0/27)")
     );
@@ -143,8 +144,8 @@ fn the_same_explicit_address_is_given_once_and_the_finding_names_both() {
     let both = services(&[("a", "clusterIP: 10.96.0.5"), ("b", "clusterIP: 10.96.0.5")]);
     let first = allocate(&both, &cidrs(&DUAL), &Allocations::default());
     assert_eq!((ips(&first, "a").len(), ips(&first, "b").len()), (1, 0));
-    assert_eq!(first.findings.len(), 1);
-    let text = first.findings[0].to_string();
+    assert_eq!(first.sorted_findings().len(), 1);
+    let text = first.sorted_findings()[0].to_string();
     assert!(
         text.contains("Service default/b") && text.contains("Service default/a"),
         "{text}"
@@ -171,8 +172,8 @@ fn an_explicit_address_wins_over_an_allocated_one() {
     let second = allocate(&both, &cidrs(&DUAL), &first.allocations);
     assert_eq!(ips(&second, "zz").first(), Some(&wanted));
     assert_ne!(ips(&second, "z").first(), Some(&wanted));
-    assert_eq!(second.findings.len(), 1);
-    assert_eq!(second.findings[0].severity, Severity::Warning);
+    assert_eq!(second.sorted_findings().len(), 1);
+    assert_eq!(second.sorted_findings()[0].severity, Severity::Warning);
 }
 
 #[test]
@@ -180,7 +181,7 @@ fn an_address_outside_the_ranges_is_used_with_a_warning() {
     let some = services(&[("a", "clusterIP: 192.0.2.1")]);
     let allocated = allocate(&some, &cidrs(&DUAL), &Allocations::default());
     assert_eq!(ips(&allocated, "a"), ["192.0.2.1"]);
-    assert_eq!(allocated.findings[0].severity, Severity::Warning);
+    assert_eq!(allocated.sorted_findings()[0].severity, Severity::Warning);
 }
 
 #[test]
@@ -203,7 +204,11 @@ fn services_that_ask_for_the_same_are_named_with_their_places() {
         })
         .collect();
     let allocated = allocate(&services, &cidrs(&DUAL), &Allocations::default());
-    let said: Vec<_> = allocated.findings.iter().map(Finding::to_string).collect();
+    let said: Vec<_> = allocated
+        .sorted_findings()
+        .iter()
+        .map(Finding::to_string)
+        .collect();
     assert_eq!(
         said,
         [
@@ -233,7 +238,7 @@ fn who_is_refused_holds_nothing_that_a_third_asks_for() {
     let allocated = allocate(&all, &cidrs(&DUAL), &Allocations::default());
     assert_eq!(ips(&allocated, "b"), Vec::<String>::new());
     assert_eq!(ips(&allocated, "c"), ["fd00:10:96::5"]);
-    assert_eq!(allocated.findings.len(), 1);
+    assert_eq!(allocated.sorted_findings().len(), 1);
 }
 
 #[test]
@@ -242,7 +247,7 @@ fn one_range_after_the_other_is_used_up() {
     let specs: Vec<_> = names.iter().map(|name| (name.as_str(), "")).collect();
     let ranges = cidrs(&["10.0.0.0/28", "10.1.0.0/28"]);
     let all = allocate(&services(&specs), &ranges, &Allocations::default());
-    assert_eq!(all.findings, []);
+    assert_eq!(all.sorted_findings(), []);
     let given: BTreeSet<_> = all.addresses.values().flat_map(|a| a.ips.clone()).collect();
     assert_eq!(given.len(), 20);
     let in_first = given.iter().filter(|ip| ranges[0].contains(*ip)).count();
@@ -257,7 +262,7 @@ fn outcome(spec: &str, ranges: &[&str]) -> Result<(Vec<Family>, Vec<Family>), St
         let of_ips = addresses.ips.iter().copied().map(family_of).collect();
         return Ok((addresses.families.to_vec(), of_ips));
     }
-    let finding = &allocated.findings[0];
+    let finding = &allocated.sorted_findings()[0];
     Err(format!("{}: {}", finding.field, finding.message))
 }
 
@@ -381,7 +386,7 @@ fn the_networks_own_addresses_are_outside_of_the_range() {
         let allocated = allocate(&some, &cidrs(&DUAL), &Allocations::default());
         assert_eq!(ips(&allocated, "a"), [outside]);
         assert_eq!(
-            allocated.findings[0].severity,
+            allocated.sorted_findings()[0].severity,
             Severity::Warning,
             "{outside}"
         );
@@ -439,7 +444,7 @@ mod properties {
             for (name, service) in &all {
                 let Some(addresses) = allocated.addresses.get(name) else {
                     let is_told = |f: &Finding| f.severity == Severity::Error && f.object.ends_with(&*name.to_string());
-                    prop_assert!(allocated.findings.iter().any(is_told), "{name} is refused in silence");
+                    prop_assert!(allocated.sorted_findings().iter().any(is_told), "{name} is refused in silence");
                     continue;
                 };
                 let explicit = explicit_ips(&service.object);

@@ -1,22 +1,24 @@
 //! What is compiled, from one snapshot to the next: what a difference does not concern stays as it is.
 //!
-//! Who dials a service follows from all services, since they may ask for the same addresses; who answers for it follows from its
-//! own endpoints. So a change of slices, Endpoints or pods concerns those services alone that they are for, and of these
-//! nothing but who answers. After a change of services it is found out for all who dials them, and for
-//! those alone who answers. After any other change everything is compiled from the beginning.
+//! Who answers for a service follows from its own endpoints: a change of slices, Endpoints or pods concerns those services
+//! alone that they are for, and of these nothing but who answers. Who dials a service follows from what it asks for and
+//! from what others do, as they may ask for the same: a change of services concerns these, and those that get or lose
+//! something by it. After any other change everything is compiled from the beginning.
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use super::{
     Compiled, NodeFacts, balancing,
+    dialled::Dialled,
     endpoint::{self, Here},
-    external::{self, Taken},
+    external::{self, Asking, Claims},
     findings::{Findings, Ground},
-    frontend, health, places,
+    frontend, health,
+    places::{self, Exceptions},
     slices::{Sources, orphan_endpoints, orphan_slice},
 };
 use crate::{
-    alloc::{self, Addresses, Allocations, Pools},
+    alloc::{self, Addresses, Allocated, Allocations, Pools},
     desired::{DesiredPort, PortName},
     model::{
         endpoint::EndpointSlice,
@@ -24,6 +26,7 @@ use crate::{
         object::{Kind, Located, ObjectName, ObjectRef},
         service::{Service, ServicePort},
     },
+    shared_map::SharedMap,
     store::Snapshot,
 };
 
@@ -33,6 +36,10 @@ pub struct Compiler {
     snapshot: Snapshot,
     facts: NodeFacts,
     sources: Sources,
+    allocated: Allocated,
+    claims: Claims,
+    exceptions: Exceptions,
+    dialled: Dialled,
     findings: Findings,
     compiled: Compiled,
 }
@@ -51,20 +58,26 @@ pub enum Followed {
 impl Compiler {
     /// Compiles a first snapshot for a node. `previous`: what services were given before.
     pub fn new(snapshot: &Snapshot, facts: &NodeFacts, previous: &Allocations) -> Self {
-        let allocated = alloc::allocate(&snapshot.services, pools(facts), previous);
         let mut compiler = Self {
             snapshot: snapshot.clone(),
             facts: facts.clone(),
             sources: Sources::new(snapshot),
+            allocated: alloc::allocate(&snapshot.services, pools(facts), previous),
+            claims: Claims::default(),
+            exceptions: Exceptions::default(),
+            dialled: Dialled::default(),
             findings: Findings::default(),
-            compiled: Compiled {
-                addresses: allocated.addresses,
-                allocations: Arc::new(allocated.allocations),
-                ..Compiled::default()
-            },
+            compiled: Compiled::default(),
         };
+        let names: Vec<ObjectName> = snapshot.services.keys().cloned().collect();
         compiler.orphans();
-        compiler.services(allocated.findings, None);
+        compiler.take_addresses(&BTreeSet::new());
+        for name in &names {
+            compiler.claim(name, &mut BTreeSet::new());
+        }
+        for name in &names {
+            compiler.serve(name, &mut |_| {});
+        }
         compiler.node();
         compiler.compiled.findings = compiler.findings.sorted();
         compiler
@@ -120,36 +133,38 @@ impl Compiler {
             self.sources.service(name, was, &self.snapshot);
             self.orphans_of(name);
         }
-        let previous = &self.compiled.allocations;
-        let allocated = alloc::allocate(&self.snapshot.services, pools(&self.facts), previous);
-        concerned.extend(services);
-        let there = &self.compiled.addresses;
-        let moved = there.differences(&allocated.addresses, PartialEq::eq);
-        concerned.extend(moved.cloned());
+        let had_findings: BTreeSet<_> = self.allocated.findings.keys().cloned().collect();
+        let had = self.compiled.addresses.clone();
+        let is = self.snapshot.clone();
+        let mut others = self
+            .allocated
+            .follow(&is.services, pools(&self.facts), &services);
+        others.extend(services);
+        self.take_addresses(&had_findings);
+
+        for name in &others {
+            if let Some(asking) = asking(was, &had, &self.facts, name) {
+                self.claims.remove(&asking, &mut concerned);
+            }
+        }
+        for name in &others {
+            self.claim(name, &mut concerned);
+        }
+        concerned.extend(others);
 
         let mut changed = BTreeSet::new();
         for name in &concerned {
-            let before = ports_of(was, &self.compiled, name);
-            match allocated.addresses.get(name) {
-                Some(addresses) => {
-                    let addresses = addresses.clone();
-                    self.compiled.addresses.insert(name.clone(), addresses)
-                }
-                None => self.compiled.addresses.remove(name),
-            };
-            let now = ports_of(&self.snapshot, &self.compiled, name);
-            for id in before.difference(&now) {
-                self.compiled.desired.ports.remove(id);
+            let now = ports_of(&is, &self.compiled.addresses, name);
+            for id in ports_of(was, &had, name).difference(&now) {
+                let gone = self.compiled.desired.ports.remove(id);
+                let addresses = &mut self.compiled.dialled;
+                self.dialled.replace(gone.as_ref(), None, addresses);
                 changed.insert(id.clone());
             }
-            self.compiled.health_checks.remove(name);
-            self.findings
-                .put(Ground::Endpoints(name.clone()), Vec::new());
+            self.serve(name, &mut |id| {
+                changed.insert(id.clone());
+            });
         }
-        if *self.compiled.allocations != allocated.allocations {
-            self.compiled.allocations = Arc::new(allocated.allocations);
-        }
-        changed.extend(self.services(allocated.findings, Some(&concerned)));
         let is_same_node = !self.node();
         self.compiled.findings = self.findings.sorted();
         if is_same_node {
@@ -161,15 +176,9 @@ impl Compiler {
 
     /// What lies where, and which addresses may stand in for clients'. Says whether that is news.
     fn node(&mut self) -> bool {
-        let Self {
-            snapshot,
-            facts,
-            compiled,
-            ..
-        } = self;
-        let places = places::places(snapshot, facts, &compiled.addresses);
-        let sources = places::sources(&compiled.desired.ports, facts);
-        let desired = &mut compiled.desired;
+        let places = places::places(&self.snapshot, &self.facts, &self.exceptions);
+        let sources = places::sources(&self.compiled.dialled, &self.facts);
+        let desired = &mut self.compiled.desired;
         let is_news = desired.places != places || desired.sources != sources;
         desired.places = places;
         desired.sources = sources;
@@ -206,70 +215,84 @@ impl Compiler {
         }
     }
 
-    /// All services, of which these findings are known: who dials them and who answers, of those that are not `concerned` who
-    /// dials them alone. Gives back the ports that are others, where there were some before.
-    fn services(
-        &mut self,
-        mut known: Vec<Finding>,
-        concerned: Option<&BTreeSet<ObjectName>>,
-    ) -> BTreeSet<PortName> {
+    /// Takes over what services were given. `had_findings`: of whom something was said before.
+    fn take_addresses(&mut self, had_findings: &BTreeSet<ObjectName>) {
+        let Self {
+            allocated,
+            compiled,
+            ..
+        } = self;
+        compiled.addresses = allocated.addresses.clone();
+        if *compiled.allocations != allocated.allocations {
+            compiled.allocations = Arc::new(allocated.allocations.clone());
+        }
+        for name in had_findings.iter().chain(allocated.findings.keys()) {
+            let found = allocated.findings.get(name).cloned();
+            let ground = Ground::Given(name.clone());
+            self.findings.put(ground, found.unwrap_or_default());
+        }
+    }
+
+    /// Takes notice of what a service asks for, and adds who is affected by that.
+    fn claim(&mut self, name: &ObjectName, affected: &mut BTreeSet<ObjectName>) {
+        self.exceptions.remove(name);
+        let addresses = &self.compiled.addresses;
+        if let Some(asking) = asking(&self.snapshot, addresses, &self.facts, name) {
+            self.claims.put(&asking, affected);
+            let exceptions = places::exceptions(&asking);
+            if !exceptions.is_empty() {
+                self.exceptions.insert(name.clone(), exceptions);
+            }
+        }
+    }
+
+    /// Who dials a service and who answers; tells of ports that are others than they were.
+    fn serve(&mut self, name: &ObjectName, changed: &mut impl FnMut(&PortName)) {
         let (snapshot, facts) = (&self.snapshot, &self.facts);
         let compiled = &mut self.compiled;
-        let here = Here::new(snapshot, facts);
-        let mut taken = Taken::new(snapshot, &compiled.addresses);
-        let mut changed = BTreeSet::new();
-        for (name, service) in &snapshot.services {
-            let Some(addresses) = compiled.addresses.get(name) else {
-                continue;
-            };
-            let is_served = frontend::is_served(&service.object);
-            let mut outside = taken.outside((name, service), addresses, facts);
-            let ports = frontend::ports(&service.object, addresses).filter(|_| is_served);
-            if concerned.is_some_and(|concerned| !concerned.contains(name)) {
-                for (port, id, mut entry) in ports {
-                    let frontends = outside.frontends(port, id.family, &mut known);
-                    entry.frontends.extend(frontends);
-                    let there = compiled.desired.ports.get(&id);
-                    if let Some(there) = there.filter(|it| it.frontends != entry.frontends) {
-                        let frontends = entry.frontends;
-                        let there = there.clone();
-                        let entry = DesiredPort { frontends, ..there };
-                        compiled.desired.ports.insert(id.clone(), entry);
-                        changed.insert(id);
-                    }
-                }
-                continue;
-            }
+        let mut check = None;
+        let [mut outside, mut endpoints] = [Vec::new(), Vec::new()];
+        if let Some(asking) = asking(snapshot, &compiled.addresses, facts, name) {
+            let Asking {
+                service, addresses, ..
+            } = asking;
+            let here = Here::new(snapshot, facts);
             let mut answers = Answers::new(&self.sources, snapshot, (service, addresses), here);
-            if is_served {
-                let check = answers.check();
-                compiled
-                    .health_checks
-                    .extend(check.map(|it| (name.clone(), it)));
+            if frontend::is_served(&service.object) {
+                check = answers.check();
                 let algorithm = balancing::algorithm(service, facts, &mut answers.findings);
-                for (port, id, mut entry) in ports {
+                for (port, id, mut entry) in frontend::ports(&service.object, addresses) {
                     (entry.algorithm, entry.maglev_size) = algorithm;
                     entry.external_local = endpoint::external_local(&service.object);
                     entry.internal_local = endpoint::internal_local(&service.object);
-                    let frontends = outside.frontends(port, id.family, &mut known);
+                    let frontends = asking.frontends(&self.claims, port, id.family, &mut outside);
                     entry.frontends.extend(frontends);
                     entry.source_ranges =
                         external::source_ranges(&service.object, id.family, facts);
                     answers.fill(port, &id, &mut entry);
-                    if concerned.is_some() {
-                        if compiled.desired.ports.get(&id) == Some(&entry) {
-                            continue;
-                        }
-                        changed.insert(id.clone());
+                    let there = compiled.desired.ports.get(&id);
+                    if there != Some(&entry) {
+                        self.dialled
+                            .replace(there, Some(&entry), &mut compiled.dialled);
+                        changed(&id);
+                        compiled.desired.ports.insert(id, entry);
                     }
-                    compiled.desired.ports.insert(id, entry);
                 }
             }
-            let findings = answers.findings;
-            self.findings.put(Ground::Endpoints(name.clone()), findings);
+            endpoints = answers.findings;
         }
-        self.findings.put(Ground::Addresses, known);
-        changed
+        match check {
+            Some(check) if compiled.health_checks.get(name) != Some(&check) => {
+                compiled.health_checks.insert(name.clone(), check);
+            }
+            Some(_) => {}
+            None => {
+                compiled.health_checks.remove(name);
+            }
+        }
+        self.findings.put(Ground::Outside(name.clone()), outside);
+        self.findings
+            .put(Ground::Endpoints(name.clone()), endpoints);
     }
 
     /// The services whose endpoints may be others than in the snapshot before.
@@ -340,11 +363,29 @@ fn pools(facts: &NodeFacts) -> Pools<'_> {
     }
 }
 
-/// The ports of a service of a snapshot, as it is compiled.
-fn ports_of(snapshot: &Snapshot, compiled: &Compiled, name: &ObjectName) -> BTreeSet<PortName> {
+/// A service of a snapshot that has addresses.
+fn asking<'a>(
+    snapshot: &'a Snapshot,
+    addresses: &'a SharedMap<ObjectName, Addresses>,
+    facts: &'a NodeFacts,
+    name: &ObjectName,
+) -> Option<Asking<'a>> {
+    Some(Asking {
+        service: snapshot.services.get(name)?,
+        addresses: addresses.get(name)?,
+        facts,
+    })
+}
+
+/// The ports of a service of a snapshot that are served.
+fn ports_of(
+    snapshot: &Snapshot,
+    addresses: &SharedMap<ObjectName, Addresses>,
+    name: &ObjectName,
+) -> BTreeSet<PortName> {
     let service = snapshot.services.get(name).map(|it| &it.object);
     let service = service.filter(|service| frontend::is_served(service));
-    let both = service.zip(compiled.addresses.get(name));
+    let both = service.zip(addresses.get(name));
     let ports = both.map(|(service, addresses)| frontend::ports(service, addresses));
     ports.into_iter().flatten().map(|(_, id, _)| id).collect()
 }

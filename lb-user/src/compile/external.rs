@@ -4,7 +4,10 @@
 //! outside; of two others the one whose name comes first has it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{
+        BTreeMap, BTreeSet,
+        btree_map::{Entry, OccupiedEntry},
+    },
     net::IpAddr,
 };
 
@@ -20,103 +23,177 @@ use crate::{
         object::{Kind, Located, ObjectName, ObjectRef, family_of},
         service::{IpMode, Service, ServicePort, ServiceType},
     },
-    shared_map::SharedMap,
-    store::Snapshot,
 };
 
-/// What belongs to which port of which service.
+/// An address and port that services ask for.
+type Key = (IpAddr, u16, Protocol);
+
+/// Who asks for which address and port, from one snapshot to the next. The first one has it.
 #[derive(Debug, Default)]
-pub(super) struct Taken<'a> {
+pub(super) struct Claims {
     /// Addresses and ports.
-    ports: BTreeMap<(IpAddr, u16, Protocol), Owner<'a>>,
-    /// Addresses by themselves, which answer pings; `None`: a `ClusterIP`.
-    addresses: BTreeMap<IpAddr, Option<Owner<'a>>>,
+    ports: BTreeMap<Key, Claimants>,
+    /// Addresses by themselves, which answer pings, but for the node's own.
+    addresses: BTreeMap<IpAddr, Claimants>,
 }
 
-/// A service and the name of one of its ports.
-type Owner<'a> = (&'a ObjectName, &'a str);
+/// Who asks for one thing, sorted. Mostly there is one.
+type Claimants = Vec<Claimant>;
 
-impl<'a> Taken<'a> {
-    /// All `ClusterIP`s.
-    pub(super) fn new(
-        snapshot: &'a Snapshot,
-        addresses: &SharedMap<ObjectName, Addresses>,
-    ) -> Self {
-        let mut taken = Self::default();
-        for (name, service) in &snapshot.services {
-            let service = &service.object;
-            let Some(addresses) = addresses.get(name).filter(|_| frontend::is_served(service))
-            else {
-                continue;
-            };
-            for ip in &addresses.ips {
-                taken.addresses.insert(*ip, None);
-                let ports = service.spec.ports.iter();
-                taken.ports.extend(ports.map(|port| {
-                    let owner = (name, &*port.name);
-                    ((*ip, port.port, port.protocol), owner)
-                }));
+/// A port of a service that asks for something.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Claimant {
+    /// Whether it is no `ClusterIP`.
+    is_outside: bool,
+    service: ObjectName,
+    /// Which of the service's ports it is, from zero.
+    port: usize,
+}
+
+impl Claims {
+    /// Takes notice of what a service asks for. Adds to `affected` whose part of it may be another now.
+    pub(super) fn put(&mut self, asking: &Asking<'_>, affected: &mut BTreeSet<ObjectName>) {
+        for (key, claimant) in asking.ports() {
+            put(self.ports.entry(key).or_default(), claimant, affected);
+        }
+        for (addr, claimant) in asking.addresses() {
+            put(self.addresses.entry(addr).or_default(), claimant, affected);
+        }
+    }
+
+    /// Forgets what a service asked for; else like [`Self::put`].
+    pub(super) fn remove(&mut self, asking: &Asking<'_>, affected: &mut BTreeSet<ObjectName>) {
+        for (key, claimant) in asking.ports() {
+            if let Entry::Occupied(entry) = self.ports.entry(key) {
+                remove(entry, &claimant, affected);
             }
         }
-        taken
-    }
-
-    /// The addresses for clients outside of one service.
-    pub(super) fn outside<'t>(
-        &'t mut self,
-        (name, service): (&'a ObjectName, &'a Located<Service>),
-        addresses: &'t Addresses,
-        facts: &'t NodeFacts,
-    ) -> Outside<'t, 'a> {
-        Outside {
-            taken: self,
-            name,
-            service,
-            addresses,
-            facts,
+        for (addr, claimant) in asking.addresses() {
+            if let Entry::Occupied(entry) = self.addresses.entry(addr) {
+                remove(entry, &claimant, affected);
+            }
         }
     }
 }
 
-/// One service, and what its addresses for clients outside follow from.
-pub(super) struct Outside<'t, 'a> {
-    taken: &'t mut Taken<'a>,
-    name: &'a ObjectName,
-    service: &'a Located<Service>,
-    addresses: &'t Addresses,
-    facts: &'t NodeFacts,
+fn put(claimants: &mut Claimants, claimant: Claimant, affected: &mut BTreeSet<ObjectName>) {
+    let Err(at) = claimants.binary_search(&claimant) else {
+        return;
+    };
+    if at == 0 {
+        affected.extend(claimants.iter().map(|other| other.service.clone()));
+    }
+    claimants.reserve_exact(1);
+    claimants.insert(at, claimant);
 }
 
-/// An address and port, what it is, and the field that asks for it.
+fn remove<K: Ord>(
+    mut entry: OccupiedEntry<'_, K, Claimants>,
+    claimant: &Claimant,
+    affected: &mut BTreeSet<ObjectName>,
+) {
+    let claimants = entry.get_mut();
+    let Ok(at) = claimants.binary_search(claimant) else {
+        return;
+    };
+    claimants.remove(at);
+    if at == 0 {
+        affected.extend(claimants.iter().map(|other| other.service.clone()));
+    }
+    if claimants.is_empty() {
+        entry.remove();
+    }
+}
+
+/// One service, and what the addresses that it asks for follow from.
+#[derive(Clone, Copy)]
+pub(super) struct Asking<'a> {
+    pub(super) service: &'a Located<Service>,
+    pub(super) addresses: &'a Addresses,
+    pub(super) facts: &'a NodeFacts,
+}
+
+/// An address and port for clients outside, what it is, and the field that asks for it.
 type Asked = (IpAddr, u16, FrontendKind, &'static str);
 
-impl<'a> Outside<'_, 'a> {
-    /// The addresses that a port gets in a family; what another one has is a finding.
+impl Asking<'_> {
+    fn name(&self) -> &ObjectName {
+        &self.service.object.meta.name
+    }
+
+    fn claimant(&self, is_outside: bool, port: usize) -> Claimant {
+        Claimant {
+            is_outside,
+            service: self.name().clone(),
+            port,
+        }
+    }
+
+    /// Its ports with their places, if it is served.
+    fn served(&self) -> impl Iterator<Item = (usize, &ServicePort)> {
+        let service = &self.service.object;
+        let ports = service.spec.ports.iter().enumerate();
+        ports.filter(move |_| frontend::is_served(service))
+    }
+
+    fn ports(&self) -> impl Iterator<Item = (Key, Claimant)> {
+        self.served().flat_map(move |(index, port)| {
+            let ips = self.addresses.ips.iter();
+            let own = ips.map(move |ip| ((*ip, port.port), self.claimant(false, index)));
+            let families = self.addresses.families.iter();
+            let asked = families.flat_map(move |family| self.asked_for(port, *family));
+            let outside =
+                asked.map(move |(addr, number, ..)| ((addr, number), self.claimant(true, index)));
+            own.chain(outside)
+                .map(move |((addr, number), claimant)| ((addr, number, port.protocol), claimant))
+        })
+    }
+
+    fn addresses(&self) -> impl Iterator<Item = (IpAddr, Claimant)> {
+        self.served().flat_map(move |(index, port)| {
+            let ips = self.addresses.ips.iter();
+            let own = ips.map(move |ip| (*ip, self.claimant(false, index)));
+            let families = self.addresses.families.iter();
+            let asked = families.flat_map(move |family| self.asked_for(port, *family));
+            let asked = asked.filter(|(addr, _, kind, _)| !self.is_of_node(*addr, *kind));
+            own.chain(asked.map(move |(addr, ..)| (addr, self.claimant(true, index))))
+        })
+    }
+
+    /// Whether the node answers pings to it by itself.
+    fn is_of_node(&self, addr: IpAddr, kind: FrontendKind) -> bool {
+        kind == FrontendKind::NodePort || self.facts.addresses.contains(&addr)
+    }
+
+    /// The addresses for clients outside that a port gets in a family; what another one has is a finding.
     pub(super) fn frontends(
-        &mut self,
-        port: &'a ServicePort,
+        &self,
+        claims: &Claims,
+        port: &ServicePort,
         family: Family,
         findings: &mut Vec<Finding>,
     ) -> BTreeSet<Frontend> {
+        let ports = &self.service.object.spec.ports;
+        let index = ports.iter().position(|it| it.name == port.name);
+        let own = self.claimant(true, index.unwrap_or_default());
         let mut kinds = BTreeMap::new();
         for (addr, number, kind, field) in self.asked_for(port, family) {
-            if self.addresses.ips.contains(&addr) && number == port.port {
-                // The service's own ClusterIP stays one, whatever else it is called.
-                continue;
-            }
-            let owner = (self.name, &*port.name);
             let key = (addr, number, port.protocol);
-            let holder = *self.taken.ports.entry(key).or_insert(owner);
-            if holder == owner {
+            let holder = claims.ports.get(&key).and_then(|them| them.first());
+            if let Some(holder) = holder.filter(|holder| **holder != own) {
+                findings.push(self.clash(key, holder, field));
+            } else {
                 // The first kind wins: source ranges guard a load balancer's address by any other name.
                 kinds.entry((addr, number)).or_insert(kind);
-            } else {
-                findings.push(self.clash(key, holder, field));
             }
         }
+        let is_pinged = |addr: IpAddr, kind: FrontendKind| {
+            let holder = claims.addresses.get(&addr).and_then(|them| them.first());
+            !self.is_of_node(addr, kind) && holder == Some(&own)
+        };
         let pinged: Vec<_> = kinds
             .iter()
-            .filter(|((addr, _), kind)| self.answers_pings(port, *addr, **kind))
+            .filter(|((addr, _), kind)| is_pinged(*addr, **kind))
             .map(|((addr, _), _)| Frontend {
                 addr: *addr,
                 port: 0,
@@ -130,36 +207,25 @@ impl<'a> Outside<'_, 'a> {
             .collect()
     }
 
-    /// Whether this port's entry is the one that answers pings to an address. The node answers at its own ones.
-    fn answers_pings(&mut self, port: &'a ServicePort, addr: IpAddr, kind: FrontendKind) -> bool {
-        let is_of_node = kind == FrontendKind::NodePort || self.facts.addresses.contains(&addr);
-        let owner = Some((self.name, &*port.name));
-        !is_of_node && *self.taken.addresses.entry(addr).or_insert(owner) == owner
-    }
-
-    fn clash(
-        &self,
-        (addr, number, protocol): (IpAddr, u16, Protocol),
-        (holder, port): Owner<'_>,
-        field: &str,
-    ) -> Finding {
-        let owner = if holder == self.name {
-            format!("port `{port}` of this service")
-        } else {
-            format!("Service {holder}")
+    fn clash(&self, (addr, number, protocol): Key, holder: &Claimant, field: &str) -> Finding {
+        let own = self.name();
+        let ports = &self.service.object.spec.ports;
+        let owner = match ports.get(holder.port) {
+            Some(port) if holder.service == *own => format!("port `{}` of this service", port.name),
+            _ => format!("Service {}", holder.service),
         };
         let message = format!(
             "{addr} port {number}/{protocol} belongs to {owner} already; it is not served here"
         );
         let reference = ObjectRef {
             kind: Kind::Service,
-            name: self.name.clone(),
+            name: own.clone(),
         };
         let about = (&reference, self.service);
         Finding::about(Severity::Error, about, field, message)
     }
 
-    /// What a port asks for in a family.
+    /// What a port asks for in a family for clients outside. Its own `ClusterIP` stays one, whatever else it is called.
     fn asked_for(&self, port: &ServicePort, family: Family) -> Vec<Asked> {
         let service = &self.service.object;
         let balanced = balancer_addresses(service).map(|addr| {
@@ -179,6 +245,9 @@ impl<'a> Outside<'_, 'a> {
             .chain(external)
             .chain(nodes)
             .filter(|(addr, ..)| family_of(*addr) == family)
+            .filter(|(addr, number, ..)| {
+                !(self.addresses.ips.contains(addr) && *number == port.port)
+            })
             .collect()
     }
 }

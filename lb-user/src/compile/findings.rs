@@ -10,8 +10,10 @@ use crate::model::{
 /// What findings follow from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Ground {
-    /// What services ask for and others have.
-    Addresses,
+    /// What was to be given to a service.
+    Given(ObjectName),
+    /// What a service asks for, for clients outside, and others have.
+    Outside(ObjectName),
     /// Everything that a service's endpoints come from.
     Endpoints(ObjectName),
     /// Slices or Endpoints, and that their service is missing.

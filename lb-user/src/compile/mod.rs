@@ -28,6 +28,7 @@ use crate::{
 
 mod balancing;
 pub mod compiler;
+mod dialled;
 mod endpoint;
 pub mod explain;
 mod external;
@@ -91,6 +92,8 @@ pub enum NodePortAddresses {
 pub struct Compiled {
     /// What the tables should say.
     pub desired: Desired,
+    /// Addresses of all frontends but node ports.
+    pub dialled: Arc<BTreeSet<IpAddr>>,
     /// What each service has; a service that is refused is missing.
     pub addresses: SharedMap<ObjectName, Addresses>,
     /// What load balancers outside are told on the services' health check ports.

@@ -7,28 +7,29 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::{NodeFacts, frontend};
+use super::{NodeFacts, external::Asking, frontend};
 use crate::{
-    alloc::Addresses,
-    desired::{DesiredPort, FrontendKind, Place, PortName},
+    desired::Place,
     model::{
         object::{ObjectName, family_of},
         service::LABEL_PROXY_NAME,
     },
-    shared_map::SharedMap,
     store::Snapshot,
 };
+
+/// What single addresses of services are, by service; none is empty.
+pub(super) type Exceptions = BTreeMap<ObjectName, Vec<(IpNet, Place)>>;
 
 /// All prefixes; the longest counts, and of two for one prefix the one that is said last here.
 pub(super) fn places(
     snapshot: &Snapshot,
     facts: &NodeFacts,
-    addresses: &SharedMap<ObjectName, Addresses>,
+    exceptions: &Exceptions,
 ) -> BTreeMap<IpNet, Place> {
     let services = facts.service_cidrs.iter();
     let mut places: BTreeMap<IpNet, Place> =
         services.map(|net| (net.trunc(), Place::Services)).collect();
-    places.extend(exceptions(snapshot, facts, addresses));
+    places.extend(exceptions.values().flatten().copied());
     let nodes = snapshot.nodes.values();
     let pods = nodes.flat_map(|node| &node.object.pod_cidrs);
     let pods = facts.pod_cidrs.iter().chain(pods);
@@ -56,39 +57,33 @@ pub(super) fn places(
 
 /// The node's addresses that stand in for clients', but for those that services have: what comes back to these is
 /// for the service.
-pub(super) fn sources(
-    ports: &SharedMap<PortName, DesiredPort>,
-    facts: &NodeFacts,
-) -> BTreeMap<u32, Vec<IpAddr>> {
-    let frontends = ports.values().flat_map(|port| &port.frontends);
-    let frontends = frontends.filter(|frontend| frontend.kind != FrontendKind::NodePort);
-    let taken: BTreeSet<IpAddr> = frontends.map(|frontend| frontend.addr).collect();
+pub(super) fn sources(dialled: &BTreeSet<IpAddr>, facts: &NodeFacts) -> BTreeMap<u32, Vec<IpAddr>> {
     let free = |(device, addrs): (&u32, &Vec<IpAddr>)| {
-        let free = addrs.iter().filter(|addr| !taken.contains(*addr));
+        let free = addrs.iter().filter(|addr| !dialled.contains(*addr));
         (*device, free.copied().collect::<Vec<_>>())
     };
     let devices = facts.stand_ins.iter().map(free);
     devices.filter(|(_, addrs)| !addrs.is_empty()).collect()
 }
 
-/// Single addresses: `ClusterIP`s outside of the prefixes, where nothing else than their services is served either;
-/// and those inside of services that another proxy serves, whose traffic is none of ours.
-fn exceptions(
-    snapshot: &Snapshot,
-    facts: &NodeFacts,
-    addresses: &SharedMap<ObjectName, Addresses>,
-) -> impl Iterator<Item = (IpNet, Place)> {
-    let is_inside = |ip: &IpAddr| facts.service_cidrs.iter().any(|net| net.contains(ip));
-    let services = snapshot.services.iter();
-    services.flat_map(move |(name, service)| {
-        let service = &service.object;
-        let is_served = frontend::is_served(service);
-        let is_foreign = service.meta.labels.contains_key(LABEL_PROXY_NAME);
-        let ips = addresses.get(name).into_iter().flat_map(|it| &it.ips);
-        ips.filter_map(move |ip| match is_inside(ip) {
-            false if is_served => Some((IpNet::from(*ip), Place::Services)),
-            true if is_foreign => Some((IpNet::from(*ip), Place::Unknown)),
-            _ => None,
-        })
-    })
+/// Single addresses of a service: `ClusterIP`s outside of the prefixes, where nothing else than their services is served
+/// either; and those inside of services that another proxy serves, whose traffic is none of ours.
+pub(super) fn exceptions(asking: &Asking<'_>) -> Vec<(IpNet, Place)> {
+    let is_inside = |ip: &IpAddr| {
+        asking
+            .facts
+            .service_cidrs
+            .iter()
+            .any(|net| net.contains(ip))
+    };
+    let service = &asking.service.object;
+    let is_served = frontend::is_served(service);
+    let is_foreign = service.meta.labels.contains_key(LABEL_PROXY_NAME);
+    let ips = asking.addresses.ips.iter();
+    let places = ips.filter_map(|ip| match is_inside(ip) {
+        false if is_served => Some((IpNet::from(*ip), Place::Services)),
+        true if is_foreign => Some((IpNet::from(*ip), Place::Unknown)),
+        _ => None,
+    });
+    places.collect()
 }

@@ -194,6 +194,13 @@ impl Ledger {
         self.ports.get(&service)?.name.as_ref()
     }
 
+    /// The service ports that entries name, by id.
+    pub fn answering(&self) -> impl Iterator<Item = (u32, &PortName)> {
+        let ports = self.ports.iter();
+        let answering = ports.filter(|(_, port)| !port.keys.is_empty());
+        answering.filter_map(|(id, port)| Some((*id, port.name.as_ref()?)))
+    }
+
     /// The id of a service port.
     pub fn service_id(&self, name: &PortName) -> Option<u32> {
         self.ids.get(name).copied()

@@ -37,7 +37,7 @@ fn health(allocated: &Allocated, name: &str) -> Option<u16> {
 }
 
 fn said(allocated: &Allocated) -> Vec<String> {
-    let said = allocated.findings.iter();
+    let said = allocated.sorted_findings().into_iter();
     said.map(|it| format!("{} {}: {}", it.severity, it.field, it.message))
         .collect()
 }
@@ -64,7 +64,7 @@ fn types_that_have_node_ports_get_them_from_the_upper_band() {
         ("g", "type: ExternalName, externalName: a.b"),
     ];
     let allocated = usual(&specs, &Allocations::default());
-    assert_eq!(allocated.findings, []);
+    assert_eq!(allocated.sorted_findings(), []);
     let with: Vec<_> = specs
         .iter()
         .filter(|(name, _)| number(&allocated, name).is_some())
@@ -148,7 +148,7 @@ fn a_number_that_was_asked_for_stays_when_it_is_left_out() {
         &second.allocations,
     );
     assert_eq!(number(&moved, "web"), Some(30_081));
-    assert_eq!(moved.findings, []);
+    assert_eq!(moved.sorted_findings(), []);
     let other = usual(&[("new", explicit), ("web", "")], &moved.allocations);
     assert_eq!(number(&other, "new"), Some(30_080), "what is left is free");
 }
@@ -185,7 +185,7 @@ fn nobody_gets_what_another_service_keeps() {
         &Allocations::default(),
     );
     assert_eq!(number(&fresh, "aaa"), Some(kept));
-    assert_eq!(fresh.findings, []);
+    assert_eq!(fresh.sorted_findings(), []);
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn who_is_refused_keeps_no_number_from_others() {
         (number(&allocated, "b"), number(&allocated, "c")),
         (None, Some(30_080))
     );
-    assert_eq!(allocated.findings.len(), 1);
+    assert_eq!(allocated.sorted_findings().len(), 1);
 }
 
 #[test]
