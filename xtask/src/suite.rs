@@ -31,6 +31,11 @@ const LEVELS: [(&str, Level); 6] = [
     ("truth", Level::Scenario),
 ];
 
+/// Ends a suite that takes many times as long as any does, and says so: libtest names the test that was running. All others
+/// are still run then.
+const BOUNDED: &str =
+    r#"target."cfg(unix)".runner=["timeout","--foreground","--verbose","--kill-after=30","15m"]"#;
+
 /// Makes a test that needs root fail where it would skip.
 pub(crate) const REQUIRE_ROOT_VARIABLE: &str = "FULCRUM_REQUIRE_ROOT";
 
@@ -87,7 +92,8 @@ pub(crate) fn run(selection: Selection, filter: &[String]) -> Result<ExitCode> {
     let mut total = Tally::default();
     let mut failed = Vec::new();
     for mut command in commands {
-        command.args(["--no-fail-fast", "--"]).args(filter);
+        command.args(["--no-fail-fast", "--config", BOUNDED]);
+        command.arg("--").args(filter);
         command.env(BINARY_VARIABLE, binary::path());
         command.env(NEXT_BINARY_VARIABLE, binary::next_path());
         if requires_root(selection) {
