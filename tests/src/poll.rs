@@ -20,9 +20,18 @@ const PATIENCE_VARIABLE: &str = "FULCRUM_PATIENCE";
 
 /// A limit as it is on this machine.
 pub fn patiently(limit: Duration) -> Duration {
+    limit.saturating_mul(patience())
+}
+
+/// How many of what goes on all the time this machine carries beside the rest; at least one.
+pub fn modestly(count: usize) -> usize {
+    let patience = usize::try_from(patience()).unwrap_or(usize::MAX);
+    (count / patience).max(1)
+}
+
+fn patience() -> u32 {
     static PATIENCE: OnceLock<u32> = OnceLock::new();
-    let patience = PATIENCE.get_or_init(|| factor(env::var(PATIENCE_VARIABLE).ok().as_deref()));
-    limit.saturating_mul(*patience)
+    *PATIENCE.get_or_init(|| factor(env::var(PATIENCE_VARIABLE).ok().as_deref()))
 }
 
 fn factor(given: Option<&str>) -> u32 {
