@@ -53,23 +53,22 @@ struct Claimant {
 impl Claims {
     /// Takes notice of what a service asks for. Adds to `affected` whose part of it may be another now.
     pub(super) fn put(&mut self, asking: &Asking<'_>, affected: &mut BTreeSet<ObjectName>) {
-        for (key, claimant) in asking.ports() {
+        for (key, claimant, is_pinged) in asking.claims() {
+            if is_pinged {
+                let claimants = self.addresses.entry(key.0).or_default();
+                put(claimants, claimant.clone(), affected);
+            }
             put(self.ports.entry(key).or_default(), claimant, affected);
-        }
-        for (addr, claimant) in asking.addresses() {
-            put(self.addresses.entry(addr).or_default(), claimant, affected);
         }
     }
 
     /// Forgets what a service asked for; else like [`Self::put`].
     pub(super) fn remove(&mut self, asking: &Asking<'_>, affected: &mut BTreeSet<ObjectName>) {
-        for (key, claimant) in asking.ports() {
+        for (key, claimant, _) in asking.claims() {
             if let Entry::Occupied(entry) = self.ports.entry(key) {
                 remove(entry, &claimant, affected);
             }
-        }
-        for (addr, claimant) in asking.addresses() {
-            if let Entry::Occupied(entry) = self.addresses.entry(addr) {
+            if let Entry::Occupied(entry) = self.addresses.entry(key.0) {
                 remove(entry, &claimant, affected);
             }
         }
@@ -83,7 +82,9 @@ fn put(claimants: &mut Claimants, claimant: Claimant, affected: &mut BTreeSet<Ob
     if at == 0 {
         affected.extend(claimants.iter().map(|other| other.service.clone()));
     }
-    claimants.reserve_exact(1);
+    if claimants.is_empty() {
+        claimants.reserve_exact(1);
+    }
     claimants.insert(at, claimant);
 }
 
@@ -136,27 +137,19 @@ impl Asking<'_> {
         ports.filter(move |_| frontend::is_served(service))
     }
 
-    fn ports(&self) -> impl Iterator<Item = (Key, Claimant)> {
+    /// What it asks for, and whether that asks for the pings to the address, too.
+    fn claims(&self) -> impl Iterator<Item = (Key, Claimant, bool)> {
         self.served().flat_map(move |(index, port)| {
+            let key = move |addr, number| (addr, number, port.protocol);
             let ips = self.addresses.ips.iter();
-            let own = ips.map(move |ip| ((*ip, port.port), self.claimant(false, index)));
+            let own = ips.map(move |ip| (key(*ip, port.port), self.claimant(false, index), true));
             let families = self.addresses.families.iter();
             let asked = families.flat_map(move |family| self.asked_for(port, *family));
-            let outside =
-                asked.map(move |(addr, number, ..)| ((addr, number), self.claimant(true, index)));
+            let outside = asked.map(move |(addr, number, kind, _)| {
+                let is_pinged = !self.is_of_node(addr, kind);
+                (key(addr, number), self.claimant(true, index), is_pinged)
+            });
             own.chain(outside)
-                .map(move |((addr, number), claimant)| ((addr, number, port.protocol), claimant))
-        })
-    }
-
-    fn addresses(&self) -> impl Iterator<Item = (IpAddr, Claimant)> {
-        self.served().flat_map(move |(index, port)| {
-            let ips = self.addresses.ips.iter();
-            let own = ips.map(move |ip| (*ip, self.claimant(false, index)));
-            let families = self.addresses.families.iter();
-            let asked = families.flat_map(move |family| self.asked_for(port, *family));
-            let asked = asked.filter(|(addr, _, kind, _)| !self.is_of_node(*addr, *kind));
-            own.chain(asked.map(move |(addr, ..)| (addr, self.claimant(true, index))))
         })
     }
 
