@@ -19,7 +19,7 @@ use lb_user::apply::{BpfMaps, LbMaps as _};
 
 use crate::{
     handover::{Client, end, start},
-    scene::{LIMIT, PORT, Scene},
+    scene::{PHASE_LIMIT, PORT, Scene},
 };
 
 const BACKENDS: [&str; 2] = ["pod-1-1", "pod-2-1"];
@@ -150,7 +150,7 @@ fn a_flow_table_of_another_size_keeps_its_connections() {
         // The size is what its pin says, which is given last.
         let what = format!("the table to grow on from {phase}");
         let has_grown = || Ok(size(&scene).contains(&wanted).then_some(()));
-        lb_tests::poll::until(LIMIT, &what, has_grown).unwrap();
+        lb_tests::poll::until(PHASE_LIMIT, &what, has_grown).unwrap();
         for client in &mut clients {
             assert!(client.goes_on(), "{phase}: {}", client.name);
         }
@@ -159,7 +159,7 @@ fn a_flow_table_of_another_size_keeps_its_connections() {
 
 /// Waits until the agent has said so.
 fn log_says(scene: &Scene, line: &str) {
-    lb_tests::poll::until(LIMIT, line, || {
+    lb_tests::poll::until(PHASE_LIMIT, line, || {
         Ok(scene.agent().log().contains(line).then_some(()))
     })
     .unwrap();

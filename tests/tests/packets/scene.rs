@@ -28,6 +28,9 @@ pub(crate) const WEB: [&str; 2] = ["10.96.0.10", "fd00:10:96::a"];
 const BALANCER: [&str; 2] = ["198.19.100.10", "fd00:198:19:100::a"];
 /// How long anything that must happen may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+/// The same for a phase of a growing flow table: before the first the verifier sees the programs of all three, and shares the
+/// processors with the clients and with other tests.
+pub(crate) const PHASE_LIMIT: Duration = Duration::from_mins(2);
 /// Nothing came in this time: nothing comes.
 pub(crate) const SILENCE: Duration = Duration::from_millis(200);
 

@@ -1,6 +1,6 @@
 //! An upgrade to a build whose flow slots are laid out otherwise: connections are carried over while packets pass.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use lb_tests::{
     balancer::{Balancer, Manifests, next_binary},
@@ -11,17 +11,15 @@ use lb_tests::{
 
 use crate::{
     handover::{Client, ENDS},
-    scene::Scene,
+    scene::{PHASE_LIMIT, Scene},
     unbroken::expect_nothing_lost,
 };
 
 /// Of a table that is replaced, in their order; an agent is killed in each of them.
 const PHASES: [&str; 3] = ["Announced", "Diverted", "Grown"];
 
-/// Nobody's time is up while nobody sends.
-const PATIENT: &str = "--timeout-udp=10m";
-/// Each phase begins with the verifier, which shares the processors with all the clients.
-const PHASE_LIMIT: Duration = Duration::from_mins(2);
+/// Nobody's time is up who waits. Of those who ask once it soon is, or there would be no source ports left in the end.
+const PATIENT: &str = "--timeout-udp-stream=10m";
 const SMALL: [&str; 2] = [PATIENT, "--flow-table-size=131072"];
 const LARGE: [&str; 2] = [PATIENT, "--flow-table-size=262144"];
 
@@ -98,6 +96,10 @@ fn connections_outlive_an_upgrade_to_a_release_of_another_layout() {
     }
     let mut scene = Scene::new(&["pod-1-1", "pod-2-1"], &SMALL);
     let mut idle = Client::all(&scene, 6_500);
+    for client in &idle {
+        // Who goes on after an answer is a stream.
+        assert_eq!(client.server(), client.server, "{}", client.name);
+    }
     let opened = scene.count("open");
     expect_nothing_lost(&mut scene, upgrade);
     for client in &mut idle {
