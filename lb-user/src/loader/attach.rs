@@ -141,16 +141,22 @@ pub enum AttachError {
 }
 
 impl Programs {
-    /// Has the verifier load what every node needs, what `modes` ask for by name, and what some device has needed.
-    pub fn load(mut ebpf: Ebpf, modes: Modes, needs: Needs) -> Result<Self, AttachError> {
-        let for_l3 = program::L3.iter().filter(|_| needs.0.l3.load(Relaxed));
-        for name in program::USUAL.iter().chain(for_l3) {
-            classifier(&mut ebpf, name)?;
+    /// Those of an object; the verifier is asked for the rest when a device needs it.
+    pub fn of(ebpf: Ebpf, modes: Modes, needs: Needs) -> Self {
+        Self { ebpf, modes, needs }
+    }
+
+    /// What the verifier is to see before any device is touched: what every node needs, what `modes` ask for by name, and what
+    /// some device has needed.
+    pub fn usual(modes: &Modes, needs: &Needs) -> Vec<&'static str> {
+        let mut names = program::USUAL.to_vec();
+        if needs.0.l3.load(Relaxed) {
+            names.extend(program::L3);
         }
         if modes.ask_for_xdp() || needs.0.xdp.load(Relaxed) {
-            xdp(&mut ebpf)?;
+            names.push(program::XDP_UPLINK);
         }
-        Ok(Self { ebpf, modes, needs })
+        names
     }
 
     /// Puts what `device` takes in this role on it; in the place of the programs of the same names in `earlier`, or of those

@@ -28,7 +28,8 @@ use super::{
     inherit::Inheritance,
     object::{self, Terms},
     pin,
-    tracer::Tracer,
+    tracer::{self, Tracer},
+    verifier,
 };
 use crate::config::{FlowTableSizes, Modes};
 
@@ -162,29 +163,32 @@ impl Origin {
             .into_iter()
             .map(|map| (map, self.pin(map)))
             .collect();
-        let mut ebpf = loaded(self.node, &self.terms, &pins)?;
-        Ok(Stage {
-            tracer: Tracer::pinned(&mut ebpf, &self.tracer, self.ifindex)?,
-            programs: Programs::load(ebpf, self.modes.clone(), self.needs.clone())?,
-            carrier: None,
-            node: self.node,
-        })
+        let ebpf = loaded(self.node, &self.terms, &pins)?;
+        self.verified(ebpf, self.node, &self.tracer)
     }
 
     /// The programs of an object that is ready for the verifier, to take the place of others. `beside`: where the program `trace`
     /// is pinned until it has.
     pub(super) fn stage(
         &self,
-        mut ebpf: Ebpf,
+        ebpf: Ebpf,
         node: NodeConfig,
         beside: &Path,
     ) -> Result<Stage, LoaderError> {
         let next = beside.join("trace");
-        let tracer = Tracer::pinned(&mut ebpf, &next, self.ifindex)?;
+        let stage = self.verified(ebpf, node, &next)?;
         rename(&next, &self.tracer)?;
+        Ok(stage)
+    }
+
+    /// The programs of an object, once the verifier has seen them; `trace` is pinned at `pin`.
+    fn verified(&self, mut ebpf: Ebpf, node: NodeConfig, pin: &Path) -> Result<Stage, LoaderError> {
+        let mut names = Programs::usual(&self.modes, &self.needs);
+        names.push(tracer::PROGRAM);
+        verifier::load_all(&mut ebpf, &names)?;
         Ok(Stage {
-            programs: Programs::load(ebpf, self.modes.clone(), self.needs.clone())?,
-            tracer,
+            tracer: Tracer::pinned(&mut ebpf, pin, self.ifindex)?,
+            programs: Programs::of(ebpf, self.modes.clone(), self.needs.clone()),
             carrier: None,
             node,
         })

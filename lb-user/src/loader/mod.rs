@@ -33,6 +33,7 @@ pub mod sockets;
 pub mod sysctl;
 pub mod tracer;
 pub mod uplink;
+mod verifier;
 
 use std::{
     collections::BTreeSet,

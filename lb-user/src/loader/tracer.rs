@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The program in the object.
-const PROGRAM: &str = "trace";
+pub(super) const PROGRAM: &str = "trace";
 
 /// See the module.
 pub struct Tracer {
@@ -161,7 +161,9 @@ fn loaded(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, TraceError> {
         .program_mut(PROGRAM)
         .ok_or(TraceError::Missing(PROGRAM))?;
     let program: &mut SchedClassifier = program.try_into().map_err(TraceError::Load)?;
-    program.load().map_err(TraceError::Load)?;
+    if program.fd().is_err() {
+        program.load().map_err(TraceError::Load)?;
+    }
     Ok(program)
 }
 
